@@ -1,0 +1,32 @@
+"""tfos: TensorFlow on a Spark cluster.
+
+Public names only. Importing tfos imports neither TensorFlow nor Spark.
+"""
+
+from tfos.app import TFOnSparkApp
+from tfos.errors import (
+    AppError,
+    FeedError,
+    LakeError,
+    PreflightError,
+    RegistryError,
+    RunFailed,
+    StartTimeout,
+    TFOSError,
+    UsageError,
+)
+from tfos.version import __version__
+
+__all__ = [
+    "AppError",
+    "FeedError",
+    "LakeError",
+    "PreflightError",
+    "RegistryError",
+    "RunFailed",
+    "StartTimeout",
+    "TFOSError",
+    "TFOnSparkApp",
+    "UsageError",
+    "__version__",
+]

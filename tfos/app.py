@@ -1,0 +1,90 @@
+"""TFOnSparkApp: the three methods that a user writes, and run()."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tfos.errors import AppError, UsageError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from tfos.context import TrainContext
+
+
+class TFOnSparkApp:
+    """One application: Spark ETL, TensorFlow training, and what comes after.
+
+    Subclass it in app.py and submit it with `pl_submit app.py`, or call run() on an instance.
+
+    args: the app's own command line, parsed by add_arguments.
+    result: None until the roles have ended; then what result.json will hold.
+    """
+
+    args: argparse.Namespace = argparse.Namespace()
+    result: dict[str, Any] | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Declares the app's own arguments, those after app.py. Optional."""
+
+    def pre_train(self, spark: SparkSession) -> DataFrame | dict[str, DataFrame]:
+        """Spark ETL, on the driver. Returns the training DataFrame, or named ones.
+
+        A single DataFrame becomes the feed "train". Attributes set on self reach train(), so they
+        must be picklable.
+        """
+        raise NotImplementedError
+
+    def train(self, ctx: TrainContext) -> Any:
+        """TensorFlow code, in the chief. What it returns, a JSON-able dict, is the metrics."""
+        raise NotImplementedError
+
+    def shutdown(self) -> None:
+        """Releases what the app opened, on the driver. Always called, whatever happened before."""
+
+    def run(
+        self, spark: SparkSession | None = None, args: Sequence[str] | None = None, **job: Any
+    ) -> dict[str, Any]:
+        """Runs the app from Python, a notebook included. Blocks until the run has ended.
+
+        spark: the session to run in; without it one is made, and stopped at the end.
+        args: the app's own command line; sys.argv[1:] in a script, none in a notebook.
+        job: what pl_submit's flags take: num_ps=1, lake="...", params={...}.
+        Returns the content of result.json. Raises UsageError, AppError, PreflightError,
+        StartTimeout, RegistryError, LakeError or FeedError for what tfos itself found wrong,
+        RunFailed for any other failure, its message the root cause.
+        """
+        from tfos.driver import run_app
+
+        return run_app(self, spark, args, job)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def parse_args(app: TFOnSparkApp, args: Sequence[str] | None) -> argparse.Namespace:
+    """The app's own arguments. Raises UsageError with the app's usage."""
+    module = sys.modules.get(type(app).__module__)
+    is_script = type(app).__module__ == "__main__" and hasattr(module, "__file__")
+    if args is None:
+        args = sys.argv[1:] if is_script else []
+    name = getattr(module, "__file__", None) or type(app).__name__
+    parser = _Parser(prog=name.rpartition("/")[2], description=type(app).__doc__)
+    app.add_arguments(parser)
+    return parser.parse_args(list(args))
+
+
+def check_is_app(app: TFOnSparkApp) -> None:
+    """Raises AppError when a method that every app needs is missing."""
+    for method in ("pre_train", "train"):
+        if getattr(type(app), method) is getattr(TFOnSparkApp, method):
+            raise AppError(
+                f"{type(app).__name__} does not define {method}(); a TFOnSparkApp needs"
+                " pre_train(self, spark) and train(self, ctx)"
+            )

@@ -1,0 +1,313 @@
+"""pl_submit: builds a spark-submit command for an app, runs it, and reports how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tfos.display import TERMINAL_ENV
+from tfos.driver import RESULT_FILE_ENV, STARTED_ENV
+from tfos.errors import TFOSError, UsageError
+from tfos.fault.failures import Failure, describe
+from tfos.lake import Lake, absolute
+from tfos.runtime.java import find_java, spark_home
+from tfos.runtime.roles import local_master
+from tfos.shipping import sources
+from tfos.spec import PARAM_PREFIX, conf_key, flag, job_spec, new_run_id, options
+from tfos.version import __version__
+
+# spark-submit's own options with a value, passed through; --conf and --class are handled apart
+_SPARK_OPTIONS = [
+    "master",
+    "deploy-mode",
+    "name",
+    "queue",
+    "properties-file",
+    "py-files",
+    "files",
+    "archives",
+    "jars",
+    "packages",
+    "driver-memory",
+    "driver-cores",
+    "num-executors",
+    "executor-memory",
+    "executor-cores",
+    "principal",
+    "keytab",
+    "proxy-user",
+]
+_INTERRUPT_SECS = 20.0
+_RUNNER = Path(__file__).with_name("runner.py")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see pl_submit --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of pl_submit. Its error() raises UsageError."""
+    result = _Parser(
+        prog="pl_submit",
+        usage="pl_submit [options] app.py [app args]",
+        description="Runs a TFOnSparkApp on Spark: ETL, TensorFlow training, recovery.",
+        allow_abbrev=False,
+    )
+    ours = result.add_argument_group("tfos", "each also a Spark conf key, in brackets; flags win")
+    for option in options():
+        text = f"{option.metadata['help']} [{conf_key(option.name)}"
+        default = option.default
+        if isinstance(default, bool):
+            ours.add_argument(flag(option.name), action="store_const", const=True, help=f"{text}]")
+        else:
+            shown = (
+                f", default {default:g}" if isinstance(default, float) else f", default {default}"
+            )
+            ours.add_argument(
+                flag(option.name),
+                metavar=option.metadata["metavar"],
+                help=text + (shown if default != "" else "") + "]",
+            )
+    ours.add_argument(
+        "--param", metavar="K=V", action="append", default=[],
+        help=f"an entry of ctx.params, as text; may be repeated [{PARAM_PREFIX}K]",
+    )  # fmt: skip
+    ours.add_argument(
+        "--class", dest="app_class", metavar="NAME", help="the TFOnSparkApp in app.py"
+    )
+    ours.add_argument(
+        "--json", action="store_true", help="print result.json as the last line of stdout"
+    )
+    ours.add_argument(
+        "--dry-run", action="store_true", help="print the spark-submit command; run nothing"
+    )
+    ours.add_argument("--version", action="version", version=f"tfos {__version__}")
+    spark = result.add_argument_group("spark-submit", "passed through; see spark-submit --help")
+    for name in _SPARK_OPTIONS:
+        spark.add_argument(f"--{name}", metavar="X")
+    spark.add_argument("--conf", metavar="K=V", action="append", default=[])
+    spark.add_argument("--verbose", action="store_true")
+    result.add_argument("app", metavar="app.py", nargs="?", help="the file with the TFOnSparkApp")
+    result.add_argument("app_args", nargs=argparse.REMAINDER, help="its own arguments")
+    return result
+
+
+def _key_value(text: str, source: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{source} {text!r}: write {source} KEY=VALUE")
+    return key, value
+
+
+def _properties(path: str) -> dict[str, str]:
+    """The settings of a Spark properties file, as spark-submit reads it."""
+    conf = {}
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UsageError(f"--properties-file {path}: {error.strerror}") from error
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith(("#", "!")):
+            key, _, value = line.strip().replace("=", " ", 1).partition(" ")
+            conf[key] = value.strip()
+    return conf
+
+
+class Submission:
+    """One command line of pl_submit, validated. Raises UsageError."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.options = given = parser().parse_args(argv)
+        if given.app is None:
+            raise UsageError("no app.py given; usage: pl_submit [options] app.py [app args]")
+        conf = _properties(given.properties_file) if given.properties_file else {}
+        conf.update(_key_value(text, "--conf") for text in given.conf)
+        flags = {
+            option.name: value
+            for option in options()
+            if (value := getattr(given, option.name)) is not None
+        }
+        params = dict(_key_value(text, "--param") for text in given.param)
+        spec = job_spec(conf, {**flags, "params": params})
+        self.app = Path(given.app).resolve()
+        if not self.app.is_file():
+            raise UsageError(f"app.py not found: there is no file {self.app}")
+        self.run_id = spec.run_id or new_run_id(given.name or self.app.stem)
+        # the driver may have another working directory
+        self.lake = absolute(spec.lake)
+        self.is_cluster_mode = (
+            given.deploy_mode or conf.get("spark.submit.deployMode")
+        ) == "cluster"
+        defaults = {
+            "spark.pyspark.python": sys.executable,
+            "spark.ui.showConsoleProgress": "false",
+            "spark.log.level": "INFO" if given.verbose else "ERROR",
+        }
+        self._conf = {
+            **{key: value for key, value in defaults.items() if key not in conf},
+            **dict(_key_value(text, "--conf") for text in given.conf),
+            **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
+            **{PARAM_PREFIX + key: value for key, value in params.items()},
+            conf_key("run_id"): self.run_id,
+            conf_key("lake"): self.lake,
+        }
+        self._master = given.master or conf.get("spark.master") or local_master(spec)
+
+    def command(self) -> list[str]:
+        """The spark-submit command, ready to run."""
+        given = self.options
+        command = [str(spark_home() / "bin" / "spark-submit"), "--master", self._master]
+        for name in _SPARK_OPTIONS:
+            value = getattr(given, name.replace("-", "_"))
+            if name == "py-files" and self.is_cluster_mode:
+                # the driver is on another machine: the app travels with its modules
+                modules = [
+                    str(file) for file in sources(self.app.parent) if file.parent == self.app.parent
+                ]
+                value = ",".join([*([value] if value else []), *modules])
+            if name == "name":
+                value = value or self.app.stem
+            if value and name != "master":
+                command += [f"--{name}", value]
+        if given.verbose:
+            command.append("--verbose")
+        for key, value in self._conf.items():
+            command += ["--conf", f"{key}={value}"]
+        command.append(str(_RUNNER))
+        if given.app_class:
+            command += ["--class", given.app_class]
+        app = self.app.name if self.is_cluster_mode else str(self.app)
+        return [*command, app, *given.app_args]
+
+
+def submit(submission: Submission) -> dict[str, Any]:
+    """Runs spark-submit to its end; returns the content of result.json. Ctrl-C ends the run."""
+    with tempfile.TemporaryDirectory(prefix="tfos-submit-") as scratch:
+        result_file = Path(scratch, "result.json")
+        env = {
+            **os.environ,
+            RESULT_FILE_ENV: str(result_file),
+            STARTED_ENV: os.environ.get(STARTED_ENV, str(time.time())),
+            "PYTHONUNBUFFERED": "1",
+        }
+        if sys.stderr.isatty():
+            size = shutil.get_terminal_size()
+            env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
+        # spark-submit merges the driver's stdout and stderr; ours stays free for the result. Its
+        # own session, so that Ctrl-C reaches the driver from us, once, and not Spark's JVM first
+        process = subprocess.Popen(
+            submission.command(), stdout=sys.stderr.fileno(), env=env, start_new_session=True
+        )
+        interrupted = _wait(process)
+        if result_file.exists():
+            return dict(json.loads(result_file.read_text()))
+        if submission.is_cluster_mode:
+            lake = Lake(submission.lake, submission.run_id)
+            if lake.exists("result.json"):
+                return dict(lake.read_json("result.json"))
+        message = (
+            f"spark-submit exited with status {process.returncode} before the run began; see above"
+        )
+        return _failed("interrupted" if interrupted else message)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> bool:
+    """Waits for spark-submit; on SIGINT or SIGTERM ends it. Returns whether it was interrupted."""
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        process.wait()
+        return False
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("\ntfos: interrupted; ending the run", file=sys.stderr)
+        steps = [(_interrupt_driver, _INTERRUPT_SECS), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)]
+        for how, secs in steps:
+            try:
+                if callable(how):
+                    how(process.pid)
+                else:
+                    os.killpg(process.pid, how)
+                process.wait(secs)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+            except ProcessLookupError:
+                break
+        return True
+
+
+def _interrupt_driver(spark_submit: int) -> None:
+    """SIGINT to the Python driver, the child of spark-submit's JVM; it ends all else in order."""
+    children = Path(f"/proc/{spark_submit}/task/{spark_submit}/children")
+    pids = _children(spark_submit) if not children.exists() else _children(spark_submit)
+    for pid in pids or [spark_submit]:
+        os.kill(pid, signal.SIGINT)
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+    )
+    return [int(text) for text in listed.stdout.split()]
+
+
+def _failed(message: str) -> dict[str, Any]:
+    failure = Failure("driver", 0, os.uname().nodename, "exception", message, time=time.time())
+    record = failure.as_json()
+    error = {k: record[k] for k in ("role", "index", "host", "message", "traceback")}
+    return {"run_id": None, "status": "failed", "error": error}
+
+
+def _report(result: Mapping[str, Any], as_json: bool) -> int:
+    """Prints how the run ended, the root cause last; returns the exit status."""
+    sys.stderr.flush()
+    if as_json:
+        print(json.dumps(result), flush=True)
+    if result["status"] == "succeeded":
+        return 0
+    failure = Failure(kind="exception", **result["error"])
+    print(f"tfos: the run failed: {describe(failure)}", file=sys.stderr)
+    return 130 if failure.message == "interrupted" else 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """pl_submit. Returns the exit status: 0 if and only if the run succeeded."""
+    try:
+        find_java()
+        submission = Submission(argv)
+        if submission.options.dry_run:
+            print(shlex.join(submission.command()))
+            return 0
+        return _report(submit(submission), submission.options.json)
+    except TFOSError as error:
+        result = _failed(str(error))
+        if "--json" in argv:
+            print(json.dumps(result), flush=True)
+        print(f"tfos: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def entry_point() -> NoReturn:
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,395 @@
+"""The run, seen from the driver: ETL, feed, roles, result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfos.app import TFOnSparkApp, check_is_app, parse_args
+from tfos.display import Display
+from tfos.errors import AppError, FeedError, LakeError, RegistryError, RunFailed, TFOSError
+from tfos.fault.failures import Failure, describe
+from tfos.feeding.schema import Manifest, manifest_path
+from tfos.feeding.writer import write_feeds
+from tfos.lake import Lake
+from tfos.runtime import keys, preflight
+from tfos.runtime.attempt import Attempt
+from tfos.runtime.java import find_java
+from tfos.runtime.registry import SESSION_TIMEOUT_SECS, Registry, RegistryAddress, prepare
+from tfos.runtime.roles import local_master
+from tfos.runtime.supervisor import AttemptPlan
+from tfos.runtime.zookeeper import EmbeddedZooKeeper
+from tfos.shipping import ship_modules
+from tfos.spec import job_spec, new_run_id
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+# pl_submit names a file here, to have the result even of a run that never had a lake
+RESULT_FILE_ENV = "TFOS_RESULT_FILE"
+# pl_submit's own start, seconds since the epoch: total counts from the command
+STARTED_ENV = "TFOS_STARTED"
+_APP = "app.pkl"
+
+
+def run_app(
+    app: TFOnSparkApp,
+    spark: SparkSession | None,
+    args: Sequence[str] | None,
+    job: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole run; see TFOnSparkApp.run()."""
+    run = _Run(app)
+    error: BaseException | None = None
+    try:
+        with run.shutdown(), run.session(spark, job) as session, run.shutdown():
+            app.args = parse_args(app, args)
+            run.execute(session)
+    except BaseException as raised:
+        error = raised
+        run.failed(raised)
+    result = run.finish()
+    if error is None:
+        return result
+    if isinstance(error, (TFOSError, KeyboardInterrupt, SystemExit)) and not isinstance(
+        error, RunFailed
+    ):
+        raise error
+    raise RunFailed(_headline(result), result) from error
+
+
+def _headline(result: Mapping[str, Any]) -> str:
+    return describe(Failure(kind="exception", **result["error"]))
+
+
+class _Run:
+    """One run. Its methods are called in the order in which they stand here."""
+
+    def __init__(self, app: TFOnSparkApp) -> None:
+        self._app = app
+        self._display = Display()
+        self._begun = float(os.environ.get(STARTED_ENV, time.time()))
+        self._seconds = {"etl": 0.0, "start": 0.0, "train": 0.0, "total": 0.0}
+        self._lake: Lake | None = None
+        self._failure: Failure | None = None
+        self._outcome: Mapping[str, Any] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._attempts = 0
+        self._is_shut = False
+        self.run_id = ""
+
+    @contextlib.contextmanager
+    def session(self, spark: SparkSession | None, job: Mapping[str, Any]) -> Iterator[SparkSession]:
+        """The Spark session, and the JobSpec that its conf and `job` make."""
+        check_is_app(self._app)
+        find_java()
+        if spark is not None:
+            self._spec = job_spec(_tfos_conf(spark), job)
+            yield spark
+            return
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        from pyspark.sql import SparkSession
+
+        running = SparkSession.getActiveSession()
+        if running is not None:
+            with self.session(running, job) as active:
+                yield active
+            return
+        conf = _launch_conf()
+        self._spec = job_spec(dict(conf.getAll()), job)
+        if _is_default_master(conf):
+            conf.setMaster(local_master(self._spec))
+        conf.setIfMissing("spark.app.name", type(self._app).__name__)
+        conf.setIfMissing("spark.ui.showConsoleProgress", "false")
+        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        try:
+            yield spark
+        finally:
+            spark.stop()
+
+    def execute(self, spark: SparkSession) -> None:
+        """From the checks to the end of the roles."""
+        spec = self._spec
+        self.run_id = spec.run_id or new_run_id(type(self._app).__name__)
+        lake = Lake(spec.lake, self.run_id)
+        self._display.line(f"run {self.run_id} in {lake.url}")
+        with contextlib.ExitStack() as stack:
+            preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
+            address = self._open_registry(stack, spark, lake)
+            with self._claim(address) as registry:
+                marker = self._open_lake(lake, address)
+                stack.callback(lake.remove, marker)
+                ship_modules(spark, self._app, self.run_id)
+                preflight.check_slots(spark, spec)
+                preflight.check_executors(spark, spec, lake, marker)
+                begun = time.monotonic()
+                self._manifests = self._feeds(spark, lake, address, registry)
+                self._seconds["etl"] = time.monotonic() - begun
+                plan = AttemptPlan(
+                    spec, self.run_id, self._next_attempt(lake), lake, address, marker
+                )
+                self._attempts = 1
+                attempt = Attempt(spark, plan, registry, self._display)
+                try:
+                    self._outcome = attempt.run()
+                finally:
+                    self._failure = attempt.failure
+                    self._seconds["start"] = attempt.start_secs
+                    self._seconds["train"] = attempt.train_secs
+                if self._failure is not None:
+                    raise RunFailed(describe(self._failure), {})
+
+    def _open_registry(
+        self, stack: contextlib.ExitStack, spark: SparkSession, lake: Lake
+    ) -> RegistryAddress:
+        hosts = self._spec.zookeeper
+        if not hosts:
+            local = spark.sparkContext.master.startswith("local")
+            conf = spark.sparkContext.getConf()
+            server = EmbeddedZooKeeper("127.0.0.1" if local else conf.get("spark.driver.host", ""))
+            stack.callback(server.stop)
+            hosts = server.hosts
+        prepare(hosts)
+        # a run that is resumed must be able to clear what its first driver left in the ensemble
+        if self._spec.resume and lake.exists("registry.json"):
+            return RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
+        return RegistryAddress.new(hosts, self.run_id)
+
+    @contextlib.contextmanager
+    def _claim(self, address: RegistryAddress) -> Iterator[Registry]:
+        """The registry with this process as the run's one driver; its nodes go at the end."""
+        with Registry(address) as registry:
+            # the node of a driver that was just killed stays for the length of its session
+            deadline = time.monotonic() + SESSION_TIMEOUT_SECS + 5
+            while not registry.create(keys.driver(self.run_id), os.getpid(), ephemeral=True):
+                if not self._spec.resume or time.monotonic() > deadline:
+                    raise RegistryError(
+                        f"run {self.run_id} has a driver already (its node in ZooKeeper is alive):"
+                        " wait for it to end, or use another --run-id"
+                    )
+                time.sleep(0.2)
+            try:
+                registry.remove(f"{keys.run(self.run_id)}/attempts")
+                yield registry
+            finally:
+                with contextlib.suppress(RegistryError):  # its session ends all the same
+                    registry.remove(keys.run(self.run_id))
+
+    def _open_lake(self, lake: Lake, address: RegistryAddress) -> str:
+        """Makes or finds the run directory; returns the marker that executors must see."""
+        exists = lake.exists("spec.json")
+        if exists and not self._spec.resume:
+            raise LakeError(
+                f"run {self.run_id} exists already in {lake.url}: continue it with --resume, or use"
+                " another --run-id"
+            )
+        if self._spec.resume and not exists:
+            raise LakeError(
+                f"there is no run {self.run_id} in {lake.url} to resume: check --run-id and --lake,"
+                " or leave --resume out"
+            )
+        self._lake = lake
+        lake.remove("result.json")
+        lake.write_json("spec.json", {**self._spec.as_json(), "run_id": self.run_id})
+        lake.write_json("registry.json", {"user": address.user, "password": address.password})
+        return lake.check_writable()
+
+    def _feeds(
+        self, spark: SparkSession, lake: Lake, address: RegistryAddress, registry: Registry
+    ) -> dict[str, Manifest]:
+        """The feeds, complete in the lake: those of the run that is resumed, or new ones."""
+        if lake.exists(_APP):
+            self._display.line("feeds are in the lake already: pre_train() is not run again")
+            record = pickle.loads(lake.read(_APP))
+            self._app.__dict__.update(pickle.loads(record["app"]).__dict__)
+            return {
+                n: Manifest.from_json(lake.read_json(manifest_path(n))) for n in record["feeds"]
+            }
+        lake.remove("feed")
+        registry.remove(f"{keys.run(self.run_id)}/feeds")
+        self._display.line("pre_train()")
+        frames = _named_frames(self._app.pre_train(spark))
+        pickled = _pickle_app(self._app)
+        self._display.line(f"feeding {', '.join(frames)}")
+        publisher = _Publisher(address, self.run_id)
+
+        def published(name: str) -> dict[int, dict[str, Any]]:
+            path = keys.feed(self.run_id, name)
+            return {int(n): registry.get(f"{path}/{n}") for n in registry.children(path)}
+
+        manifests = write_feeds(frames, lake, publisher, published)
+        lake.write(_APP, pickle.dumps({"app": pickled, "feeds": list(manifests)}))
+        for manifest in manifests.values():
+            self._display.line(
+                f"feed {manifest.feed}: {manifest.rows:,} rows in {len(manifest.shards)} shards"
+            )
+        return manifests
+
+    def _next_attempt(self, lake: Lake) -> int:
+        return 1 + max((int(name) for name in lake.list("logs") if name.isdigit()), default=0)
+
+    @contextlib.contextmanager
+    def shutdown(self) -> Iterator[None]:
+        """Calls the user's shutdown() once, at the end of the block, with self.result there."""
+        try:
+            yield
+        except BaseException as error:
+            self.failed(error)
+            raise
+        finally:
+            if not self._is_shut:
+                self._is_shut = True
+                self._app.result = self._result()
+                self._app.shutdown()
+
+    def failed(self, error: BaseException) -> None:
+        """Records an error of the driver, unless a role's failure or an earlier one is known."""
+        if self._failure is not None:
+            return
+        if isinstance(error, KeyboardInterrupt):
+            message, trace = "interrupted", ""
+        elif isinstance(error, TFOSError):
+            message, trace = str(error), ""
+        else:
+            first = (str(error).strip().splitlines() or [""])[0]
+            message = f"{type(error).__name__}: {first}"
+            trace = "".join(traceback.format_exception(error))
+        self._failure = Failure(
+            "driver", 0, socket.gethostname(), "exception", message, trace, time.time()
+        )
+
+    def _result(self) -> dict[str, Any]:
+        failure = self._failure
+        rows_trained = self._outcome.get("rows_trained", {})
+        self._seconds["total"] = time.time() - self._begun
+        return {
+            "run_id": self.run_id,
+            "status": "succeeded" if failure is None else "failed",
+            "error": failure
+            and {
+                key: value
+                for key, value in failure.as_json().items()
+                if key in ("role", "index", "host", "message", "traceback")
+            },
+            "attempts": self._attempts,
+            "restarts": {},
+            "feeds": {
+                name: {
+                    "rows": manifest.rows,
+                    "shards": len(manifest.shards),
+                    "rows_trained": rows_trained.get(name, []),
+                }
+                for name, manifest in self._manifests.items()
+            },
+            "metrics": self._outcome.get("metrics", {}),
+            "model": self._outcome.get("model"),
+            "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Writes result.json, where there is a lake; returns its content."""
+        self._display.close()
+        result = self._result()
+        if self._lake is not None:
+            try:
+                self._lake.write_json("result.json", result)
+            except LakeError as error:
+                if self._failure is None:
+                    self.failed(error)
+                    result = self._result()
+                self._display.line(f"no result.json: {error}")
+        write_result_file(result)
+        if result["status"] == "succeeded":
+            self._display.line(f"succeeded: {self._lake and self._lake.uri('result.json')}")
+        return result
+
+
+def write_result_file(result: Mapping[str, Any]) -> None:
+    """Leaves the result where pl_submit asked for it, if it did."""
+    import json
+
+    path = os.environ.get(RESULT_FILE_ENV)
+    if path:
+        with open(path, "w") as file:
+            json.dump(result, file)
+
+
+class _Publisher:
+    """Called in a Spark task: a connection to the registry, as a publish function."""
+
+    def __init__(self, address: RegistryAddress, run_id: str) -> None:
+        self._address = address
+        self._run_id = run_id
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[Any]:
+        with Registry(self._address) as registry:
+            yield lambda feed, partition, record: registry.create(
+                keys.partition(self._run_id, feed, partition), record
+            )
+
+
+def _launch_conf() -> Any:
+    """The SparkConf that this process was launched with: spark-submit's, or Spark's defaults."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # starts the JVM, which knows them
+    return SparkConf()
+
+
+def _is_default_master(conf: Any) -> bool:
+    """Whether nobody named a master: a plain `python app.py`, where pyspark sets local[*]."""
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "PYSPARK_SUBMIT_ARGS" in os.environ
+    return not submitted and conf.get("spark.master", "local[*]") == "local[*]"
+
+
+def _tfos_conf(spark: SparkSession) -> dict[str, str]:
+    """The spark.tfos.* settings of the application and, over them, of the session."""
+    conf = dict(spark.sparkContext.getConf().getAll())
+    conf.update(getattr(spark.conf, "getAll", {}))
+    return conf
+
+
+def _named_frames(returned: Any) -> dict[str, DataFrame]:
+    """pre_train's return value as named DataFrames. Raises AppError."""
+    from pyspark.sql import DataFrame
+
+    frames = returned if isinstance(returned, dict) else {"train": returned}
+    for name, frame in frames.items():
+        if not isinstance(frame, DataFrame):
+            found = f"{type(frame).__name__}" + (f" as {name!r}" if frames is returned else "")
+            raise AppError(
+                f"pre_train() returned {found}: return a DataFrame, or a dict of named DataFrames"
+                ' such as {"train": df, "eval": other}'
+            )
+        if not str(name).isidentifier():
+            raise AppError(f"pre_train() returned a feed named {name!r}: use a Python identifier")
+    if not frames:
+        raise FeedError("pre_train() returned an empty dict: return at least one DataFrame")
+    return frames
+
+
+def _pickle_app(app: TFOnSparkApp) -> bytes:
+    """The app as it travels to train(). Raises AppError that names what cannot be pickled."""
+    from pyspark import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(app))
+    except Exception as error:
+        for name, value in vars(app).items():
+            try:
+                cloudpickle.dumps(value)
+            except Exception as reason:
+                raise AppError(
+                    f"attribute self.{name} ({type(value).__name__}), set by pre_train(), cannot be"
+                    f" pickled and so cannot reach train(): {reason}; keep it in a local variable,"
+                    " or delete it before pre_train() returns"
+                ) from reason
+        raise AppError(f"{type(app).__name__} cannot be pickled: {error}") from error

@@ -1,0 +1,60 @@
+"""Every exception that tfos raises.
+
+    TFOSError
+     +-- UsageError       a flag, a Spark conf key or an argument of run() has a bad value
+     +-- AppError         app.py is not what tfos expects of an app
+     +-- PreflightError   the cluster cannot hold the run as asked
+     +-- StartTimeout     the roles did not come up in time
+     +-- RegistryError    ZooKeeper cannot be reached or refused
+     +-- LakeError        the run directory cannot be read or written
+     +-- FeedError        a DataFrame cannot become a feed, or a feed cannot be read
+     +-- RunFailed        the run started and failed; .result is what result.json holds
+
+A message names the value that was found and what to change, as a flag of pl_submit or an argument
+in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class TFOSError(Exception):
+    """Base of everything tfos raises by itself."""
+
+
+class UsageError(TFOSError):
+    """A flag, a Spark conf key or an argument has a bad value."""
+
+
+class AppError(TFOSError):
+    """app.py or the TFOnSparkApp in it breaks the contract of tfos.TFOnSparkApp."""
+
+
+class PreflightError(TFOSError):
+    """The cluster cannot hold the run as asked; nothing was started."""
+
+
+class StartTimeout(TFOSError):
+    """Not all roles came up within --start-timeout-secs."""
+
+
+class RegistryError(TFOSError):
+    """ZooKeeper cannot be reached, or refused an operation."""
+
+
+class LakeError(TFOSError):
+    """The run directory cannot be read or written, or holds something unexpected."""
+
+
+class FeedError(TFOSError):
+    """A DataFrame cannot become a feed, or a feed cannot be read as asked."""
+
+
+class RunFailed(TFOSError):
+    """The run failed; `result` is the content of its result.json."""
+
+    def __init__(self, message: str, result: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.result = dict(result)

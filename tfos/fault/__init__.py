@@ -1,0 +1,1 @@
+"""Failures, what to do about them, and checkpoints."""

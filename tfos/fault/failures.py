@@ -1,0 +1,66 @@
+"""What went wrong, as data: one Failure per dead role, and which of them is the root cause."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# How directly a kind of failure points at a cause; the smaller, the more direct. A role that lost
+# its peer, or whose Spark job ended, is most often the consequence of another role's failure.
+_KINDS = {"exception": 0, "signal": 0, "exit": 0, "start": 1, "spark": 2, "peer": 3}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One role that failed.
+
+    kind: "exception" (raised by user code or ours), "signal" (ended by a signal), "exit" (ended
+    with a status and no exception), "start" (never came up), "spark" (its Spark job failed),
+    "peer" (lost its connection to another role).
+    time: seconds since the epoch, on the clock of `host`.
+    """
+
+    role: str
+    index: int
+    host: str
+    kind: str
+    message: str
+    traceback: str = ""
+    time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"unknown kind of failure {self.kind!r}")
+
+    @property
+    def task(self) -> str:
+        return f"{self.role}-{self.index}"
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Failure:
+        return cls(**record)
+
+
+def root_cause(failures: Iterable[Failure]) -> Failure:
+    """The failure that the others follow from: the most direct kind first, then the earliest.
+
+    Raises ValueError when there is no failure.
+    """
+    return min(failures, key=lambda failure: (_KINDS[failure.kind], failure.time))
+
+
+def may_be_consequence(failure: Failure) -> bool:
+    """Whether waiting a moment may bring a failure that explains this one better."""
+    return _KINDS[failure.kind] > 0
+
+
+def describe(failure: Failure, traceback_lines: int = 20) -> str:
+    """A failure for a person: what and where on the first line, the traceback's tail, the message."""
+    lines = [f"{failure.role} {failure.index} on {failure.host}: {failure.message}"]
+    tail = failure.traceback.rstrip().splitlines()[-traceback_lines:]
+    return "\n".join(lines + ["  " + line for line in tail])

@@ -1,0 +1,103 @@
+"""In which order an epoch visits the rows of a feed, as arithmetic over its manifest. Pure.
+
+An epoch is one sequence of all rows, each exactly once. Unshuffled it is the shards one after the
+other. Shuffled, the shards are put in a random order first, and then the rows are permuted inside
+windows of consecutive rows, which may span many shards. Both depend on (seed, epoch) alone, so any
+process can compute any part of any epoch, and how far an epoch has come is one number: the rows
+before it are trained on, the rows from it on are not. Who trains on what is decided by cutting the
+sequence into units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# rows and bytes that one shuffle window holds at most; a reader keeps a few windows in memory
+WINDOW_ROWS = 1 << 18
+WINDOW_BYTES = 64 << 20
+# steps in one unit at most; a unit is what one worker is given at a time
+UNIT_STEPS = 64
+# a worker should see at least so many units in an epoch, that a fast one can take a slow one's share
+UNITS_PER_WORKER = 8
+
+
+def window_rows(rows: int, size_bytes: int) -> int:
+    """Rows in one shuffle window of a feed of `rows` rows that take `size_bytes` in its shards."""
+    per_row = max(1, size_bytes // max(1, rows))
+    return max(1, min(WINDOW_ROWS, WINDOW_BYTES // per_row))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows [start, stop) of shard number `shard`."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+class EpochOrder:
+    """The sequence of one epoch. Positions count rows from the start of the epoch."""
+
+    def __init__(
+        self, shard_rows: Sequence[int], window: int, shuffle: bool, seed: int, epoch: int
+    ) -> None:
+        self._window = window
+        self._shuffle = shuffle
+        self._seed = (seed, epoch)
+        count = len(shard_rows)
+        self._order = (
+            np.random.default_rng([0, seed, epoch]).permutation(count)
+            if shuffle
+            else np.arange(count)
+        )
+        self._ends = np.cumsum(np.asarray(shard_rows, dtype=np.int64)[self._order])
+        self.rows = int(self._ends[-1]) if count else 0
+
+    def slices(self, start: int, stop: int) -> list[Slice]:
+        """Where the positions [start, stop) lie before rows are permuted, in order."""
+        result = []
+        at = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            end = int(self._ends[at])
+            begin = int(self._ends[at - 1]) if at else 0
+            upto = min(stop, end)
+            if upto > start:
+                result.append(Slice(int(self._order[at]), start - begin, upto - begin))
+            start = upto
+            at += 1
+        return result
+
+    def windows(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """The windows that [start, stop) touches, as (window, from, to), both inside the window."""
+        result = []
+        for window in range(start // self._window, -(-stop // self._window)):
+            base = window * self._window
+            result.append((window, max(start, base) - base, min(stop, base + self._window) - base))
+        return result
+
+    def window_bounds(self, window: int) -> tuple[int, int]:
+        base = window * self._window
+        return base, min(base + self._window, self.rows)
+
+    def permutation(self, window: int) -> np.ndarray | None:
+        """Position in the window -> row of the window, int64 [rows]; None when not shuffled."""
+        if not self._shuffle:
+            return None
+        start, stop = self.window_bounds(window)
+        return np.random.default_rng([1, *self._seed, window]).permutation(stop - start)
+
+
+def unit_steps(rows: int, batch_size: int, workers: int) -> int:
+    """Steps in one unit where the user names none."""
+    steps = -(-rows // batch_size)
+    return max(1, min(UNIT_STEPS, steps // (UNITS_PER_WORKER * workers)))
+
+
+def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:
+    """Cuts the positions [start, rows) into units of `steps` batches; only the last may be short."""
+    size = batch_size * steps
+    return [(at, min(at + size, rows)) for at in range(start, rows, size)]

@@ -1,0 +1,142 @@
+"""What pl_submit gives to spark-submit: finds the app in app.py and runs it.
+
+    runner.py [--class NAME] app.py [app args]
+
+An app.py with an `if __name__ == "__main__":` block is executed as the script that it is, and is
+expected to call run(); without one it is imported as a module, and its TFOnSparkApp is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from pathlib import Path
+from typing import NoReturn
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this directory: its modules must not stand in for the user's
+
+from tfos.app import TFOnSparkApp
+from tfos.driver import RESULT_FILE_ENV, write_result_file
+from tfos.errors import AppError, TFOSError
+from tfos.fault.failures import Failure
+
+_EXAMPLE = """write one, e.g.
+
+    import tfos
+
+    class App(tfos.TFOnSparkApp):
+        def pre_train(self, spark): ...   # returns a DataFrame
+        def train(self, ctx): ...         # TensorFlow code"""
+
+
+def has_main_block(source: str) -> bool:
+    """Whether a module does something when it is run as a script."""
+    return any(
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Compare)
+        and {"__name__", "'__main__'"}
+        <= {ast.unparse(node.test.left)} | {ast.unparse(other) for other in node.test.comparators}
+        for node in ast.parse(source).body
+    )
+
+
+def find_app(module: types.ModuleType, name: str | None) -> type[TFOnSparkApp]:
+    """The TFOnSparkApp subclass that `module` defines. Raises AppError when it is not one."""
+    found = {
+        value.__name__: value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, TFOnSparkApp)
+        and value is not TFOnSparkApp
+        and value.__module__ == module.__name__
+    }
+    file = getattr(module, "__file__", module.__name__)
+    if name is not None:
+        if name not in found:
+            raise AppError(
+                f"--class {name}: {file} has no such TFOnSparkApp; it has {sorted(found)}"
+            )
+        return found[name]
+    if not found:
+        raise AppError(f"{file} has no subclass of tfos.TFOnSparkApp: {_EXAMPLE}")
+    if len(found) > 1:
+        raise AppError(
+            f"{file} has several TFOnSparkApps, {sorted(found)}: choose with --class NAME"
+        )
+    return next(iter(found.values()))
+
+
+def load(path: Path) -> types.ModuleType:
+    """Executes app.py, as a script or as a module; see the module's docstring."""
+    if not path.is_file():
+        raise AppError(f"app.py not found: there is no file {path}")
+    source = path.read_text()
+    sys.path.insert(0, str(path.parent))
+    if path.stem.isidentifier() and not has_main_block(source):
+        return importlib.import_module(path.stem)
+    module = types.ModuleType("__main__")
+    module.__file__ = str(path)
+    sys.modules["__main__"] = module
+    exec(compile(source, str(path), "exec"), vars(module))
+    return module
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    name = None
+    if argv[0] == "--class":
+        name, argv = argv[1], argv[2:]
+    path = Path(argv[0]).resolve()
+    sys.argv = [str(path), *argv[1:]]
+    try:
+        module = load(path)
+        if not _has_run():
+            find_app(module, name)().run(args=argv[1:])
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            return 0
+        if not _has_run():
+            write_result_file(_failed_result(error))
+        if RESULT_FILE_ENV not in os.environ:
+            raise
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _has_run() -> bool:
+    """Whether a run has ended, and left its result for pl_submit."""
+    path = os.environ.get(RESULT_FILE_ENV)
+    return bool(path) and Path(str(path)).exists()
+
+
+def _failed_result(error: BaseException) -> dict[str, object]:
+    """The result of a run that failed before it began."""
+    known = isinstance(error, TFOSError)
+    failure = Failure(
+        "driver", 0, socket.gethostname(), "exception",
+        str(error) if known else f"{type(error).__name__}: {error}",
+        "" if known else traceback.format_exc(), time.time(),
+    )  # fmt: skip
+    record = failure.as_json()
+    return {
+        "run_id": None,
+        "status": "failed",
+        "error": {k: record[k] for k in ("role", "index", "host", "message", "traceback")},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

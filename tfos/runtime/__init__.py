@@ -1,0 +1,1 @@
+"""Launching roles on Spark executors, and holding them together."""

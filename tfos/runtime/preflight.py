@@ -1,0 +1,115 @@
+"""Checks before anything starts: whether the cluster can hold the run as asked."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from tfos.errors import PreflightError
+from tfos.lake import Lake
+from tfos.runtime.roles import all_tasks
+from tfos.spec import JobSpec
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def available_slots(spark: SparkSession) -> int:
+    """How many tasks the cluster can run at the same time, with the executors it has now."""
+    scala_context: Any = spark.sparkContext._jsc.sc()  # type: ignore[union-attr]
+    profile = scala_context.resourceProfileManager().defaultResourceProfile()
+    return int(scala_context.maxNumConcurrentTasks(profile))
+
+
+def describe_slots(spark: SparkSession, spec: JobSpec) -> str:
+    """How many slots were asked for, and how many there are, in a sentence."""
+    tasks = all_tasks(spec)
+    count = {role: sum(t.role == role for t in tasks) for role in ("chief", "ps", "worker")}
+    parts = ", ".join(f"{n} {role}" for role, n in count.items() if n)
+    return (
+        f"the run asks for {len(tasks)} slots ({parts}), the cluster at"
+        f" {spark.sparkContext.master} has {available_slots(spark)}"
+    )
+
+
+def check_conf(conf: dict[str, str]) -> None:
+    """Raises PreflightError when barrier stages cannot run under this Spark conf."""
+    if conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true":
+        raise PreflightError(
+            "dynamic allocation is on, and Spark refuses barrier stages with it: pass --conf"
+            " spark.dynamicAllocation.enabled=false and --num-executors N"
+        )
+
+
+def check_slots(spark: SparkSession, spec: JobSpec) -> None:
+    """Waits for enough slots, at most --start-timeout-secs where executors may still be coming.
+
+    Raises PreflightError when there are too few.
+    """
+    wanted = len(all_tasks(spec))
+    master = spark.sparkContext.master
+    fixed = master.startswith("local") and not master.startswith("local-cluster")
+    deadline = time.monotonic() + (0 if fixed else spec.start_timeout_secs)
+    while available_slots(spark) < wanted:
+        if time.monotonic() >= deadline:
+            remedy = (
+                f"--master local[{wanted}]"
+                if fixed
+                else "more executors or cores (--num-executors, --executor-cores, or free"
+                " some on the cluster), a longer --start-timeout-secs"
+            )
+            fewer = " or fewer --num-workers and --num-ps" if spec.strategy == "ps" else ""
+            raise PreflightError(
+                f"too few slots: {describe_slots(spark, spec)}"
+                f"{'' if fixed else f' after {spec.start_timeout_secs:g} s'}; use {remedy}{fewer}"
+            )
+        time.sleep(0.1)
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("tensorflow", "tfos"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def check_executors(spark: SparkSession, spec: JobSpec, lake: Lake, marker: str) -> None:
+    """Runs a small job on every slot: it must see the lake's marker and have our versions.
+
+    Raises PreflightError that names the host and what to change.
+    """
+    slots = len(all_tasks(spec))
+    mine = _versions()
+
+    def probe(_: Any) -> list[tuple[str, bool, dict[str, str]]]:
+        return [(socket.gethostname(), lake.exists(marker), _versions())]
+
+    try:
+        found = spark.sparkContext.parallelize(range(slots), slots).mapPartitions(probe).collect()
+    except Exception as error:
+        if "No module named" in str(error):
+            missing = str(error).partition("No module named ")[2].splitlines()[0]
+            raise PreflightError(
+                f"the executors' Python has no module {missing}: install tfos there, or ship an"
+                " environment with --archives env.tar.gz#env --conf spark.pyspark.python=env/bin/python"
+            ) from error
+        raise
+    for host, sees_marker, versions in found:
+        if not sees_marker:
+            raise PreflightError(
+                f"executor host {host} does not see {lake.uri(marker)}, which the driver wrote:"
+                " name a lake that all machines share with --lake"
+            )
+        for package, version in versions.items():
+            if version != mine[package]:
+                raise PreflightError(
+                    f"executor host {host} has {package} {version}, the driver has"
+                    f" {mine[package]}: make them equal, e.g. with --conf spark.pyspark.python=PATH"
+                    " or --archives"
+                )

@@ -1,0 +1,187 @@
+"""The registry: what a run keeps in ZooKeeper, through kazoo.
+
+Members are ephemeral nodes: they vanish with the process that made them. Every node carries a
+digest ACL made for the run, so another user of the same ensemble can neither read nor change it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kazoo.client import KazooClient, KazooState
+from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.retry import KazooRetry
+from kazoo.security import make_digest_acl
+
+from tfos.errors import RegistryError
+from tfos.runtime import keys
+
+CONNECT_TIMEOUT_SECS = 10.0
+SESSION_TIMEOUT_SECS = 10.0
+logging.getLogger("kazoo").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class RegistryAddress:
+    """Where the registry is, and the run's own credential for it.
+
+    hosts: "host:port,host:port/chroot".
+    """
+
+    hosts: str
+    user: str
+    password: str
+
+    @classmethod
+    def new(cls, hosts: str, run_id: str) -> RegistryAddress:
+        return cls(hosts, run_id, secrets.token_hex(16))
+
+    def first_server(self) -> tuple[str, int]:
+        """Host and port of the first server of the ensemble."""
+        server = self.hosts.partition("/")[0].split(",")[0]
+        host, _, port = server.rpartition(":")
+        return (host, int(port)) if host else (server, 2181)
+
+
+def prepare(hosts: str) -> None:
+    """Makes the nodes that all runs share: the chroot of `hosts`, if it has one, and keys.ROOT.
+
+    Called by the driver, before its first Registry. Raises RegistryError when no server answers.
+    """
+    servers, slash, chroot = hosts.partition("/")
+    client = _connect(servers)
+    try:
+        client.ensure_path(f"{slash}{chroot}{keys.ROOT}")
+    except (KazooException, KazooTimeoutError) as error:
+        raise RegistryError(f"ZooKeeper at {hosts}: cannot make {keys.ROOT}: {error!r}") from error
+    finally:
+        client.stop()
+        client.close()
+
+
+def _connect(hosts: str, **options: Any) -> KazooClient:
+    try:
+        client = KazooClient(
+            hosts=hosts,
+            timeout=SESSION_TIMEOUT_SECS,
+            connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
+            command_retry=KazooRetry(max_tries=3, delay=0.1, max_delay=2.0),
+            **options,
+        )
+    except (ValueError, OSError) as error:
+        raise RegistryError(
+            f"--zookeeper {hosts}: {error}; write host:port,host:port/chroot"
+        ) from error
+    try:
+        client.start(timeout=CONNECT_TIMEOUT_SECS)
+    except (KazooTimeoutError, KazooException, OSError) as error:
+        client.stop()
+        client.close()
+        raise RegistryError(
+            f"no ZooKeeper server answers at {hosts} within {CONNECT_TIMEOUT_SECS:.0f} s; check"
+            " --zookeeper, or leave it out and the driver starts a server of its own"
+        ) from error
+    return client
+
+
+class Registry:
+    """One session with ZooKeeper. Thread-safe; a context manager that ends the session.
+
+    Callbacks run on kazoo's threads and must not block. Every method raises RegistryError.
+    """
+
+    def __init__(self, address: RegistryAddress) -> None:
+        self.address = address
+        self._client = _connect(
+            address.hosts,
+            default_acl=[make_digest_acl(address.user, address.password, all=True)],
+            auth_data=[("digest", f"{address.user}:{address.password}")],
+        )
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (KazooException, KazooTimeoutError) as error:
+            raise RegistryError(
+                f"ZooKeeper at {self.address.hosts}: cannot {verb} {path}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
+
+    def create(self, path: str, value: Any = None, ephemeral: bool = False) -> bool:
+        """Creates a node with a JSON value; False when it exists: the first writer wins."""
+        with self._errors("create", path):
+            try:
+                self._client.create(
+                    path, json.dumps(value).encode(), ephemeral=ephemeral, makepath=True
+                )
+            except NodeExistsError:
+                return False
+            return True
+
+    def put(self, path: str, value: Any) -> None:
+        """Sets a node's JSON value, making it where needed."""
+        if self.create(path, value):
+            return
+        with self._errors("set", path):
+            self._client.set(path, json.dumps(value).encode())
+
+    def get(self, path: str) -> Any:
+        """A node's value, or None when there is no node."""
+        with self._errors("get", path):
+            try:
+                return json.loads(self._client.get(path)[0])
+            except NoNodeError:
+                return None
+
+    def children(self, path: str) -> list[str]:
+        with self._errors("list", path):
+            try:
+                return sorted(self._client.get_children(path))
+            except NoNodeError:
+                return []
+
+    def remove(self, path: str) -> None:
+        """Removes a node and all below it; nothing happens when there is none."""
+        with self._errors("remove", path), contextlib.suppress(NoNodeError):
+            self._client.delete(path, recursive=True)
+
+    def ensure(self, path: str) -> None:
+        with self._errors("make", path):
+            self._client.ensure_path(path)
+
+    def watch(self, path: str, callback: Callable[[Any], None]) -> None:
+        """Calls `callback(value)` now and at each change; value is None when there is no node."""
+
+        def changed(data: bytes | None, stat: Any) -> None:
+            callback(None if stat is None else json.loads(data or b"null"))
+
+        with self._errors("watch", path):
+            self._client.DataWatch(path, changed)
+
+    def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> None:
+        """Calls `callback(sorted names)` now and at each change, and makes the node if needed."""
+        self.ensure(path)
+        with self._errors("watch", path):
+            self._client.ChildrenWatch(path, lambda names: callback(sorted(names)))
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Calls `callback()` when the session is lost and its ephemeral nodes with it."""
+        self._client.add_listener(lambda state: callback() if state == KazooState.LOST else None)
+
+    def close(self) -> None:
+        self._client.stop()
+        self._client.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

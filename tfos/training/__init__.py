@@ -1,0 +1,1 @@
+"""Training loops over feeds: fit for Keras models, and what it is built on."""
