@@ -17,37 +17,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tfos.display import TERMINAL_ENV
-from tfos.driver import RESULT_FILE_ENV, STARTED_ENV
+from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake import Lake, absolute
 from tfos.runtime.java import find_java, spark_home
+from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master
 from tfos.shipping import sources
 from tfos.spec import PARAM_PREFIX, conf_key, flag, job_spec, new_run_id, options
 from tfos.version import __version__
 
 # spark-submit's own options with a value, passed through; --conf and --class are handled apart
-_SPARK_OPTIONS = [
-    "master",
-    "deploy-mode",
-    "name",
-    "queue",
-    "properties-file",
-    "py-files",
-    "files",
-    "archives",
-    "jars",
-    "packages",
-    "driver-memory",
-    "driver-cores",
-    "num-executors",
-    "executor-memory",
-    "executor-cores",
-    "principal",
-    "keytab",
-    "proxy-user",
-]
+_SPARK_OPTIONS = (
+    *("master", "deploy-mode", "name", "queue", "properties-file", "py-files", "files"),
+    *("archives", "jars", "packages", "driver-memory", "driver-cores", "num-executors"),
+    *("executor-memory", "executor-cores", "principal", "keytab", "proxy-user"),
+)
 _INTERRUPT_SECS = 20.0
 _RUNNER = Path(__file__).with_name("runner.py")
 
@@ -205,68 +191,47 @@ def submit(submission: Submission) -> dict[str, Any]:
         if sys.stderr.isatty():
             size = shutil.get_terminal_size()
             env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
-        # spark-submit merges the driver's stdout and stderr; ours stays free for the result. Its
-        # own session, so that Ctrl-C reaches the driver from us, once, and not Spark's JVM first
-        process = subprocess.Popen(
-            submission.command(), stdout=sys.stderr.fileno(), env=env, start_new_session=True
-        )
-        interrupted = _wait(process)
+        # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
+        # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
+        process = ChildProcess(submission.command(), env=env, log=sys.stderr.fileno())
+        try:
+            status, interrupted = _wait(process, result_file.with_name(DRIVER_PID))
+        finally:
+            process.end()
         if result_file.exists():
             return dict(json.loads(result_file.read_text()))
         if submission.is_cluster_mode:
             lake = Lake(submission.lake, submission.run_id)
             if lake.exists("result.json"):
                 return dict(lake.read_json("result.json"))
-        message = (
-            f"spark-submit exited with status {process.returncode} before the run began; see above"
-        )
+        message = f"spark-submit {describe_status(status)} before the run began; see above"
         return _failed("interrupted" if interrupted else message)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> bool:
-    """Waits for spark-submit; on SIGINT or SIGTERM ends it. Returns whether it was interrupted."""
+def _wait(process: ChildProcess, driver_pid: Path) -> tuple[int, bool]:
+    """Waits for spark-submit; SIGINT or SIGTERM interrupts the driver, which ends all in order.
+
+    Returns the exit status, and whether it was interrupted.
+    """
 
     def interrupt(signum: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for signum in signals:
+        signal.signal(signum, interrupt)
     try:
-        process.wait()
-        return False
+        return process.wait(), False
     except KeyboardInterrupt:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for signum in signals:
+            signal.signal(signum, signal.SIG_IGN)
         print("\ntfos: interrupted; ending the run", file=sys.stderr)
-        steps = [(_interrupt_driver, _INTERRUPT_SECS), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)]
-        for how, secs in steps:
-            try:
-                if callable(how):
-                    how(process.pid)
-                else:
-                    os.killpg(process.pid, how)
-                process.wait(secs)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-            except ProcessLookupError:
-                break
-        return True
-
-
-def _interrupt_driver(spark_submit: int) -> None:
-    """SIGINT to the Python driver, the child of spark-submit's JVM; it ends all else in order."""
-    children = Path(f"/proc/{spark_submit}/task/{spark_submit}/children")
-    pids = _children(spark_submit) if not children.exists() else _children(spark_submit)
-    for pid in pids or [spark_submit]:
-        os.kill(pid, signal.SIGINT)
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
-    )
-    return [int(text) for text in listed.stdout.split()]
+    try:
+        os.kill(int(driver_pid.read_text()), signal.SIGINT)
+        process.wait(_INTERRUPT_SECS)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        pass  # there is no driver yet, or it does not comply
+    return process.end(), True
 
 
 def _failed(message: str) -> dict[str, Any]:

@@ -66,4 +66,5 @@ def describe_progress(progress: Mapping[str, Any]) -> str:
         )
     done = f"{progress['rows_done']:,}/{progress['rows']:,} rows"
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in progress["metrics"].items())
-    return f"{progress['phase']}{where}  {done}  {progress['rows_per_sec']:,} rows/s  {metrics}".rstrip()
+    speed = f"{progress['rows_per_sec']:,} rows/s"
+    return f"{progress['phase']}{where}  {done}  {speed}  {metrics}".rstrip()

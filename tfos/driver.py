@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # pl_submit names a file here, to have the result even of a run that never had a lake
 RESULT_FILE_ENV = "TFOS_RESULT_FILE"
+# beside it the driver leaves its pid, for Ctrl-C
+DRIVER_PID = "driver.pid"
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
 _APP = "app.pkl"

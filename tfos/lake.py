@@ -4,7 +4,7 @@
       spec.json                     the JobSpec
       registry.json                 the run's credential for ZooKeeper
       feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete
-      app.pkl                       the app as pre_train left it, written when all feeds are complete
+      app.pkl                       the app after pre_train, written when all feeds are complete
       checkpoints/<step>/...        COMMIT marker last
       model/                        exported SavedModel, COMMIT marker last
       logs/<attempt>/<role>-<i>.log
@@ -38,7 +38,7 @@ COMMIT = "COMMIT"
 
 
 def absolute(url: str) -> str:
-    """`url` with a plain relative path made absolute, so that every process means the same place."""
+    """`url` with a relative path made absolute, so that every process means the same place."""
     if "://" in url or "::" in url:
         return url.rstrip("/")
     return str(Path(url).expanduser().resolve())

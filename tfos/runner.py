@@ -24,7 +24,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
-from tfos.driver import RESULT_FILE_ENV, write_result_file
+from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, write_result_file
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
 
@@ -96,6 +96,8 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if RESULT_FILE_ENV in os.environ:
+        Path(os.environ[RESULT_FILE_ENV]).with_name(DRIVER_PID).write_text(str(os.getpid()))
     name = None
     if argv[0] == "--class":
         name, argv = argv[1], argv[2:]

@@ -84,7 +84,7 @@ class JobSpec:
 
 
 def options() -> tuple[dataclasses.Field[Any], ...]:
-    """The fields of JobSpec that are flags, conf keys and arguments; params has its own spelling."""
+    """The fields of JobSpec that are flags, conf keys and arguments: all but params."""
     return tuple(f for f in dataclasses.fields(JobSpec) if f.name != "params")
 
 
@@ -109,7 +109,7 @@ def new_run_id(app_name: str) -> str:
 
 def _convert(name: str, value: Any, source: str) -> Any:
     """The value of option `name`, which may be text (a conf value) or already typed."""
-    kind = type(next(f.default for f in options() if f.name == name))
+    kind: Any = type(next(f.default for f in options() if f.name == name))
     try:
         if kind is bool:
             if isinstance(value, bool):

@@ -60,7 +60,7 @@ def may_be_consequence(failure: Failure) -> bool:
 
 
 def describe(failure: Failure, traceback_lines: int = 20) -> str:
-    """A failure for a person: what and where on the first line, the traceback's tail, the message."""
+    """A failure for a person: what happened and where, then the traceback's tail."""
     lines = [f"{failure.role} {failure.index} on {failure.host}: {failure.message}"]
     tail = failure.traceback.rstrip().splitlines()[-traceback_lines:]
     return "\n".join(lines + ["  " + line for line in tail])

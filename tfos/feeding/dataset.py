@@ -63,7 +63,8 @@ class FeedDataset:
     Made by TrainContext.dataset(). Iterating it in a `for` loop gives one epoch in this process;
     each further iteration is the next epoch, newly shuffled. Calling it, as
     ClusterCoordinator.create_per_worker_dataset does, gives a tf.data.Dataset of the calling
-    worker's even share of each epoch's rows, repeated for ever. The last batch of an epoch may be short; no row is left out or repeated in an epoch.
+    worker's even share of each epoch's rows, repeated for ever. The last batch of an epoch may be
+    short; no row is left out or repeated in an epoch.
     """
 
     def __init__(

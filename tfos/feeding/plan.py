@@ -20,7 +20,7 @@ WINDOW_ROWS = 1 << 18
 WINDOW_BYTES = 64 << 20
 # steps in one unit at most; a unit is what one worker is given at a time
 UNIT_STEPS = 64
-# a worker should see at least so many units in an epoch, that a fast one can take a slow one's share
+# units per worker in an epoch at least, so that a fast worker can take a slow one's share
 UNITS_PER_WORKER = 8
 
 
@@ -98,6 +98,6 @@ def unit_steps(rows: int, batch_size: int, workers: int) -> int:
 
 
 def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:
-    """Cuts the positions [start, rows) into units of `steps` batches; only the last may be short."""
+    """Cuts positions [start, rows) into units of `steps` batches; only the last may be short."""
     size = batch_size * steps
     return [(at, min(at + size, rows)) for at in range(start, rows, size)]

@@ -106,7 +106,11 @@ class FeedReader:
                 else:
                     rows = permutation[first:last]
                     parts.append([_take(column, rows) for column in content])
-        columns = parts[0] if len(parts) == 1 else [_concat(column) for column in zip(*parts)]
+        columns = (
+            parts[0]
+            if len(parts) == 1
+            else [_concat(column) for column in zip(*parts, strict=True)]
+        )
         flat: list[np.ndarray] = []
         for column in columns:
             flat.extend([column.values, column.splits] if isinstance(column, _Ragged) else [column])

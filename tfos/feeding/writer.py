@@ -150,7 +150,8 @@ def write_feeds(
         manifests[name] = Manifest(name, resolved[name], tuple(shards))
         if not manifests[name].rows:
             raise FeedError(
-                f"feed {name!r} has no rows; check the filters and joins of its DataFrame in pre_train"
+                f"feed {name!r} has no rows; check the filters and joins"
+                " of its DataFrame in pre_train"
             )
     for name, manifest in manifests.items():
         _remove_strays(lake, manifest)

@@ -97,7 +97,8 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: Lake, marker: str)
             missing = str(error).partition("No module named ")[2].splitlines()[0]
             raise PreflightError(
                 f"the executors' Python has no module {missing}: install tfos there, or ship an"
-                " environment with --archives env.tar.gz#env --conf spark.pyspark.python=env/bin/python"
+                " environment with --archives env.tar.gz#env --conf"
+                " spark.pyspark.python=env/bin/python"
             ) from error
         raise
     for host, sees_marker, versions in found:

@@ -32,7 +32,7 @@ class EmbeddedZooKeeper:
             if self._start(java):
                 return
         raise RegistryError(
-            f"the embedded ZooKeeper found no port on {host} in {_PORT_TRIES} tries; its last words:"
+            f"the embedded ZooKeeper found no port on {host} in {_PORT_TRIES} tries; it said:"
             f" {self._last_words}; use a server of your own: --zookeeper HOST:PORT"
         )
 

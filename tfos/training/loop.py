@@ -77,7 +77,9 @@ class Trainer:
             dataset.rows, dataset.batch_size, self._runner.parallelism
         )
         program = Program(model, dataset, self._runner, training=True)
-        test = validation and Program(model, validation, self._runner, training=False)
+        test = None
+        if validation is not None:
+            test = Program(model, validation, self._runner, training=False)
         history = keras.callbacks.History()
         hooks = keras.callbacks.CallbackList(
             [*callbacks, history],

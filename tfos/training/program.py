@@ -102,7 +102,7 @@ class Program:
         return unit
 
     def _inputs(self, state: list[Any]) -> list[tuple[Any, Any]]:
-        """The values that the step sees: metrics from `state`, counters read once, weights as is."""
+        """What the step sees: metrics from `state`, counters read once, weights as they are."""
         model = self._model
         metrics = {id(variable) for variable in self._metrics}
         counters = [v for v in model.non_trainable_variables if id(v) not in metrics]
