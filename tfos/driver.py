@@ -22,7 +22,14 @@ from tfos.lake import Lake
 from tfos.runtime import keys, preflight
 from tfos.runtime.attempt import Attempt
 from tfos.runtime.java import find_java
-from tfos.runtime.registry import SESSION_TIMEOUT_SECS, Registry, RegistryAddress, prepare
+from tfos.runtime.registry import (
+    CONNECT_TIMEOUT_SECS,
+    EMBEDDED_TIMEOUT_SECS,
+    SESSION_TIMEOUT_SECS,
+    Registry,
+    RegistryAddress,
+    prepare,
+)
 from tfos.runtime.roles import local_master
 from tfos.runtime.supervisor import AttemptPlan
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
@@ -108,8 +115,8 @@ class _Run:
         self._spec = job_spec(dict(conf.getAll()), job)
         if _is_default_master(conf):
             conf.setMaster(local_master(self._spec))
+            conf.set("spark.ui.showConsoleProgress", "false")
         conf.setIfMissing("spark.app.name", type(self._app).__name__)
-        conf.setIfMissing("spark.ui.showConsoleProgress", "false")
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
         try:
             yield spark
@@ -158,7 +165,7 @@ class _Run:
             server = EmbeddedZooKeeper("127.0.0.1" if local else conf.get("spark.driver.host", ""))
             stack.callback(server.stop)
             hosts = server.hosts
-        prepare(hosts)
+        prepare(hosts, CONNECT_TIMEOUT_SECS if self._spec.zookeeper else EMBEDDED_TIMEOUT_SECS)
         # a run that is resumed must be able to clear what its first driver left in the ensemble
         if self._spec.resume and lake.exists("registry.json"):
             return RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})

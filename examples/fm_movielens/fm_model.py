@@ -40,8 +40,8 @@ class FactorizationMachine(keras.Model):
     penalty in each of them (and likewise for movies), so only the batch's rows are touched. The
     few rows of the other three tables are penalised whole, by 1 / train_rows per rating.
 
-    Inputs, a dict: user, movie, year, popularity int [B]; genres int [B, None], ragged or
-    dense; and, when training only, user_ratings and movie_ratings int [B], the n_u and n_m above (>= 1).
+    Inputs, a dict: user, movie, year, popularity int [B]; genres int [B, None], ragged or dense;
+    and, when training only, user_ratings and movie_ratings int [B], the n_u and n_m above (>= 1).
     Output: the rating, float32 [B]; clipped to rating_range unless training, since no rating lies
     outside it and clipping inside the loss would stop the gradient of the worst errors.
     """

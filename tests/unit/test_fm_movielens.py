@@ -1,9 +1,12 @@
-"""The factorization machine example: its features, its data, its model; no cluster."""
+"""The factorization machine example: its features, its data, its Spark half, its model."""
 
 from __future__ import annotations
 
+import argparse
+import collections
 import importlib
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,11 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fm_movielens"
 
 @pytest.fixture(scope="module")
 def load():
-    """Imports a module that lies beside app.py."""
+    """Imports app.py and the modules beside it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EXAMPLE)
         yield importlib.import_module
+    sys.modules.pop("app", None)  # other apps have this name too
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,17 @@ def data(load):
 @pytest.fixture(scope="module")
 def fm_model(load):
     return load("fm_model")
+
+
+@pytest.fixture(scope="module")
+def spark():
+    sql = pytest.importorskip("pyspark.sql")
+    active = sql.SparkSession.getActiveSession()
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    session = active or builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
+    yield session
+    if active is None:
+        session.stop()
 
 
 class TestFeatures:
@@ -135,8 +150,7 @@ class TestData:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.spark
-    def test_reads_every_format_alike(self, data, tmp_path):
-        sql = pytest.importorskip("pyspark.sql")
+    def test_reads_every_format_alike(self, data, spark, tmp_path):
         flags = "|".join("1" if g in ("Comedy", "Drama") else "0" for g in data.GENRES_100K.split())
         contents = {
             "ratings.csv": "userId,movieId,rating,timestamp\n1,10,4.5,964982703\n2,11,3.0,9\n",
@@ -149,22 +163,88 @@ class TestData:
             "u.item": f'10|Bête, La "1" (1975)|01-Jan-1975||http://x/y|{flags}\n'
             f"11|Babylon 5|||{'|0' * 19}\n",
         }
-        spark = sql.SparkSession.builder.master("local[1]").getOrCreate()
-        try:
-            for layout, on_driver in itertools.product(data.FORMATS, (False, True)):
-                directory = tmp_path / f"{layout.ratings}-{on_driver}"
-                directory.mkdir()
-                for name in layout.files:
-                    (directory / name).write_text(contents[name], encoding=layout.encoding)
-                ratings, movies = data._read(spark, directory, on_driver)
-                assert sorted(map(tuple, ratings.collect())) == [(1, 10, 4.5), (2, 11, 3.0)]
-                untagged = [] if layout.flags else ["(no genres listed)"]
-                assert sorted(map(tuple, movies.collect())) == [
-                    (10, 'Bête, La "1" (1975)', ["Comedy", "Drama"]),
-                    (11, "Babylon 5", untagged),
-                ]
-        finally:
-            spark.stop()
+        for layout, on_driver in itertools.product(data.FORMATS, (False, True)):
+            directory = tmp_path / f"{layout.ratings}-{on_driver}"
+            directory.mkdir()
+            for name in layout.files:
+                (directory / name).write_text(contents[name], encoding=layout.encoding)
+            ratings, movies = data._read(spark, directory, on_driver)
+            assert sorted(map(tuple, ratings.collect())) == [(1, 10, 4.5), (2, 11, 3.0)]
+            untagged = [] if layout.flags else ["(no genres listed)"]
+            assert sorted(map(tuple, movies.collect())) == [
+                (10, 'Bête, La "1" (1975)', ["Comedy", "Drama"]),
+                (11, "Babylon 5", untagged),
+            ]
+
+
+@pytest.mark.spark
+class TestPreTrain:
+    @pytest.fixture(scope="class")
+    def directory(self, data, tmp_path_factory):
+        directory = tmp_path_factory.mktemp("movielens")
+        data.generate(directory, seed=5, users=20, movies=60)
+        return directory
+
+    @pytest.fixture
+    def pre_train(self, load, spark, directory):
+        """Runs pre_train with these app arguments: (the app, its feeds as lists of rows)."""
+
+        def pre_train(*arguments: str):
+            app = load("app").FMMovieLens()
+            parser = argparse.ArgumentParser()
+            app.add_arguments(parser)
+            app.args = parser.parse_args(["--data", str(directory), *arguments])
+            return app, {name: df.collect() for name, df in app.pre_train(spark).items()}
+
+        return pre_train
+
+    def test_feeds(self, pre_train, directory):
+        app, feeds = pre_train("--min-ratings", "3", "--users", "4", "9")
+        train, test = feeds["train"], feeds["test"]
+        ratings = np.genfromtxt(directory / "ratings.csv", delimiter=",", names=True)
+        assert len(train) + len(test) == len(ratings)
+        assert 0.05 < len(test) / len(ratings) < 0.15
+        assert not {(r.user, r.movie) for r in train} & {(r.user, r.movie) for r in test}
+        assert all(value is not None for row in train + test for value in row)
+        assert all(0 <= genre < app.sizes["genres"] for row in train for genre in row.genres)
+        assert app.train_rows == len(train)
+        assert app.mean == pytest.approx(np.mean([row.rating for row in train]))
+
+        users = collections.Counter(row.user for row in train)
+        movies = collections.Counter(row.movie for row in train)
+        assert all(row.user_ratings == users[row.user] for row in train + test)
+        assert all(row.movie_ratings == movies[row.movie] for row in train + test)
+
+        rated = {int(r["movieId"]) - 1 for r in ratings if r["userId"] == 9}
+        rare = {movie for movie in range(60) if movies[movie] < 3}
+        assert app.excluded[9] == rated | rare
+        assert app.chosen == {4: 3, 9: 8}
+
+    def test_the_split_depends_on_the_seed_alone(self, pre_train, spark, monkeypatch):
+        def held_out(*arguments: str) -> set[tuple[int, int]]:
+            return {(r.user, r.movie) for r in pre_train(*arguments)[1]["test"]}
+
+        first = held_out("--seed", "1")
+        assert held_out("--seed", "2") != first
+        data = sys.modules["movielens_data"]
+        read = data.read
+
+        def shuffled(*arguments):
+            ratings, movies = read(*arguments)
+            return ratings.orderBy("rating").repartition(3), movies
+
+        monkeypatch.setattr(data, "read", shuffled)
+        assert held_out("--seed", "1") == first
+
+    def test_tuning_never_sees_the_test_rows(self, pre_train):
+        test = {(r.user, r.movie) for r in pre_train()[1]["test"]}
+        feeds = pre_train("--tune")[1]
+        assert set(feeds) == {"train", "valid"}
+        assert not test & {(r.user, r.movie) for rows in feeds.values() for r in rows}
+
+    def test_an_unknown_user_is_named(self, pre_train):
+        with pytest.raises(ValueError, match="--users 77: no ratings"):
+            pre_train("--users", "1", "77")
 
 
 SIZES = {"users": 7, "movies": 9, "genres": 5, "years": 4, "popularities": 6}

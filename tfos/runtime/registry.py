@@ -24,6 +24,8 @@ from tfos.errors import RegistryError
 from tfos.runtime import keys
 
 CONNECT_TIMEOUT_SECS = 10.0
+# our own server is there: on a busy machine it may be slow
+EMBEDDED_TIMEOUT_SECS = 60.0
 SESSION_TIMEOUT_SECS = 10.0
 logging.getLogger("kazoo").setLevel(logging.ERROR)
 
@@ -50,13 +52,13 @@ class RegistryAddress:
         return (host, int(port)) if host else (server, 2181)
 
 
-def prepare(hosts: str) -> None:
+def prepare(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS) -> None:
     """Makes the nodes that all runs share: the chroot of `hosts`, if it has one, and keys.ROOT.
 
     Called by the driver, before its first Registry. Raises RegistryError when no server answers.
     """
     servers, slash, chroot = hosts.partition("/")
-    client = _connect(servers)
+    client = _connect(servers, timeout_secs)
     try:
         client.ensure_path(f"{slash}{chroot}{keys.ROOT}")
     except (KazooException, KazooTimeoutError) as error:
@@ -66,7 +68,7 @@ def prepare(hosts: str) -> None:
         client.close()
 
 
-def _connect(hosts: str, **options: Any) -> KazooClient:
+def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: Any) -> KazooClient:
     try:
         client = KazooClient(
             hosts=hosts,
@@ -80,12 +82,12 @@ def _connect(hosts: str, **options: Any) -> KazooClient:
             f"--zookeeper {hosts}: {error}; write host:port,host:port/chroot"
         ) from error
     try:
-        client.start(timeout=CONNECT_TIMEOUT_SECS)
+        client.start(timeout=timeout_secs)
     except (KazooTimeoutError, KazooException, OSError) as error:
         client.stop()
         client.close()
         raise RegistryError(
-            f"no ZooKeeper server answers at {hosts} within {CONNECT_TIMEOUT_SECS:.0f} s; check"
+            f"no ZooKeeper server answers at {hosts} within {timeout_secs:g} s; check"
             " --zookeeper, or leave it out and the driver starts a server of its own"
         ) from error
     return client

@@ -141,7 +141,10 @@ class Supervisor:
         }
         with open(self._log, "ab") as log:
             self._child = ChildProcess(
-                [sys.executable, "-m", "tfos.runtime.main"],
+                # faulthandler: a crash in C leaves the Python stack in the log; the arguments are
+                # for who reads `ps`
+                [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
+                + [str(self._task), self._plan.run_id],
                 env=env,
                 log=log.fileno(),
                 scratch=self._scratch,

@@ -59,6 +59,9 @@ class EmbeddedZooKeeper:
                     "-Xmx512m",
                     "-XX:+UseSerialGC",
                     "-XX:TieredStopAtLevel=1",
+                    # its data need to survive the process, not the machine: a busy disk must not
+                    # hold up every session behind an fsync
+                    "-Dzookeeper.forceSync=no",
                     "-cp",
                     str(spark_home() / "jars" / "*"),
                     "org.apache.zookeeper.server.ZooKeeperServerMain",

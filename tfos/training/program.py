@@ -80,7 +80,7 @@ class Program:
 
         def one_step(state: list[Any], batch: Any) -> list[Any]:
             inputs = self._inputs(state)
-            with keras.StatelessScope(state_mapping=inputs) as scope:
+            with keras.StatelessScope(state_mapping=inputs, collect_losses=True) as scope:
                 step(batch)
             _write_back(scope, inputs, self._metrics, model)
             return [scope.get_current_value(variable) for variable in self._metrics]

@@ -1,0 +1,5 @@
+"""Defines no app."""
+
+
+class App:
+    pass

@@ -1,0 +1,195 @@
+"""Shared machinery of the cluster tests: real Spark, real ZooKeeper, and a check for leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+APPS = Path(__file__).parent / "apps"
+DATA = ROOT.parent / "shared" / "data"
+# every process that these tests start inherits it, and no other has it
+_MARK = ("TFOS_TESTS", f"{os.getpid()}-{time.time()}")
+os.environ[_MARK[0]] = _MARK[1]
+_LEAK_SECS = 15.0
+
+
+def poll(condition: Callable[[], Any], secs: float, what: str) -> Any:
+    """The first true value of `condition`; fails the test after `secs` seconds."""
+    deadline = time.monotonic() + secs
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"not within {secs:g} s: {what}")
+
+
+def our_processes() -> dict[int, str]:
+    """The running processes that these tests have started, directly or not, by pid."""
+    found = {}
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        if (process.info["environ"] or {}).get(_MARK[0]) == _MARK[1]:
+            found[process.info["pid"]] = " ".join(process.info["cmdline"] or [])[:200]
+    return found
+
+
+def role_pids(run_id: str) -> dict[str, int]:
+    """The TensorFlow processes of a run on this machine: "worker-0" -> pid."""
+    pids = {}
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        line = process.info["cmdline"] or []
+        if "tfos.runtime.main" in line and run_id in line:
+            pids[line[line.index("tfos.runtime.main") + 1]] = process.info["pid"]
+    return pids
+
+
+def _scratch() -> set[str]:
+    return {str(path) for path in Path(tempfile.gettempdir()).glob("tfos-*")}
+
+
+def _listening(pids: set[int]) -> list[str]:
+    return [
+        f"pid {c.pid} port {c.laddr.port}"
+        for c in psutil.net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN and c.pid in pids
+    ]
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fails a test after which a process, a port or a temporary directory of a run is left."""
+    before, scratch = set(our_processes()), _scratch()
+    yield
+
+    def left() -> list[str]:
+        processes = {p: line for p, line in our_processes().items() if p not in before}
+        return [
+            *(f"process {pid}: {line}" for pid, line in processes.items()),
+            *_listening(set(processes)),
+            *sorted(_scratch() - scratch),
+        ]
+
+    deadline = time.monotonic() + _LEAK_SECS
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left() == []
+
+
+@dataclass
+class Submitted:
+    """How a pl_submit ended. result: the last line of stdout under --json, parsed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return dict(json.loads(self.stdout.splitlines()[-1]))
+
+    @property
+    def last_words(self) -> str:
+        """What stderr says after "the run failed", or its last line."""
+        before, found, after = self.stderr.rpartition("tfos: the run failed: ")
+        return after if found else self.stderr.strip().splitlines()[-1]
+
+
+def start_submit(*argv: object) -> subprocess.Popen[str]:
+    """Starts pl_submit as a user would, in a session of its own."""
+    return subprocess.Popen(
+        [str(ROOT / "bin" / "pl_submit"), *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def submit(*argv: object, timeout_secs: float = 240.0) -> Submitted:
+    """Runs pl_submit to its end."""
+    process = start_submit(*argv)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_secs)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=60)
+        raise AssertionError(f"pl_submit hung; its stderr:\n{stderr}") from None
+    return Submitted(process.returncode, stdout, stderr)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def movielens() -> Path:
+    path = DATA / "ml-latest-small"
+    if not path.is_dir():
+        pytest.skip(f"the MovieLens data is not at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[str]:
+    """A ZooKeeper server of its own, as host:port."""
+    from tfos.runtime.zookeeper import EmbeddedZooKeeper
+
+    server = EmbeddedZooKeeper("127.0.0.1")
+    yield server.hosts
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standalone Spark cluster, one master and two workers of four slots, as spark://..."""
+    from tfos.runtime.java import spark_home
+    from tfos.runtime.process import ChildProcess
+
+    home = tmp_path_factory.mktemp("standalone")
+    spark_class = str(spark_home() / "bin" / "spark-class")
+    port = free_port()
+    address = ["--host", "127.0.0.1", "--port"]
+    env = {
+        **os.environ,
+        "SPARK_HOME": str(spark_home()),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_WORKER_DIR": str(home / "work"),
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    processes = []
+
+    def start(name: str, *argv: str) -> Path:
+        log = home / f"{name}.log"
+        with open(log, "wb") as sink:
+            processes.append(ChildProcess([spark_class, *argv], env=env, log=sink.fileno()))
+        return log
+
+    prefix = "org.apache.spark.deploy"
+    log = start("master", f"{prefix}.master.Master", *address, str(port), "--webui-port", "0")
+    poll(lambda: "elected leader" in log.read_text(), 60, "the Spark master is up")
+    for name in ("worker-a", "worker-b"):
+        start(
+            name, f"{prefix}.worker.Worker", *address, "0", "--webui-port", "0",
+            "--cores", "4", "--memory", "3g", f"spark://127.0.0.1:{port}",
+        )  # fmt: skip
+    poll(lambda: log.read_text().count("Registering worker") == 2, 60, "the Spark workers are up")
+    yield f"spark://127.0.0.1:{port}"
+    for process in reversed(processes):
+        process.end()

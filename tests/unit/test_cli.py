@@ -1,0 +1,400 @@
+"""pl_submit's command line: what it makes of it, and how it refuses it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+
+import pytest
+
+from tfos import cli
+from tfos.spec import JobSpec
+from tfos.version import __version__
+
+
+@pytest.fixture(autouse=True)
+def no_java_needed(monkeypatch):
+    monkeypatch.setattr(cli, "find_java", lambda: "java")
+
+
+@pytest.fixture
+def app(tmp_path):
+    file = tmp_path / "my_app.py"
+    file.write_text("import tfos\n")
+    return file
+
+
+class Command:
+    """A spark-submit command, taken apart."""
+
+    def __init__(self, words):
+        self.program = words[0]
+        runner = next(i for i, word in enumerate(words) if word.endswith("runner.py"))
+        self.after_runner = words[runner + 1 :]
+        self.options: dict[str, str] = {}
+        self.conf: dict[str, str] = {}
+        self.alone: list[str] = []
+        rest = words[1:runner]
+        while rest:
+            name = rest.pop(0)
+            if name == "--conf":
+                key, _, value = rest.pop(0).partition("=")
+                assert key not in self.conf, f"{key} is given twice"
+                self.conf[key] = value
+            elif name == "--verbose":
+                self.alone.append(name)
+            else:
+                assert name not in self.options, f"{name} is given twice"
+                self.options[name] = rest.pop(0)
+
+
+@pytest.fixture
+def dry_run(capsys):
+    def run(*argv):
+        assert cli.main(["--dry-run", *map(str, argv)]) == 0
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) == 1
+        return Command(shlex.split(out))
+
+    return run
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs pl_submit on a bad command line; returns the message."""
+
+    def run(*argv):
+        assert cli.main(list(map(str, argv))) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("tfos: ")
+        return said.err
+
+    return run
+
+
+class TestDryRun:
+    def test_master_has_a_slot_for_each_role(self, dry_run, app):
+        assert dry_run(app).options["--master"] == "local[4]"
+        assert dry_run("--num-ps", 2, "--num-workers", 3, app).options["--master"] == "local[6]"
+        assert dry_run("--strategy", "single", app).options["--master"] == "local[1]"
+
+    def test_runs_the_spark_submit_of_spark_home(self, dry_run, app, monkeypatch, tmp_path):
+        monkeypatch.setenv("SPARK_HOME", str(tmp_path / "spark"))
+        assert dry_run(app).program == str(tmp_path / "spark" / "bin" / "spark-submit")
+
+    def test_default_conf(self, dry_run, app, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        conf = dry_run(app).conf
+        assert conf["spark.pyspark.python"] == sys.executable
+        assert conf["spark.tfos.lake"] == str(tmp_path.resolve() / "tfos-runs")
+        assert re.fullmatch(r"my-app-\d{8}-\d{6}-[0-9a-f]{4}", conf["spark.tfos.runId"])
+        assert {key for key in conf if key.startswith("spark.tfos.")} == {
+            "spark.tfos.lake",
+            "spark.tfos.runId",
+        }
+
+    def test_each_flag_becomes_its_conf_key(self, dry_run, app):
+        conf = dry_run(
+            *("--num-ps", 2, "--num-workers", 3, "--zookeeper", "a:1,b:2/c", "--resume"),
+            *("--lake", "s3://b/runs/", "--run-id", "r1", "--checkpoint-secs", 0.5),
+            *("--start-timeout-secs", 9, "--max-restarts", 0, "--strategy", "ps"),
+            app,
+        ).conf
+        assert {key: value for key, value in conf.items() if key.startswith("spark.tfos.")} == {
+            "spark.tfos.numPs": "2",
+            "spark.tfos.numWorkers": "3",
+            "spark.tfos.zookeeper": "a:1,b:2/c",
+            "spark.tfos.resume": "true",
+            "spark.tfos.lake": "s3://b/runs",
+            "spark.tfos.runId": "r1",
+            "spark.tfos.checkpointSecs": "0.5",
+            "spark.tfos.startTimeoutSecs": "9",
+            "spark.tfos.maxRestarts": "0",
+            "spark.tfos.strategy": "ps",
+        }
+
+    def test_spark_options_are_passed_through(self, dry_run, app):
+        command = dry_run(
+            *("--master", "yarn", "--num-executors", 7, "--executor-memory", "4g"),
+            *("--packages", "g:a:1", "--name", "nightly", "--verbose", app),
+        )
+        assert command.options == {
+            "--master": "yarn",
+            "--num-executors": "7",
+            "--executor-memory": "4g",
+            "--packages": "g:a:1",
+            "--name": "nightly",
+        }
+        assert command.alone == ["--verbose"]
+        assert command.conf["spark.tfos.runId"].startswith("nightly-")
+
+    def test_name_is_the_apps_when_none_is_given(self, dry_run, app):
+        assert dry_run(app).options["--name"] == "my_app"
+
+    def test_conf_is_passed_through_with_all_its_signs(self, dry_run, app):
+        conf = dry_run("--conf", "spark.x=a=b c,'d'", "--conf", "spark.y=", app).conf
+        assert conf["spark.x"] == "a=b c,'d'"
+        assert conf["spark.y"] == ""
+
+    def test_users_conf_wins_over_our_defaults(self, dry_run, app):
+        conf = dry_run("--conf", "spark.pyspark.python=/opt/py", app).conf
+        assert conf["spark.pyspark.python"] == "/opt/py"
+
+    def test_master_of_the_conf_is_the_master(self, dry_run, app):
+        command = dry_run("--conf", "spark.master=spark://h:7077", app)
+        assert command.options["--master"] == "spark://h:7077"
+
+    def test_flag_wins_over_conf(self, dry_run, app):
+        command = dry_run("--conf", "spark.tfos.numWorkers=9", "--num-workers", 3, app)
+        assert command.conf["spark.tfos.numWorkers"] == "3"
+        assert command.options["--master"] == "local[5]"
+
+    def test_conf_of_ours_counts_without_a_flag(self, dry_run, app):
+        command = dry_run("--conf", "spark.tfos.numWorkers=9", "--conf", "spark.tfos.runId=r2", app)
+        assert command.options["--master"] == "local[11]"
+        assert command.conf["spark.tfos.runId"] == "r2"
+
+    def test_params(self, dry_run, app):
+        conf = dry_run("--param", "lr=0.1", "--param", "filter=a=b", app).conf
+        assert conf["spark.tfos.param.lr"] == "0.1"
+        assert conf["spark.tfos.param.filter"] == "a=b"
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            [],
+            ["--num-ps", "3", "--lake", "x"],
+            ["--dry-run", "--help", "--version"],
+            ["--conf", "spark.x=1", "--class", "Other", "--json"],
+            ["positional", "--unknown=1", "-v", "a b", "--", "--resume"],
+            ["--", "--resume"],
+        ],
+    )
+    def test_arguments_after_the_app_are_the_apps(self, dry_run, app, args):
+        command = dry_run("--num-ps", 1, app, *args)
+        assert command.after_runner == [str(app), *args]
+        assert command.conf["spark.tfos.numPs"] == "1"
+
+    def test_class_goes_to_the_runner(self, dry_run, app):
+        command = dry_run("--class", "Second", app, "x")
+        assert command.after_runner == ["--class", "Second", str(app), "x"]
+        assert "--class" not in command.options
+
+    def test_relative_app_is_found(self, dry_run, app, monkeypatch):
+        monkeypatch.chdir(app.parent)
+        assert dry_run("my_app.py").after_runner == [str(app.resolve())]
+
+    def test_each_submission_has_its_own_run_id(self, dry_run, app):
+        ids = {dry_run(app).conf["spark.tfos.runId"] for _ in range(3)}
+        assert len(ids) > 1
+
+
+class TestClusterMode:
+    def test_app_travels_with_the_modules_beside_it(self, dry_run, app):
+        (app.parent / "features.py").write_text("")
+        command = dry_run(
+            *("--master", "yarn", "--deploy-mode", "cluster", "--lake", "hdfs:///runs"),
+            *("--py-files", "lib.zip", app),
+        )
+        given, *rest = command.options["--py-files"].split(",")
+        assert given == "lib.zip"
+        assert sorted(rest) == [str(app.parent / "features.py"), str(app)]
+        assert command.after_runner == ["my_app.py"]
+
+    def test_not_in_client_mode(self, dry_run, app):
+        assert "--py-files" not in dry_run("--master", "yarn", app).options
+
+
+class TestPropertiesFile:
+    @pytest.fixture
+    def properties(self, tmp_path):
+        def write(text):
+            file = tmp_path / "spark.conf"
+            file.write_text(text)
+            return file
+
+        return write
+
+    def test_is_read_and_passed_on(self, dry_run, app, properties):
+        file = properties("# a comment\n\nspark.tfos.numWorkers 5\nspark.tfos.runId=from-file\n")
+        command = dry_run("--properties-file", file, app)
+        assert command.options["--properties-file"] == str(file)
+        assert command.options["--master"] == "local[7]"
+        assert command.conf["spark.tfos.runId"] == "from-file"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "spark.tfos.numWorkers 5",
+            "spark.tfos.numWorkers=5",
+            "spark.tfos.numWorkers = 5",
+            "  spark.tfos.numWorkers    5  ",
+            "spark.tfos.numWorkers\t5",
+            "spark.tfos.numWorkers:5",
+            "spark.tfos.numWorkers: 5",
+        ],
+    )
+    def test_spellings_that_spark_takes(self, dry_run, app, properties, line):
+        file = properties(line + "\n")
+        assert dry_run("--properties-file", file, app).options["--master"] == "local[7]"
+
+    def test_value_keeps_its_equals_sign(self, properties):
+        file = properties("spark.tfos.param.filter  a=b\nspark.tfos.param.url=jdbc:x?u=1&v=2\n")
+        conf = cli._properties(str(file))
+        assert conf["spark.tfos.param.filter"] == "a=b"
+        assert conf["spark.tfos.param.url"] == "jdbc:x?u=1&v=2"
+
+    def test_flags_and_conf_win(self, dry_run, app, properties):
+        file = properties("spark.tfos.numWorkers 5\nspark.tfos.numPs 5\nspark.master yarn\n")
+        command = dry_run(
+            *("--properties-file", file, "--conf", "spark.tfos.numPs=2", "--num-workers", 3),
+            *("--master", "local[*]", app),
+        )
+        assert command.conf["spark.tfos.numWorkers"] == "3"
+        assert command.conf["spark.tfos.numPs"] == "2"
+        assert command.options["--master"] == "local[*]"
+
+    def test_master_and_lake_are_taken(self, dry_run, app, properties):
+        file = properties("spark.master yarn\nspark.tfos.lake hdfs:///runs\n")
+        command = dry_run("--properties-file", file, app)
+        assert command.options["--master"] == "yarn"
+        assert command.conf["spark.tfos.lake"] == "hdfs:///runs"
+
+    def test_users_python_is_kept(self, dry_run, app, properties):
+        file = properties("spark.pyspark.python /opt/py\n")
+        conf = dry_run("--properties-file", file, app).conf
+        assert conf.get("spark.pyspark.python", "/opt/py") == "/opt/py"
+
+    def test_bad_value_is_refused(self, refused, app, properties):
+        file = properties("spark.tfos.numPs none\n")
+        assert "'none'" in refused("--properties-file", file, app)
+
+    def test_missing_file_is_refused(self, refused, app, tmp_path):
+        message = refused("--properties-file", tmp_path / "nope.conf", app)
+        assert "--properties-file" in message
+        assert "nope.conf" in message
+
+    def test_defaults_of_the_installation_count_too(self, dry_run, app, tmp_path, monkeypatch):
+        """spark-submit reads conf/spark-defaults.conf when no --properties-file is given."""
+        (tmp_path / "conf").mkdir()
+        (tmp_path / "conf" / "spark-defaults.conf").write_text(
+            "spark.master yarn\nspark.tfos.lake hdfs:///runs\n"
+        )
+        monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+        monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
+        command = dry_run(app)
+        assert command.options["--master"] == "yarn"
+        assert command.conf["spark.tfos.lake"] == "hdfs:///runs"
+
+
+class TestRefusal:
+    def test_unknown_flag(self, refused, app):
+        message = refused("--num-pss", 1, app)
+        assert "--num-pss" in message
+        assert "--help" in message
+
+    def test_flags_are_not_abbreviated(self, refused, app):
+        assert "--num-work" in refused("--num-work", 1, app)
+
+    def test_no_app(self, refused):
+        assert "app.py" in refused("--num-ps", 1)
+        assert "app.py" in refused()
+
+    def test_missing_app_is_named(self, refused, tmp_path):
+        assert str(tmp_path / "nope.py") in refused(tmp_path / "nope.py")
+
+    def test_directory_is_no_app(self, refused, tmp_path):
+        assert str(tmp_path) in refused(tmp_path)
+
+    def test_no_servers(self, refused, app):
+        message = refused("--num-ps", 0, app)
+        assert "--num-ps" in message
+        assert "--strategy single" in message
+
+    @pytest.mark.parametrize(
+        ("flag", "value"),
+        [
+            ("--num-workers", "two"),
+            ("--checkpoint-secs", "-1"),
+            ("--strategy", "mirrored"),
+            ("--run-id", "a/b"),
+            ("--param", "novalue"),
+            ("--conf", "novalue"),
+        ],
+    )
+    def test_bad_value_is_named_with_its_flag(self, refused, app, flag, value):
+        message = refused(flag, value, app)
+        assert flag in message
+        assert value in message
+
+    def test_flag_without_value(self, refused):
+        assert "--num-ps" in refused("--num-ps")
+
+    def test_resume_without_run_id(self, refused, app):
+        assert "--run-id" in refused("--resume", app)
+
+    def test_unknown_conf_key_of_ours(self, refused, app):
+        assert "spark.tfos.workers" in refused("--conf", "spark.tfos.workers=3", app)
+
+    def test_json_gives_the_failure_as_the_last_line(self, capsys, app):
+        assert cli.main(["--json", "--num-ps", "0", str(app)]) == 2
+        said = capsys.readouterr()
+        result = json.loads(said.out.splitlines()[-1])
+        assert result["status"] == "failed"
+        assert "--num-ps" in result["error"]["message"]
+        assert "--num-ps" in said.err
+
+    def test_json_of_the_apps_own_arguments_is_not_ours(self, capsys, app):
+        assert cli.main(["--num-ps", "0", str(app), "--json"]) == 2
+        assert capsys.readouterr().out == ""
+
+
+class TestHelp:
+    def test_help_names_every_flag_with_its_conf_key(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["--help"])
+        assert caught.value.code == 0
+        said = " ".join(capsys.readouterr().out.split())
+        for name, value in JobSpec().as_json().items():
+            if name != "params":
+                assert f"--{name.replace('_', '-')}" in said
+                if value and not isinstance(value, bool):
+                    shown = f"{value:g}" if isinstance(value, float) else value
+                    assert f"default {shown}]" in said or f", default {shown} [" in said
+        assert "spark.tfos.numPs" in said
+        assert "--executor-memory" in said
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["--version"])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out == f"tfos {__version__}\n"
+
+
+class TestReport:
+    FAILED = {
+        "status": "failed",
+        "error": {
+            "role": "worker", "index": 1, "host": "h", "message": "was killed", "traceback": "",
+        },
+    }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("result", "status"),
+        [
+            ({"status": "succeeded", "error": None}, 0),
+            (FAILED, 1),
+            ({**FAILED, "error": {**FAILED["error"], "message": "interrupted"}}, 130),
+        ],
+    )
+    def test_exit_status(self, result, status):
+        assert cli._report(result, as_json=False) == status
+
+    def test_root_cause_is_on_stderr_and_the_result_on_stdout(self, capsys):
+        cli._report(self.FAILED, as_json=True)
+        said = capsys.readouterr()
+        assert json.loads(said.out) == self.FAILED
+        assert said.err == "tfos: the run failed: worker 1 on h: was killed\n"

@@ -1,0 +1,206 @@
+"""A feed as tf.data, served by this process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import write_feed
+
+from tfos.errors import FeedError
+from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.reader import FeedReader
+from tfos.feeding.schema import Column
+from tfos.lake import Lake
+
+ROWS = 23
+COLUMNS = [
+    Column("id", "int64"),
+    Column("x", "float32"),
+    Column("text", "string"),
+    Column("pair", "int32", 2),
+    Column("tags", "string", -1),
+    Column("ok", "bool"),
+    Column("y", "float32"),
+    Column("w", "float64"),
+]
+VALUES = {
+    "id": list(range(ROWS)),
+    "x": [i / 2 for i in range(ROWS)],
+    "text": [f"t{i}" for i in range(ROWS)],
+    "pair": [[i, -i] for i in range(ROWS)],
+    "tags": [[f"{i}/{k}" for k in range(i % 3)] for i in range(ROWS)],
+    "ok": [i % 2 == 0 for i in range(ROWS)],
+    "y": [float(i % 2) for i in range(ROWS)],
+    "w": [i * 0.1 for i in range(ROWS)],
+}
+
+
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory):
+    """(reader, manifest) of a feed of several shards."""
+    lake = Lake(str(tmp_path_factory.mktemp("lake")), "run")
+    write_feed(lake, "train", COLUMNS, VALUES, [7, 0, 11, 5])
+    reader = FeedReader(lake, str(tmp_path_factory.mktemp("cache")))
+    return reader, reader.manifest("train")
+
+
+@pytest.fixture
+def make(feed):
+    reader, manifest = feed
+    serve_reads(reader)
+    return lambda batch_size=4, **options: FeedDataset(manifest, batch_size, **options)
+
+
+def ids(batches):
+    return [int(i) for batch in batches for i in batch["id"]]
+
+
+class TestTypes:
+    def test_element_spec_is_that_of_the_columns(self, make):
+        features, label, weight = make(label="y", weight="w").element_spec
+        assert features == {
+            "id": tf.TensorSpec([None], tf.int64),
+            "x": tf.TensorSpec([None], tf.float32),
+            "text": tf.TensorSpec([None], tf.string),
+            "pair": tf.TensorSpec([None, 2], tf.int32),
+            "tags": tf.RaggedTensorSpec([None, None], tf.string, 1, tf.int64),
+            "ok": tf.TensorSpec([None], tf.bool),
+        }
+        assert label == tf.TensorSpec([None], tf.float32)
+        assert weight == tf.TensorSpec([None], tf.float64)
+
+    def test_values_of_a_batch(self, make):
+        features, label, weight = next(iter(make(label="y", weight="w", shuffle=False)))
+        assert features["id"].numpy().tolist() == [0, 1, 2, 3]
+        assert features["x"].numpy().tolist() == [0.0, 0.5, 1.0, 1.5]
+        assert features["text"].numpy().tolist() == [b"t0", b"t1", b"t2", b"t3"]
+        assert features["pair"].numpy().tolist() == [[0, 0], [1, -1], [2, -2], [3, -3]]
+        assert features["ok"].numpy().tolist() == [True, False, True, False]
+        assert label.numpy().tolist() == [0.0, 1.0, 0.0, 1.0]
+        np.testing.assert_allclose(weight, [0.0, 0.1, 0.2, 0.3])
+
+    def test_ragged_column_is_a_ragged_tensor(self, make):
+        for features in make(5, features=["id", "tags"]):
+            assert isinstance(features["tags"], tf.RaggedTensor)
+            assert features["tags"].to_list() == [
+                [tag.encode() for tag in VALUES["tags"][i]] for i in features["id"].numpy()
+            ]
+
+    def test_without_a_label_an_element_is_the_features(self, make):
+        element = next(iter(make(features=["id", "x"])))
+        assert list(element) == ["id", "x"]
+
+    def test_all_but_label_and_weight_are_features(self, make):
+        features, _ = next(iter(make(label="y")))
+        assert list(features) == ["id", "x", "text", "pair", "tags", "ok", "w"]
+
+    def test_features_subset_keeps_its_order(self, make):
+        dataset = make(features=["x", "id"], label="y")
+        assert list(dataset.element_spec[0]) == ["x", "id"]
+        assert [column.name for column in dataset.feature_columns] == ["x", "id"]
+
+    def test_label_may_be_a_feature_too(self, make):
+        features, label = next(iter(make(features=["y"], label="y")))
+        assert features["y"].numpy().tolist() == label.numpy().tolist()
+
+
+class TestEpochs:
+    def test_one_iteration_gives_every_row_once(self, make):
+        batches = list(make(4))
+        assert sorted(ids(batches)) == list(range(ROWS))
+        assert [len(batch["id"]) for batch in batches] == [4, 4, 4, 4, 4, 3]
+        assert make(4).steps_per_epoch == len(batches)
+
+    def test_next_iteration_is_a_new_order(self, make):
+        dataset = make(4)
+        first, second = ids(dataset), ids(dataset)
+        assert sorted(first) == sorted(second)
+        assert first != second
+        again = make(4)
+        assert [ids(again), ids(again)] == [first, second]
+
+    def test_another_seed_is_another_order(self, make):
+        assert ids(make(seed=1)) != ids(make(seed=2))
+
+    def test_unshuffled_is_the_order_of_the_feed(self, make):
+        dataset = make(4, shuffle=False)
+        assert ids(dataset) == ids(dataset) == list(range(ROWS))
+
+    def test_positions_are_any_rows_of_any_epoch(self, make):
+        dataset = make(4)
+        epochs = [ids(dataset), ids(dataset)]
+        for start, stop in [(0, 0), (3, 4), (5, 17), (20, ROWS)]:
+            assert ids(dataset.positions(start, stop, 1)) == epochs[1][start:stop]
+
+    def test_positions_inside_a_function(self, make):
+        dataset = make(4, shuffle=False)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2)
+        def total(start, stop):
+            result = tf.constant(0, tf.int64)
+            for batch in dataset.positions(start, stop, 0):
+                result += tf.reduce_sum(batch["id"])
+            return result
+
+        assert int(total(3, 18)) == sum(range(3, 18))
+
+    def test_rows_given_out_are_counted_never_ahead_of_the_loop(self, make):
+        counted = []
+        dataset = make(10, on_rows=lambda feed, epoch, rows: counted.append((feed, epoch, rows)))
+        for number, _ in enumerate(dataset):
+            assert len(counted) == number
+        assert counted == [("train", 0, 10), ("train", 0, 10), ("train", 0, 3)]
+        next(iter(dataset))
+        assert len(counted) == 3
+
+
+class TestMap:
+    def test_function_is_applied_to_features_and_label(self, make):
+        dataset = make(label="y", shuffle=False).map(lambda f, y: ({"z": f["x"] * 2}, y + 1))
+        assert list(dataset.element_spec[0]) == ["z"]
+        features, label = next(iter(dataset))
+        assert features["z"].numpy().tolist() == [0.0, 1.0, 2.0, 3.0]
+        assert label.numpy().tolist() == [1.0, 2.0, 1.0, 2.0]
+
+    def test_maps_follow_each_other_and_leave_the_first_dataset(self, make):
+        dataset = make(features=["x"], shuffle=False)
+        mapped = dataset.map(lambda f: {"x": f["x"] + 1}).map(lambda f: {"x": f["x"] * 10})
+        assert next(iter(mapped))["x"].numpy().tolist() == [10.0, 15.0, 20.0, 25.0]
+        assert next(iter(dataset))["x"].numpy().tolist() == [0.0, 0.5, 1.0, 1.5]
+
+
+class TestPerWorker:
+    """What ClusterCoordinator.create_per_worker_dataset makes of it, in one process at a time."""
+
+    def test_repeats_epoch_after_epoch(self, make):
+        dataset = make(5)
+        epochs = [ids(dataset), ids(dataset)]
+        batches = list(dataset().take(2 * dataset.steps_per_epoch))
+        assert [ids(batches[:5]), ids(batches[5:])] == epochs
+
+    def test_workers_share_every_epoch(self, feed):
+        seen = []
+        for index in range(3):
+            serve_reads(feed[0], index, 3)
+            rows = ROWS * (index + 1) // 3 - ROWS * index // 3
+            seen += ids(FeedDataset(feed[1], 4)().take(-(-rows // 4)))
+        assert sorted(seen) == list(range(ROWS))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "options", [{"features": ["nope"]}, {"label": "nope"}, {"label": "y", "weight": "nope"}]
+    )
+    def test_unknown_column_lists_those_there_are(self, make, options):
+        with pytest.raises(FeedError, match=r"'train'.*'nope'.*'tags'"):
+            make(**options)
+
+    @pytest.mark.parametrize("size", [0, -4])
+    def test_batch_size_below_1(self, make, size):
+        with pytest.raises(FeedError, match=f"batch_size is {size}"):
+            make(size)
+
+    def test_weight_without_label(self, make):
+        with pytest.raises(FeedError, match=r"weight='w'.*label"):
+            make(weight="w")

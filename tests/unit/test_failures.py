@@ -1,0 +1,85 @@
+"""Failure records, and which of several is the root cause."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from tfos.fault.failures import Failure, describe, may_be_consequence, root_cause
+
+
+def failure(kind, time=0.0, role="worker", index=0, **more):
+    return Failure(role, index, "host-a", kind, f"{kind} happened", time=time, **more)
+
+
+class TestRootCause:
+    @pytest.mark.parametrize("direct", ["exception", "signal", "exit"])
+    @pytest.mark.parametrize("indirect", ["start", "spark", "peer"])
+    def test_direct_kinds_win_whatever_the_time(self, direct, indirect):
+        late, early = failure(direct, time=100.0), failure(indirect, time=1.0)
+        assert root_cause([late, early]) is late
+        assert root_cause([early, late]) is late
+
+    def test_order_of_the_indirect_kinds(self):
+        start, spark, peer = failure("start", 3.0), failure("spark", 2.0), failure("peer", 1.0)
+        for order in itertools.permutations([start, spark, peer]):
+            assert root_cause(order) is start
+        assert root_cause([peer, spark]) is spark
+
+    def test_earliest_among_equally_direct(self):
+        failures = [failure("exit", 5.0), failure("exception", 4.0), failure("signal", 4.5)]
+        for order in itertools.permutations(failures):
+            assert root_cause(order).kind == "exception"
+
+    def test_takes_any_iterable(self):
+        assert root_cause(failure("peer", t) for t in (3.0, 1.0, 2.0)).time == 1.0
+
+    def test_none_is_an_error(self):
+        with pytest.raises(ValueError):
+            root_cause([])
+
+
+class TestMayBeConsequence:
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [
+            ("exception", False),
+            ("signal", False),
+            ("exit", False),
+            ("start", True),
+            ("spark", True),
+            ("peer", True),
+        ],
+    )
+    def test_by_kind(self, kind, expected):
+        assert may_be_consequence(failure(kind)) is expected
+
+
+class TestFailure:
+    def test_unknown_kind_is_refused_by_name(self):
+        with pytest.raises(ValueError, match="'meteor'"):
+            failure("meteor")
+
+    def test_task_is_role_and_index(self):
+        assert failure("exit", role="ps", index=3).task == "ps-3"
+
+    def test_json_round_trip(self):
+        before = Failure("chief", 0, "h", "exception", "ValueError: 1", "Traceback\n  é", 12.25)
+        assert Failure.from_json(json.loads(json.dumps(before.as_json()))) == before
+
+
+class TestDescribe:
+    def test_says_role_index_host_and_message(self):
+        text = describe(failure("signal", role="ps", index=2))
+        assert text == "ps 2 on host-a: signal happened"
+
+    def test_traceback_follows_indented(self):
+        text = describe(failure("exception", traceback="Traceback:\n  File x\nValueError: 1\n"))
+        assert text.splitlines()[1:] == ["  Traceback:", "    File x", "  ValueError: 1"]
+
+    def test_only_the_tail_of_a_long_traceback(self):
+        trace = "\n".join(f"line {i}" for i in range(100))
+        lines = describe(failure("exception", traceback=trace), traceback_lines=3).splitlines()
+        assert lines[1:] == ["  line 97", "  line 98", "  line 99"]

@@ -1,0 +1,189 @@
+"""The order of an epoch: every row once, whatever the cuts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tfos.feeding.plan import (
+    UNIT_STEPS,
+    UNITS_PER_WORKER,
+    WINDOW_BYTES,
+    WINDOW_ROWS,
+    EpochOrder,
+    Slice,
+    unit_steps,
+    units,
+    window_rows,
+)
+
+SHARDS = st.lists(st.integers(0, 30), max_size=12)
+QUICK = settings(max_examples=80, deadline=None)
+
+
+def visit(order, shard_rows, start, stop):
+    """The (shard, row) at each position in [start, stop), as a reader goes about it."""
+    found = []
+    for window, first, last in order.windows(start, stop):
+        rows = [
+            (part.shard, row)
+            for part in order.slices(*order.window_bounds(window))
+            for row in range(part.start, part.stop)
+        ]
+        permutation = order.permutation(window)
+        if permutation is not None:
+            rows = [rows[i] for i in permutation]
+        found.extend(rows[first:last])
+    return found
+
+
+def every_row(shard_rows):
+    return [(shard, row) for shard, rows in enumerate(shard_rows) for row in range(rows)]
+
+
+class TestEpochOrder:
+    @QUICK
+    @given(SHARDS, st.integers(1, 40), st.booleans(), st.integers(0, 9), st.integers(0, 3))
+    def test_every_row_is_visited_exactly_once(self, shards, window, shuffle, seed, epoch):
+        order = EpochOrder(shards, window, shuffle, seed, epoch)
+        assert order.rows == sum(shards)
+        assert sorted(visit(order, shards, 0, order.rows)) == every_row(shards)
+
+    @QUICK
+    @given(SHARDS, st.integers(1, 40), st.booleans(), st.data())
+    def test_cuts_do_not_change_the_order(self, shards, window, shuffle, data):
+        order = EpochOrder(shards, window, shuffle, 5, 1)
+        whole = visit(order, shards, 0, order.rows)
+        cuts = sorted(data.draw(st.lists(st.integers(0, order.rows), max_size=6)))
+        pieces = []
+        for start, stop in zip([0, *cuts], [*cuts, order.rows], strict=True):
+            pieces.extend(visit(order, shards, start, stop))
+        assert pieces == whole
+
+    @QUICK
+    @given(SHARDS, st.integers(1, 40))
+    def test_unshuffled_is_the_order_of_the_shards(self, shards, window):
+        order = EpochOrder(shards, window, False, 0, 4)
+        assert visit(order, shards, 0, order.rows) == every_row(shards)
+
+    @QUICK
+    @given(SHARDS, st.integers(1, 40), st.integers(0, 9), st.integers(0, 9))
+    def test_another_process_computes_the_same_order(self, shards, window, seed, epoch):
+        one, two = (EpochOrder(shards, window, True, seed, epoch) for _ in range(2))
+        assert visit(one, shards, 0, one.rows) == visit(two, shards, 0, two.rows)
+
+    def test_each_epoch_and_each_seed_has_its_own_order(self):
+        shards = [40, 0, 25, 60]
+        seen = {
+            tuple(visit(EpochOrder(shards, 16, True, seed, epoch), shards, 0, 125))
+            for seed in range(3)
+            for epoch in range(3)
+        }
+        assert len(seen) == 9
+
+    def test_rows_of_one_shard_are_shuffled_too(self):
+        order = EpochOrder([100], 100, True, 0, 0)
+        rows = [row for _, row in visit(order, [100], 0, 100)]
+        assert rows != list(range(100))
+
+    def test_windows_are_not_all_permuted_alike(self):
+        order = EpochOrder([64], 16, True, 0, 0)
+        permutations = {tuple(order.permutation(window)) for window in range(4)}
+        assert len(permutations) == 4
+
+    @QUICK
+    @given(SHARDS, st.integers(1, 40), st.booleans(), st.data())
+    def test_slices_cover_exactly(self, shards, window, shuffle, data):
+        order = EpochOrder(shards, window, shuffle, 1, 1)
+        start = data.draw(st.integers(0, order.rows))
+        stop = data.draw(st.integers(start, order.rows))
+        slices = order.slices(start, stop)
+        assert sum(part.stop - part.start for part in slices) == stop - start
+        assert all(0 <= part.start < part.stop <= shards[part.shard] for part in slices)
+        before = [
+            (part.shard, row)
+            for part in order.slices(0, start)
+            for row in range(part.start, part.stop)
+        ]
+        here = [(part.shard, row) for part in slices for row in range(part.start, part.stop)]
+        assert not set(before) & set(here)
+
+    def test_slices_across_empty_shards(self):
+        order = EpochOrder([2, 0, 0, 3], 10, False, 0, 0)
+        assert order.slices(1, 4) == [Slice(0, 1, 2), Slice(3, 0, 2)]
+
+    @QUICK
+    @given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 200))
+    def test_windows_cover_exactly(self, window, start, length):
+        assume(length > 0)
+        stop = start + length
+        order = EpochOrder([stop + 7], window, True, 0, 0)
+        positions = []
+        for number, first, last in order.windows(start, stop):
+            assert 0 <= first < last <= window
+            positions.extend(range(number * window + first, number * window + last))
+        assert positions == list(range(start, stop))
+
+    def test_last_window_is_as_long_as_what_is_left(self):
+        order = EpochOrder([10], 4, True, 0, 0)
+        assert [order.window_bounds(i) for i in range(3)] == [(0, 4), (4, 8), (8, 10)]
+        assert sorted(order.permutation(2)) == [0, 1]
+
+    def test_feed_without_shards_has_no_rows(self):
+        order = EpochOrder([], 4, True, 0, 0)
+        assert (order.rows, order.slices(0, 0), order.windows(0, 0)) == (0, [], [])
+
+
+class TestUnits:
+    @QUICK
+    @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 17), st.integers(1, 9))
+    def test_cover_the_rest_from_any_start(self, start, length, batch, steps):
+        rows = start + length
+        cut = units(start, rows, batch, steps)
+        assert [p for begin, end in cut for p in range(begin, end)] == list(range(start, rows))
+        sizes = [end - begin for begin, end in cut]
+        assert all(size == batch * steps for size in sizes[:-1])
+        assert all(0 < size <= batch * steps for size in sizes)
+
+    def test_resumed_at_a_unit_the_cuts_are_the_same(self):
+        assert units(48, 101, 8, 3) == units(0, 101, 8, 3)[2:]
+
+    def test_nothing_left_is_no_unit(self):
+        assert units(10, 10, 4, 2) == []
+
+
+class TestUnitSteps:
+    @QUICK
+    @given(st.integers(0, 10**9), st.integers(1, 10**5), st.integers(1, 100))
+    def test_is_bounded_and_leaves_each_worker_enough_units(self, rows, batch, workers):
+        steps = unit_steps(rows, batch, workers)
+        assert 1 <= steps <= UNIT_STEPS
+        if steps > 1:
+            assert len(range(0, rows, batch * steps)) >= UNITS_PER_WORKER * workers
+
+    def test_small_feed_is_cut_into_single_steps(self):
+        assert unit_steps(100, 10, 2) == 1
+
+    def test_large_feed_reaches_the_bound(self):
+        assert unit_steps(10**8, 100, 2) == UNIT_STEPS
+
+
+class TestWindowRows:
+    @pytest.mark.parametrize(
+        ("rows", "size", "expected"),
+        [
+            (10**9, 10**9, WINDOW_ROWS),
+            (1000, 1000 * (WINDOW_BYTES // 16), 16),
+            (10, 10 * WINDOW_BYTES * 2, 1),
+            (0, 0, WINDOW_ROWS),
+        ],
+    )
+    def test_is_bounded_by_rows_and_bytes(self, rows, size, expected):
+        assert window_rows(rows, size) == expected
+
+
+def test_permutation_is_of_the_windows_rows():
+    permutation = EpochOrder([7, 9], 16, True, 2, 3).permutation(0)
+    assert np.array_equal(np.sort(permutation), np.arange(16))

@@ -1,0 +1,228 @@
+"""Shards read back: every type, every cut, every row once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import write_feed
+
+from tfos.errors import FeedError, LakeError
+from tfos.feeding.reader import FeedReader, View
+from tfos.feeding.schema import Column
+from tfos.lake import Lake
+
+ROWS = 53
+SHARDS = [10, 0, 1, 25, 17]
+WINDOW = 8
+NUMBERS = ["int8", "int16", "int32", "int64", "float32", "float64"]
+COLUMNS = [
+    Column("id", "int64"),
+    *[Column(f"n_{dtype}", dtype) for dtype in NUMBERS],
+    Column("flag", "bool"),
+    Column("text", "string"),
+    Column("dense", "float32", 3),
+    Column("dense_flag", "bool", 2),
+    Column("dense_text", "string", 2),
+    Column("ragged", "int32", -1),
+    Column("ragged_text", "string", -1),
+    Column("ragged_flag", "bool", -1),
+]
+
+
+def length(i):
+    """The length of row i's ragged arrays: several are empty, the first and last among them."""
+    return 0 if i in (0, ROWS - 1) else i % 4
+
+
+VALUES = {
+    "id": list(range(ROWS)),
+    **{f"n_{dtype}": [i - 20 for i in range(ROWS)] for dtype in NUMBERS},
+    "flag": [i % 3 == 0 for i in range(ROWS)],
+    "text": ["" if i == 4 else f"zeile-{i} é" for i in range(ROWS)],
+    "dense": [[i, i + 0.5, -i] for i in range(ROWS)],
+    "dense_flag": [[i % 2 == 0, i % 5 == 0] for i in range(ROWS)],
+    "dense_text": [[f"a{i}", "ü" * (i % 3)] for i in range(ROWS)],
+    "ragged": [[i * 10 + k for k in range(length(i))] for i in range(ROWS)],
+    "ragged_text": [[f"{i}/{k}" for k in range(length(i + 1))] for i in range(ROWS)],
+    "ragged_flag": [[(i + k) % 2 == 0 for k in range(length(i + 2))] for i in range(ROWS)],
+}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    lake = Lake(str(tmp_path_factory.mktemp("lake")), "run")
+    write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
+    return lake
+
+
+@pytest.fixture
+def reader(lake, tmp_path, monkeypatch):
+    # small windows: batches cross them, and windows cross shards
+    monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: WINDOW)
+    return FeedReader(lake, str(tmp_path))
+
+
+def view(*columns, shuffle=True, seed=0):
+    return View("train", columns, shuffle, seed)
+
+
+def plain(column, arrays):
+    """The arrays that a read gives for one column, as a list of Python values, one per row."""
+    if not column.is_ragged:
+        values = arrays.pop(0)
+        if column.dtype != "string":
+            return values.tolist()
+        decode = np.vectorize(bytes.decode, otypes=[object])
+        return decode(values).tolist() if values.size else []
+    values, splits = arrays.pop(0), arrays.pop(0)
+    if column.dtype == "string":
+        values = np.array([value.decode() for value in values], dtype=object)
+    return [values[a:b].tolist() for a, b in zip(splits[:-1], splits[1:], strict=True)]
+
+
+def by_name(name):
+    return next(column for column in COLUMNS if column.name == name)
+
+
+class TestTypes:
+    @pytest.mark.parametrize("column", COLUMNS, ids=lambda c: c.name)
+    @pytest.mark.parametrize("cut", [(0, ROWS), (5, 31), (9, 10), (ROWS - 1, ROWS)])
+    def test_unshuffled_values_are_those_written(self, reader, column, cut):
+        arrays = reader.read(view(column.name, shuffle=False), 0, *cut)
+        assert plain(column, arrays) == VALUES[column.name][slice(*cut)]
+        assert not arrays
+
+    @pytest.mark.parametrize("column", COLUMNS[1:], ids=lambda c: c.name)
+    def test_shuffled_values_stay_with_their_row(self, reader, column):
+        arrays = reader.read(view("id", column.name), 3, 2, 49)
+        ids = arrays.pop(0).tolist()
+        assert plain(column, arrays) == [VALUES[column.name][i] for i in ids]
+
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_dtypes_and_shapes(self, reader, shuffle):
+        for column in COLUMNS:
+            first, *rest = reader.read(view(column.name, shuffle=shuffle), 0, 3, 20)
+            wanted = object if column.dtype == "string" else column.dtype
+            assert first.dtype == np.dtype(wanted), column
+            if column.is_ragged:
+                (splits,) = rest
+                assert (splits.dtype, splits.shape, splits[0]) == (np.int64, (18,), 0)
+                assert splits[-1] == len(first)
+            else:
+                assert not rest
+                assert first.shape == ((17,) if column.length is None else (17, column.length))
+
+    def test_strings_are_bytes(self, reader):
+        (texts,) = reader.read(view("text", shuffle=False), 0, 3, 5)
+        assert texts.tolist() == ["zeile-3 é".encode(), b""]
+
+    def test_columns_come_in_the_order_of_the_view(self, reader):
+        ragged_first = reader.read(view("ragged", "id", "n_int8", shuffle=False), 0, 1, 4)
+        assert [array.tolist() for array in ragged_first] == [
+            [10, 20, 21, 30, 31, 32],
+            [0, 1, 3, 6],
+            [1, 2, 3],
+            [-19, -18, -17],
+        ]
+
+    def test_batch_of_empty_arrays_only(self, reader):
+        values, splits = reader.read(view("ragged", shuffle=False), 0, 0, 1)
+        assert (values.dtype, values.tolist(), splits.tolist()) == (np.int32, [], [0, 0])
+
+
+class TestEpochs:
+    @pytest.mark.parametrize("shuffle", [True, False])
+    @pytest.mark.parametrize("batch", [1, 7, WINDOW, 20, ROWS])
+    def test_every_row_exactly_once(self, reader, shuffle, batch):
+        seen = []
+        for start in range(0, ROWS, batch):
+            (ids,) = reader.read(view("id", shuffle=shuffle), 1, start, min(start + batch, ROWS))
+            seen.extend(ids.tolist())
+        assert sorted(seen) == list(range(ROWS))
+        assert (seen == list(range(ROWS))) is not shuffle
+
+    def test_orders_differ_by_epoch_and_seed_and_repeat(self, reader, lake, tmp_path):
+        def ids(of, epoch, seed):
+            return tuple(of.read(view("id", seed=seed), epoch, 0, ROWS)[0])
+
+        orders = {(e, s): ids(reader, e, s) for e in range(3) for s in range(2)}
+        assert len(set(orders.values())) == 6
+        again = FeedReader(lake, str(tmp_path))
+        assert all(ids(again, e, s) == order for (e, s), order in orders.items())
+
+    def test_unshuffled_epochs_are_alike(self, reader):
+        first, second = (reader.read(view("id", shuffle=False), e, 0, ROWS)[0] for e in (0, 1))
+        assert first.tolist() == second.tolist()
+
+    @pytest.mark.parametrize("name", ["id", "dense", "ragged"])
+    def test_read_from_every_position_gives_the_rest(self, reader, name):
+        """What google/grain's testing does: restore at each step, compare all that follows."""
+        column = by_name(name)
+        whole = plain(column, reader.read(view(name, seed=4), 2, 0, ROWS))
+        for start in range(ROWS):
+            rest = []
+            for at in range(start, ROWS, 6):
+                rest += plain(column, reader.read(view(name, seed=4), 2, at, min(at + 6, ROWS)))
+            assert rest == whole[start:], start
+
+    def test_two_views_at_once_do_not_disturb_each_other(self, reader):
+        a, b = view("id", seed=1), view("n_int32", shuffle=False)
+        alone = [reader.read(a, 0, i, i + 4)[0].tolist() for i in range(0, 40, 4)]
+        mixed = []
+        for i in range(0, 40, 4):
+            mixed.append(reader.read(a, 0, i, i + 4)[0].tolist())
+            assert reader.read(b, 0, i, i + 4)[0].tolist() == [k - 20 for k in range(i, i + 4)]
+        assert mixed == alone
+
+
+class TestManifestAndErrors:
+    def test_unknown_feed(self, reader):
+        with pytest.raises(LakeError, match=r"feed/nope/manifest\.json"):
+            reader.manifest("nope")
+
+    def test_unknown_column(self, reader):
+        with pytest.raises((FeedError, KeyError), match="nope"):
+            reader.read(view("nope"), 0, 0, 1)
+
+    def test_view_travels_as_text(self):
+        before = View("train", ("a", "b"), False, 7)
+        assert View.from_text(before.to_text()) == before
+
+
+class TestRemoteLake:
+    @pytest.fixture
+    def remote(self, tmp_path):
+        lake = Lake(f"memory://reader-{tmp_path.name}", "run")
+        write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
+        yield lake
+        lake.remove("feed")
+
+    def test_shards_are_fetched_once_and_read(self, remote, tmp_path, monkeypatch):
+        fetched = []
+        download = Lake.download
+        monkeypatch.setattr(
+            Lake,
+            "download",
+            lambda self, path, to: (fetched.append(path), download(self, path, to))[1],
+        )
+        reader = FeedReader(remote, str(tmp_path))
+        for epoch in range(2):
+            (ids,) = reader.read(view("id"), epoch, 0, ROWS)
+            assert sorted(ids.tolist()) == list(range(ROWS))
+        assert len(fetched) == len(set(fetched)) == sum(rows > 0 for rows in SHARDS)
+
+    def test_fetch_that_broke_off_is_made_again(self, remote, tmp_path, monkeypatch):
+        download = Lake.download
+
+        def broken(self, path, target):
+            with open(target, "wb") as file:
+                file.write(b"ARROW1")
+            raise LakeError("the connection was lost")
+
+        reader = FeedReader(remote, str(tmp_path))
+        monkeypatch.setattr(Lake, "download", broken)
+        with pytest.raises(LakeError):
+            reader.read(view("id"), 0, 0, ROWS)
+        monkeypatch.setattr(Lake, "download", download)
+        (ids,) = reader.read(view("id"), 0, 0, ROWS)
+        assert sorted(ids.tolist()) == list(range(ROWS))

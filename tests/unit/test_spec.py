@@ -1,0 +1,216 @@
+"""JobSpec, and the spellings of its fields as flags, conf keys and arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from tfos.errors import UsageError
+from tfos.spec import JobSpec, conf_key, flag, job_spec, new_run_id, options
+
+
+class TestSpellings:
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [
+            ("lake", "spark.tfos.lake"),
+            ("num_ps", "spark.tfos.numPs"),
+            ("run_id", "spark.tfos.runId"),
+            ("start_timeout_secs", "spark.tfos.startTimeoutSecs"),
+        ],
+    )
+    def test_conf_key_is_camel_case(self, name, key):
+        assert conf_key(name) == key
+
+    def test_flag_has_dashes(self):
+        assert flag("start_timeout_secs") == "--start-timeout-secs"
+
+    def test_options_are_all_fields_but_params(self):
+        fields = {f.name for f in dataclasses.fields(JobSpec)}
+        assert {option.name for option in options()} == fields - {"params"}
+
+    def test_each_option_has_a_help_text(self):
+        assert all(option.metadata["help"] for option in options())
+
+    def test_no_two_options_share_a_conf_key(self):
+        keys = [conf_key(option.name) for option in options()]
+        assert len(set(keys)) == len(keys)
+
+
+class TestJobSpec:
+    def test_defaults_are_one_server_and_two_workers(self):
+        spec = JobSpec()
+        assert (spec.strategy, spec.num_ps, spec.num_workers) == ("ps", 1, 2)
+
+    def test_is_frozen(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            JobSpec().num_ps = 3
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("strategy", "horovod"),
+            ("num_ps", 0),
+            ("num_ps", -1),
+            ("num_workers", 0),
+            ("checkpoint_secs", 0.0),
+            ("checkpoint_secs", float("nan")),
+            ("start_timeout_secs", -2.5),
+            ("max_restarts", -1),
+            ("run_id", "-begins-with-a-dash"),
+            ("run_id", "a/b"),
+            ("run_id", ".."),
+            ("run_id", "a b"),
+            ("run_id", "x" * 129),
+            ("run_id", "newline\n"),
+        ],
+    )
+    def test_bad_value_is_named_with_its_flag_argument_and_conf_key(self, name, value):
+        with pytest.raises(UsageError) as caught:
+            JobSpec(**{name: value})
+        message = str(caught.value)
+        shown = repr(value) if isinstance(value, str) else str(value)
+        assert shown in message
+        assert flag(name) in message
+        assert conf_key(name) in message
+        assert f"run({name}=" in message
+
+    def test_empty_lake_is_refused(self):
+        with pytest.raises(UsageError, match="--lake"):
+            JobSpec(lake="")
+
+    def test_resume_needs_a_run_id(self):
+        with pytest.raises(UsageError, match=r"--resume.*--run-id"):
+            JobSpec(resume=True)
+        assert JobSpec(resume=True, run_id="r").resume
+
+    def test_counts_do_not_matter_to_a_single_process(self):
+        assert JobSpec(strategy="single", num_ps=0, num_workers=0).num_ps == 0
+
+    def test_too_few_workers_points_at_single(self):
+        with pytest.raises(UsageError, match="--strategy single"):
+            JobSpec(num_workers=0)
+
+    @pytest.mark.parametrize("run_id", ["a", "7", "My.run_1-b", "x" * 128])
+    def test_good_run_ids(self, run_id):
+        assert JobSpec(run_id=run_id).run_id == run_id
+
+    def test_json_round_trip(self):
+        spec = JobSpec(num_ps=3, lake="s3://b/x", params={"k": 5, "deep": [1, "two"]})
+        assert JobSpec(**json.loads(json.dumps(spec.as_json()))) == spec
+
+
+class TestJobSpecOfConfAndArguments:
+    def test_nothing_given_gives_the_defaults(self):
+        assert job_spec({}, {}) == JobSpec()
+
+    def test_conf_text_becomes_typed_values(self):
+        spec = job_spec(
+            {
+                "spark.tfos.numPs": "2",
+                "spark.tfos.checkpointSecs": "1.5",
+                "spark.tfos.resume": "True",
+                "spark.tfos.runId": "r1",
+                "spark.tfos.zookeeper": "a:2181",
+            },
+            {},
+        )
+        assert spec == JobSpec(
+            num_ps=2, checkpoint_secs=1.5, resume=True, run_id="r1", zookeeper="a:2181"
+        )
+        assert type(spec.num_ps) is int
+        assert type(spec.resume) is bool
+
+    def test_whole_number_is_taken_for_seconds(self):
+        spec = job_spec({}, {"checkpoint_secs": 3})
+        assert (spec.checkpoint_secs, type(spec.checkpoint_secs)) == (3.0, float)
+
+    def test_arguments_win_over_conf(self):
+        spec = job_spec({"spark.tfos.numPs": "2", "spark.tfos.numWorkers": "5"}, {"num_ps": 7})
+        assert (spec.num_ps, spec.num_workers) == (7, 5)
+
+    def test_argument_that_is_none_leaves_the_conf(self):
+        assert job_spec({"spark.tfos.numPs": "2"}, {"num_ps": None}).num_ps == 2
+
+    def test_false_argument_wins_over_true_conf(self):
+        conf = {"spark.tfos.resume": "true", "spark.tfos.runId": "r"}
+        assert job_spec(conf, {"resume": False}).resume is False
+
+    def test_other_conf_keys_are_passed_over(self):
+        conf = {"spark.master": "local[2]", "spark.tfosomething.x": "1"}
+        assert job_spec(conf, {}) == JobSpec()
+
+    @pytest.mark.parametrize(
+        ("name", "text", "wanted"),
+        [
+            ("num_ps", "two", "a whole number"),
+            ("num_ps", "1.5", "a whole number"),
+            ("num_ps", "", "a whole number"),
+            ("checkpoint_secs", "soon", "a number"),
+            ("resume", "yes", "true or false"),
+        ],
+    )
+    def test_bad_conf_text_names_key_value_and_what_is_wanted(self, name, text, wanted):
+        with pytest.raises(UsageError) as caught:
+            job_spec({conf_key(name): text}, {})
+        message = str(caught.value)
+        for part in (conf_key(name), repr(text), flag(name), wanted):
+            assert part in message
+
+    @pytest.mark.parametrize("value", [1.0, True, "x", [1]])
+    def test_bad_argument_names_the_argument(self, value):
+        with pytest.raises(UsageError, match=re.escape(f"run(num_ps=...) is {value!r}")):
+            job_spec({}, {"num_ps": value})
+
+    def test_unknown_tfos_key_is_refused_and_the_known_are_listed(self):
+        with pytest.raises(UsageError) as caught:
+            job_spec({"spark.tfos.numPS": "1"}, {})
+        assert "spark.tfos.numPS" in str(caught.value)
+        assert "spark.tfos.numPs" in str(caught.value)
+
+    def test_unknown_argument_is_refused_and_the_known_are_listed(self):
+        with pytest.raises(UsageError) as caught:
+            job_spec({}, {"ps": 1})
+        assert "'ps'" in str(caught.value)
+        assert "'num_ps'" in str(caught.value)
+
+    def test_range_is_checked_for_conf_values_too(self):
+        with pytest.raises(UsageError, match="--num-workers"):
+            job_spec({"spark.tfos.numWorkers": "0"}, {})
+
+
+class TestParams:
+    def test_conf_params_are_text_and_keep_their_case(self):
+        spec = job_spec({"spark.tfos.param.learningRate": "0.1", "spark.tfos.param.a.b": "c"}, {})
+        assert spec.params == {"learningRate": "0.1", "a.b": "c"}
+
+    def test_argument_params_win_and_keep_their_types(self):
+        spec = job_spec(
+            {"spark.tfos.param.a": "1", "spark.tfos.param.b": "2"}, {"params": {"a": [1]}}
+        )
+        assert spec.params == {"a": [1], "b": "2"}
+
+
+class TestNewRunId:
+    @pytest.mark.parametrize(
+        ("name", "stem"),
+        [
+            ("MyApp", "myapp"),
+            ("my app/v2", "my-app-v2"),
+            ("../..", "run"),
+            ("", "run"),
+            ("Übung 1", "bung-1"),
+            ("x" * 500, "x" * 60),
+        ],
+    )
+    def test_is_valid_and_begins_with_the_apps_name(self, name, stem):
+        run_id = new_run_id(name)
+        assert JobSpec(run_id=run_id).run_id == run_id
+        assert re.fullmatch(re.escape(stem) + r"-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
+
+    def test_two_in_the_same_second_differ(self):
+        # 4 hex digits: five in a row are all different but for one case in 6,500; all alike never
+        assert len({new_run_id("app") for _ in range(5)}) > 1
