@@ -104,7 +104,7 @@ class Submitted:
     @property
     def last_words(self) -> str:
         """What stderr says after "the run failed", or its last line."""
-        before, found, after = self.stderr.rpartition("tfos: the run failed: ")
+        _, found, after = self.stderr.rpartition("tfos: the run failed: ")
         return after if found else self.stderr.strip().splitlines()[-1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -85,8 +86,10 @@ def parser() -> argparse.ArgumentParser:
         spark.add_argument(f"--{name}", metavar="X")
     spark.add_argument("--conf", metavar="K=V", action="append", default=[])
     spark.add_argument("--verbose", action="store_true")
-    result.add_argument("app", metavar="app.py", nargs="?", help="the file with the TFOnSparkApp")
-    result.add_argument("app_args", nargs=argparse.REMAINDER, help="its own arguments")
+    result.add_argument(
+        "app", metavar="app.py [args]", nargs=argparse.REMAINDER,
+        help="the file with the TFOnSparkApp, and its own arguments",
+    )  # fmt: skip
     return result
 
 
@@ -105,10 +108,17 @@ def _properties(path: str) -> dict[str, str]:
     except OSError as error:
         raise UsageError(f"--properties-file {path}: {error.strerror}") from error
     for line in lines:
-        if line.strip() and not line.lstrip().startswith(("#", "!")):
-            key, _, value = line.strip().replace("=", " ", 1).partition(" ")
-            conf[key] = value.strip()
+        setting = re.fullmatch(r"([^=:\s]+)(?:\s*[=:]\s*|\s+)?(.*)", line.strip())
+        if setting and not line.lstrip().startswith(("#", "!")):
+            conf[setting.group(1)] = setting.group(2)
     return conf
+
+
+def _defaults() -> dict[str, str]:
+    """The settings of spark-defaults.conf, which spark-submit reads without a properties file."""
+    home = os.environ.get("SPARK_CONF_DIR") or str(spark_home() / "conf")
+    path = Path(home, "spark-defaults.conf")
+    return _properties(str(path)) if path.exists() else {}
 
 
 class Submission:
@@ -116,9 +126,9 @@ class Submission:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.options = given = parser().parse_args(argv)
-        if given.app is None:
+        if not given.app:
             raise UsageError("no app.py given; usage: pl_submit [options] app.py [app args]")
-        conf = _properties(given.properties_file) if given.properties_file else {}
+        conf = _properties(given.properties_file) if given.properties_file else _defaults()
         conf.update(_key_value(text, "--conf") for text in given.conf)
         flags = {
             option.name: value
@@ -127,7 +137,7 @@ class Submission:
         }
         params = dict(_key_value(text, "--param") for text in given.param)
         spec = job_spec(conf, {**flags, "params": params})
-        self.app = Path(given.app).resolve()
+        self.app = Path(given.app[0]).resolve()
         if not self.app.is_file():
             raise UsageError(f"app.py not found: there is no file {self.app}")
         self.run_id = spec.run_id or new_run_id(given.name or self.app.stem)
@@ -175,43 +185,42 @@ class Submission:
         if given.app_class:
             command += ["--class", given.app_class]
         app = self.app.name if self.is_cluster_mode else str(self.app)
-        return [*command, app, *given.app_args]
+        return [*command, app, *given.app[1:]]
 
 
 def submit(submission: Submission) -> dict[str, Any]:
     """Runs spark-submit to its end; returns the content of result.json. Ctrl-C ends the run."""
-    with tempfile.TemporaryDirectory(prefix="tfos-submit-") as scratch:
-        result_file = Path(scratch, "result.json")
-        env = {
-            **os.environ,
-            RESULT_FILE_ENV: str(result_file),
-            STARTED_ENV: os.environ.get(STARTED_ENV, str(time.time())),
-            "PYTHONUNBUFFERED": "1",
-        }
-        if sys.stderr.isatty():
-            size = shutil.get_terminal_size()
-            env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
-        # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
-        # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
-        process = ChildProcess(submission.command(), env=env, log=sys.stderr.fileno())
-        try:
-            status, interrupted = _wait(process, result_file.with_name(DRIVER_PID))
-        finally:
-            process.end()
+    scratch = tempfile.mkdtemp(prefix="tfos-submit-")
+    result_file = Path(scratch, "result.json")
+    env = {
+        **os.environ,
+        RESULT_FILE_ENV: str(result_file),
+        STARTED_ENV: os.environ.get(STARTED_ENV, str(time.time())),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if sys.stderr.isatty():
+        size = shutil.get_terminal_size()
+        env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
+    # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
+    # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
+    process = ChildProcess(submission.command(), env=env, log=sys.stderr.fileno(), scratch=scratch)
+    try:
+        ended = _wait(process, result_file.with_name(DRIVER_PID))
         if result_file.exists():
             return dict(json.loads(result_file.read_text()))
-        if submission.is_cluster_mode:
-            lake = Lake(submission.lake, submission.run_id)
-            if lake.exists("result.json"):
-                return dict(lake.read_json("result.json"))
-        message = f"spark-submit {describe_status(status)} before the run began; see above"
-        return _failed("interrupted" if interrupted else message)
+    finally:
+        process.end()
+    if submission.is_cluster_mode:
+        lake = Lake(submission.lake, submission.run_id)
+        if lake.exists("result.json"):
+            return dict(lake.read_json("result.json"))
+    return _failed(ended)
 
 
-def _wait(process: ChildProcess, driver_pid: Path) -> tuple[int, bool]:
+def _wait(process: ChildProcess, driver_pid: Path) -> str:
     """Waits for spark-submit; SIGINT or SIGTERM interrupts the driver, which ends all in order.
 
-    Returns the exit status, and whether it was interrupted.
+    Returns what to say when there is no result.
     """
 
     def interrupt(signum: int, frame: object) -> NoReturn:
@@ -221,7 +230,8 @@ def _wait(process: ChildProcess, driver_pid: Path) -> tuple[int, bool]:
     for signum in signals:
         signal.signal(signum, interrupt)
     try:
-        return process.wait(), False
+        status = describe_status(process.wait())
+        return f"spark-submit {status} before the run ended; see above"
     except KeyboardInterrupt:
         for signum in signals:
             signal.signal(signum, signal.SIG_IGN)
@@ -230,8 +240,8 @@ def _wait(process: ChildProcess, driver_pid: Path) -> tuple[int, bool]:
         os.kill(int(driver_pid.read_text()), signal.SIGINT)
         process.wait(_INTERRUPT_SECS)
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        pass  # there is no driver yet, or it does not comply
-    return process.end(), True
+        pass  # there is no driver yet, or it does not comply: the caller ends it
+    return "interrupted"
 
 
 def _failed(message: str) -> dict[str, Any]:
@@ -255,6 +265,7 @@ def _report(result: Mapping[str, Any], as_json: bool) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """pl_submit. Returns the exit status: 0 if and only if the run succeeded."""
+    submission = None
     try:
         find_java()
         submission = Submission(argv)
@@ -263,9 +274,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
         return _report(submit(submission), submission.options.json)
     except TFOSError as error:
-        result = _failed(str(error))
-        if "--json" in argv:
-            print(json.dumps(result), flush=True)
+        ours = argv if submission is None else ["--json"] * submission.options.json
+        end = next((at for at, word in enumerate(ours) if word.endswith(".py")), len(ours))
+        if "--json" in ours[:end]:
+            print(json.dumps(_failed(str(error))), flush=True)
         print(f"tfos: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 

@@ -58,9 +58,10 @@ def run_app(
     run = _Run(app)
     error: BaseException | None = None
     try:
-        with run.shutdown(), run.session(spark, job) as session, run.shutdown():
+        with run.shutdown():
             app.args = parse_args(app, args)
-            run.execute(session)
+            with run.session(spark, job) as session, run.shutdown():
+                run.execute(session)
     except BaseException as raised:
         error = raised
         run.failed(raised)
@@ -251,12 +252,19 @@ class _Run:
             yield
         except BaseException as error:
             self.failed(error)
+            try:
+                self._shut()
+            except Exception as consequence:  # what came first is the root cause
+                self._display.line(f"shutdown() failed as well: {consequence!r}")
             raise
-        finally:
-            if not self._is_shut:
-                self._is_shut = True
-                self._app.result = self._result()
-                self._app.shutdown()
+        self._shut()
+
+    def _shut(self) -> None:
+        if not self._is_shut:
+            self._is_shut = True
+            self._display.close()
+            self._app.result = self._result()
+            self._app.shutdown()
 
     def failed(self, error: BaseException) -> None:
         """Records an error of the driver, unless a role's failure or an earlier one is known."""

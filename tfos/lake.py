@@ -40,7 +40,7 @@ COMMIT = "COMMIT"
 def absolute(url: str) -> str:
     """`url` with a relative path made absolute, so that every process means the same place."""
     if "://" in url or "::" in url:
-        return url.rstrip("/")
+        return url if url.endswith(("://", ":///")) else url.rstrip("/")
     return str(Path(url).expanduser().resolve())
 
 
@@ -113,7 +113,9 @@ class Lake:
             return bytes(self._fs.cat_file(self.path(path)))
 
     def read_json(self, path: str) -> Any:
-        return json.loads(self.read(path))
+        data = self.read(path)
+        with self._errors("read", path):  # a JSONDecodeError is a ValueError
+            return json.loads(data)
 
     def write(self, path: str, data: bytes) -> None:
         """Writes a file so that readers see all of it or nothing."""

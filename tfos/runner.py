@@ -81,7 +81,13 @@ def load(path: Path) -> types.ModuleType:
     source = path.read_text()
     sys.path.insert(0, str(path.parent))
     if path.stem.isidentifier() and not has_main_block(source):
-        return importlib.import_module(path.stem)
+        module = importlib.import_module(path.stem)
+        if Path(getattr(module, "__file__", None) or "").resolve() != path:
+            raise AppError(
+                f"{path} cannot be imported, since Python has another module named {path.stem!r}:"
+                " rename the file"
+            )
+        return module
     module = types.ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module

@@ -35,9 +35,10 @@ def _source_root(module_name: str) -> Path | None:
     file = getattr(sys.modules.get(module_name), "__file__", None)
     if file is None or not Path(file).exists():
         return None
-    root = Path(file).resolve().parent
-    if module_name != "__main__":
-        root = root.parents[module_name.count(".") - 1] if "." in module_name else root
+    path = Path(file).resolve()
+    # app.py, package/module.py or package/__init__.py: what the outermost name is found in
+    depth = module_name.count(".") + (path.name == "__init__.py")
+    root = path.parents[depth]
     installed = {"site-packages", "dist-packages"} & set(root.parts)
     return None if installed else root
 

@@ -63,7 +63,7 @@ class Linear(tfos.TFOnSparkApp):
         history = ctx.fit(model, train, self.args.epochs, validation=test, callbacks=[wait])
         ctx.report(slope=self.slope, attempt=ctx.attempt, workers=ctx.num_workers)
         ctx.export(model)
-        return {"loss": history.history["loss"], **ctx.evaluate(model, test)}
+        return {"history": history.history["loss"], **ctx.evaluate(model, test)}
 
     def shutdown(self):
         if self.args.shut:

@@ -374,27 +374,24 @@ class TestHelp:
         assert capsys.readouterr().out == f"tfos {__version__}\n"
 
 
-class TestReport:
-    FAILED = {
-        "status": "failed",
-        "error": {
-            "role": "worker", "index": 1, "host": "h", "message": "was killed", "traceback": "",
-        },
-    }  # fmt: skip
+ERROR = {"role": "worker", "index": 1, "host": "h", "message": "was killed", "traceback": ""}
+FAILED = {"status": "failed", "error": ERROR}
 
+
+class TestReport:
     @pytest.mark.parametrize(
         ("result", "status"),
         [
             ({"status": "succeeded", "error": None}, 0),
             (FAILED, 1),
-            ({**FAILED, "error": {**FAILED["error"], "message": "interrupted"}}, 130),
+            ({**FAILED, "error": {**ERROR, "message": "interrupted"}}, 130),
         ],
     )
     def test_exit_status(self, result, status):
         assert cli._report(result, as_json=False) == status
 
     def test_root_cause_is_on_stderr_and_the_result_on_stdout(self, capsys):
-        cli._report(self.FAILED, as_json=True)
+        cli._report(FAILED, as_json=True)
         said = capsys.readouterr()
-        assert json.loads(said.out) == self.FAILED
+        assert json.loads(said.out) == FAILED
         assert said.err == "tfos: the run failed: worker 1 on h: was killed\n"

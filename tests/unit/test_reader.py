@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import write_feed
@@ -77,7 +79,7 @@ def plain(column, arrays):
     values, splits = arrays.pop(0), arrays.pop(0)
     if column.dtype == "string":
         values = np.array([value.decode() for value in values], dtype=object)
-    return [values[a:b].tolist() for a, b in zip(splits[:-1], splits[1:], strict=True)]
+    return [values[a:b].tolist() for a, b in itertools.pairwise(splits)]
 
 
 def by_name(name):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from kazoo.client import KazooClient
 
 from tfos.errors import RegistryError
 from tfos.runtime import keys, registry
@@ -64,14 +65,15 @@ def eventually(condition, what):
 class Calls:
     """A callback that keeps what it was called with."""
 
-    def __init__(self):
+    def __init__(self, deadline_secs=DEADLINE_SECS):
         self._calls = queue.Queue()
+        self._deadline_secs = deadline_secs
 
     def __call__(self, value=None):
         self._calls.put(value)
 
     def next(self):
-        return self._calls.get(timeout=DEADLINE_SECS)
+        return self._calls.get(timeout=self._deadline_secs)
 
     def until(self, wanted):
         deadline = time.monotonic() + DEADLINE_SECS
@@ -171,7 +173,7 @@ class TestWatch:
 
     def test_callback_that_returns_false_is_called_again(self, client, root):
         """kazoo takes a False from its own callbacks as the end of the watch; ours must not."""
-        values, names = Calls(), Calls()
+        values, names = Calls(), Calls(3.0)
         client.watch(f"{root}/x", lambda value: (values(value), False)[1])
         client.watch_children(f"{root}/dir", lambda value: (names(value), False)[1])
         client.put(f"{root}/x", 1)
@@ -207,10 +209,19 @@ class TestErrors:
         with pytest.raises(RegistryError):
             client.get(root)
 
-    @pytest.mark.parametrize("connect", [prepare, lambda h: Registry(RegistryAddress.new(h, "r"))])
-    def test_nobody_answers(self, connect, monkeypatch):
+    @pytest.fixture
+    def impatient(self, monkeypatch):
+        """Half a second instead of CONNECT_TIMEOUT_SECS, whoever asks for a connection."""
         assert registry.CONNECT_TIMEOUT_SECS < 15
-        monkeypatch.setattr(registry, "CONNECT_TIMEOUT_SECS", 0.5)
+        start = KazooClient.start
+        monkeypatch.setattr(KazooClient, "start", lambda self, timeout: start(self, 0.5))
+
+    @pytest.mark.parametrize(
+        "connect",
+        [prepare, lambda hosts: Registry(RegistryAddress.new(hosts, "run"))],
+        ids=["prepare", "Registry"],
+    )
+    def test_nobody_answers(self, connect, impatient):
         with socket.socket() as held:  # bound, but it does not listen
             held.bind(("127.0.0.1", 0))
             hosts = f"127.0.0.1:{held.getsockname()[1]}"
@@ -222,8 +233,7 @@ class TestErrors:
         assert "--zookeeper" in str(caught.value)
 
     @pytest.mark.parametrize("hosts", ["127.0.0.1:port", "no such host:2181"])
-    def test_address_that_is_none(self, monkeypatch, hosts):
-        monkeypatch.setattr(registry, "CONNECT_TIMEOUT_SECS", 0.5)
+    def test_address_that_is_none(self, impatient, hosts):
         with pytest.raises(RegistryError) as caught:
             prepare(hosts)
         assert hosts in str(caught.value)

@@ -61,7 +61,7 @@ class TestColumnsOf:
             columns_of("train", [("x", "array<array<int>>")])
 
     def test_two_columns_of_one_name_are_refused(self):
-        with pytest.raises(FeedError, match="two columns named 'id'.*rename"):
+        with pytest.raises(FeedError, match=r"two columns named 'id'.*rename"):
             columns_of("train", [("id", "int"), ("x", "int"), ("id", "string")])
 
     def test_no_columns_are_refused(self):

@@ -60,14 +60,14 @@ class Checkpointer:
     def _fetch_newest(self) -> tuple[str, dict[str, Any]] | None:
         """The newest checkpoint that is whole: its local TensorFlow prefix and its state."""
         for name in reversed(self._lake.list("checkpoints")):
-            if self._lake.committed(f"checkpoints/{name}") is None:
-                continue
             local = tempfile.mkdtemp(prefix="restore-", dir=self._scratch)
             try:
                 self._lake.fetch_dir(f"checkpoints/{name}", local)
             except LakeError as error:
-                _log.warning("checkpoint %s is passed over: %s", name, error)
+                # never finished, or damaged; gone, it is not in the way when its step comes again
+                _log.warning("checkpoint %s is passed over and removed: %s", name, error)
                 remove_local(local)
+                self._lake.remove(f"checkpoints/{name}")
                 continue
             state = json.loads(Path(local, "state.json").read_text())
             self._sections = dict(state["sections"])

@@ -151,8 +151,12 @@ class FeedDataset:
         rows = tf.constant(self.rows, tf.int64)
         (bounds,) = tf.raw_ops.PyFunc(input=[rows], token=_SHARE_TOKEN, Tout=[tf.int64])
         bounds = tf.ensure_shape(bounds, [2])
-        return tf.data.Dataset.counter().flat_map(
-            lambda epoch: self.positions(bounds[0], bounds[1], epoch)
+        # a share without rows has no epoch to repeat
+        epochs = tf.where(bounds[0] < bounds[1], tf.constant(-1, tf.int64), 0)
+        return (
+            tf.data.Dataset.counter()
+            .take(epochs)
+            .flat_map(lambda epoch: self.positions(bounds[0], bounds[1], epoch))
         )
 
     def _batch(self, epoch: Any, start: Any, stop: Any) -> Any:

@@ -136,7 +136,7 @@ class FeedReader:
             manifest = self.manifest(view.feed)
             pieces = [
                 self._table(manifest.shards[part.shard].path)
-                .select(list(view.columns))
+                .select(list(dict.fromkeys(view.columns)))
                 .slice(part.start, part.stop - part.start)
                 for part in order.slices(*order.window_bounds(window))
             ]
@@ -153,7 +153,9 @@ class FeedReader:
             if not self._lake.is_local:
                 local = str(Path(self._cache, path.replace("/", "_")))
                 if not Path(local).exists():
-                    self._lake.download(path, local)
+                    # whole or not at all: a download may break off
+                    self._lake.download(path, local + ".part")
+                    Path(local + ".part").replace(local)
             return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)

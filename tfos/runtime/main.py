@@ -1,4 +1,4 @@
-"""The TensorFlow process of a role: `python -m tfos.runtime.main TASK RUN_ID`, a supervisor's child.
+"""The TensorFlow process of a role: `python -m tfos.runtime.main`, a child of a supervisor.
 
 It imports TensorFlow at once and then waits, so that the slow import overlaps with the other
 roles' coming up. The supervisor talks to it in JSON lines: one on stdin, the start order; on the

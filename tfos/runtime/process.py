@@ -19,17 +19,22 @@ from typing import IO
 
 # A dead parent is seen by EOF or, where a fork of it still holds the pipe, by a new parent pid.
 _GUARDIAN = """
-import os, select, shutil, signal, sys
+import os, select, shutil, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 group, parent, scratch = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 while os.getppid() == parent and not select.select([0], [], [], 1.0)[0]:
     pass
 if os.getppid() != parent or os.read(0, 1) == b"":
+    deadline = time.monotonic() + 10
     try:
-        os.killpg(group, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            os.killpg(group, signal.SIGKILL)
+            time.sleep(0.05)
     except ProcessLookupError:
         pass
-    if scratch:
+    # a process on its way out may still have written there
+    deadline = time.monotonic() + 10
+    while scratch and os.path.exists(scratch) and time.monotonic() < deadline:
         shutil.rmtree(scratch, ignore_errors=True)
 """
 

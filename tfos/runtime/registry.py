@@ -170,9 +170,13 @@ class Registry:
 
     def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> None:
         """Calls `callback(sorted names)` now and at each change, and makes the node if needed."""
+
+        def changed(names: list[str]) -> None:  # a return value of False would end the watch
+            callback(sorted(names))
+
         self.ensure(path)
         with self._errors("watch", path):
-            self._client.ChildrenWatch(path, lambda names: callback(sorted(names)))
+            self._client.ChildrenWatch(path, changed)
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback()` when the session is lost and its ephemeral nodes with it."""

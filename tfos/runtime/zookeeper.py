@@ -42,7 +42,14 @@ class EmbeddedZooKeeper:
 
     def _start(self, java: str) -> bool:
         with socket.socket() as probe:
-            probe.bind((self.host, 0))
+            try:
+                probe.bind((self.host, 0))
+            except OSError as error:
+                raise RegistryError(
+                    f"the embedded ZooKeeper cannot listen on {self.host}: {error}; set"
+                    " spark.driver.host to an address of this machine, or use a server of your own:"
+                    " --zookeeper HOST:PORT"
+                ) from error
             self._port = probe.getsockname()[1]
         scratch = tempfile.mkdtemp(prefix="tfos-zookeeper-")
         config = Path(scratch, "zoo.cfg")
@@ -75,14 +82,21 @@ class EmbeddedZooKeeper:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            try:
-                socket.create_connection((self.host, self._port), timeout=1.0).close()
+            if self._serves():
                 return True
-            except OSError:
-                time.sleep(0.05)
+            time.sleep(0.05)
         self._last_words = log.read_text(errors="replace")[-500:]
         self._process.end()
         return False
+
+    def _serves(self) -> bool:
+        """Whether the server takes sessions: one that is begun while it starts up can get stuck."""
+        try:
+            with socket.create_connection((self.host, self._port), timeout=1.0) as connection:
+                connection.sendall(b"srvr")
+                return b"Mode:" in connection.recv(4096)
+        except OSError:
+            return False
 
     def stop(self) -> None:
         self._process.end()

@@ -55,10 +55,19 @@ def export_model(
         outputs = model(features, training=False)
         return outputs if isinstance(outputs, dict) else {"predictions": outputs}
 
+    # not the model itself: Keras would trace it once more, with inputs of its own guess
+    module = tf.Module()
+    module.kept = [variable.value for variable in model.variables]
+    module.resources = [
+        value
+        for layer in model._flatten_layers()
+        for value in vars(layer).values()
+        if isinstance(value, tf.saved_model.experimental.TrackableResource)
+    ]
     signature = tf.function(serve).get_concrete_function(**specs)
     with tempfile.TemporaryDirectory(prefix="export-", dir=scratch) as local:
         tf.saved_model.save(
-            model,
+            module,
             local,
             signatures={"serving_default": signature},
             options=tf.saved_model.SaveOptions(experimental_io_device=io_device),

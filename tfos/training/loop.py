@@ -21,7 +21,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.plan import unit_steps, units
 from tfos.training.atomic import make_atomic
-from tfos.training.program import CustomProgram, Program, prepare
+from tfos.training.program import CustomProgram, Program, prepare, random_state
 from tfos.training.runner import Runner
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
@@ -64,7 +64,9 @@ class Trainer:
             make_atomic(model.optimizer, self._runner.parallelism)
         section = f"fit{self._fits}"
         self._fits += 1
-        state = self._checkpointer.restore(section, model=model, optimizer=model.optimizer) or {
+        state = self._checkpointer.restore(
+            section, model=model, optimizer=model.optimizer, seeds=random_state(model)
+        ) or {
             "epoch": 0,
             "row": 0,
             "totals": None,

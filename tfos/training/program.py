@@ -52,6 +52,13 @@ def prepare(model: keras.Model, dataset: FeedDataset, runner: Runner) -> None:
     model.reset_metrics()
 
 
+def random_state(model: keras.Model) -> list[tf.Variable]:
+    """The state of the model's random layers, which Keras does not count among its weights."""
+    counted = [*model.weights, *(v for metric in model.metrics for v in metric.variables)]
+    known = {id(variable) for variable in counted}
+    return [v.value for v in model.non_trainable_variables if id(v) not in known]
+
+
 class Program:
     """One model's step over units of one dataset.
 

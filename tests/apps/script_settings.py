@@ -1,0 +1,4 @@
+"""A module beside the script."""
+
+LABEL = "rating"
+RATE = 0.01

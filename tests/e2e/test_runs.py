@@ -1,0 +1,136 @@
+"""Ways to run an app: resumed, from Python, as a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from conftest import APPS, poll, role_pids, start_submit, submit
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(400)]
+LINEAR = APPS / "linear.py"
+
+
+@pytest.fixture
+def external(request):
+    """Whether the run uses a ZooKeeper server that outlives its driver."""
+    return ["--zookeeper", request.getfixturevalue("zookeeper")] if request.param else []
+
+
+@pytest.mark.parametrize("external", [False, True], indirect=True, ids=["embedded", "external"])
+def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
+    job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1", *external]
+    process = start_submit(*job, LINEAR, "--epochs", "4", "--step-secs", "0.15")
+    checkpoints = poll(
+        lambda: sorted(tmp_path.glob("killed/checkpoints/*/COMMIT")), 120, "a checkpoint"
+    )
+    state = json.loads((checkpoints[-1].parent / "state.json").read_text())
+    assert state["sections"]["fit0"]["epoch"] < 4
+    roles = role_pids("killed")
+    driver = next(
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("runner.py" in part for part in child.cmdline()) and "python" in child.name()
+    )
+    driver.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    poll(lambda: not any(map(psutil.pid_exists, roles.values())), 15, "the roles have ended")
+    assert not (tmp_path / "killed/result.json").exists()
+
+    ended = submit(*job, "--resume", LINEAR, "--epochs", "4")
+    assert ended.status == 0, ended.stderr
+    result = ended.result
+    assert result["feeds"]["train"]["rows_trained"] == [4000] * 4
+    assert len(result["metrics"]["history"]) == 4
+    assert result["metrics"]["slope"] == 2.0  # what pre_train() set, though it did not run again
+    assert result["metrics"]["attempt"] == 2
+    assert "pre_train() is not run again" in ended.stderr
+
+
+def test_two_runs_in_one_session(tmp_path):
+    """What a notebook does, in a process of its own: a session, two runs, a failing third."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(APPS)!r})
+from pyspark.sql import SparkSession
+import tfos
+from linear import Linear
+
+spark = SparkSession.builder.master("local[3]").config("spark.tfos.numWorkers", 1).getOrCreate()
+first = Linear().run(spark, num_ps=1, lake={str(tmp_path)!r}, run_id="first")
+spark.conf.set("spark.tfos.strategy", "single")
+second = Linear().run(spark, ["--rows", "100"], lake={str(tmp_path)!r}, run_id="second")
+assert first["metrics"]["workers"] == 1, first
+assert second["metrics"]["workers"] == 0, second
+assert second["feeds"]["train"]["rows_trained"] == [100, 100], second
+try:
+    Linear().run(spark, ["--misbehave", "raise"], lake={str(tmp_path)!r}, run_id="third")
+except tfos.RunFailed as error:
+    assert "the moon is in the wrong place" in str(error)
+    assert error.result["error"]["role"] == "chief", error.result
+else:
+    raise AssertionError("the third run should have failed")
+try:
+    Linear().run(spark, num_worker=2)
+except tfos.UsageError as error:
+    assert "num_worker" in str(error)
+else:
+    raise AssertionError("num_worker is no argument")
+assert spark.range(5).count() == 5
+print("ALL GOOD")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.stdout.strip().endswith("ALL GOOD"), ended.stderr
+    for name, status in [("first", "succeeded"), ("second", "succeeded"), ("third", "failed")]:
+        result = json.loads((tmp_path / name / "result.json").read_text())
+        assert result["status"] == status
+
+
+@pytest.mark.parametrize("launcher", ["python", "spark-submit", "pl_submit"])
+def test_script_that_calls_run_itself(tmp_path, launcher):
+    """A script with a custom loop; its class and a module beside it travel to the chief."""
+    from tfos.runtime.java import spark_home
+
+    script = APPS / "script.py"
+    env = {**os.environ, "PYSPARK_PYTHON": sys.executable}
+    argv = {
+        "python": [sys.executable, str(script)],
+        "spark-submit": [
+            str(spark_home() / "bin/spark-submit"),
+            "--master",
+            "local[3]",
+            str(script),
+        ],
+        "pl_submit": [sys.executable, "-m", "tfos.cli", "--num-workers", "1", str(script)],
+    }[launcher]
+    out = tmp_path / "out.json"
+    ended = subprocess.run(
+        [*argv, "--out", str(out)], env=env, cwd=tmp_path, capture_output=True, text=True,
+        timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(out.read_text())
+    assert result["feeds"]["train"]["rows_trained"] == [5000] * 3
+    assert result["metrics"]["losses"][-1] < result["metrics"]["losses"][0]
+    assert sorted(result["metrics"]["drawn"]) == [100, 100, 100, 100]
+    assert (tmp_path / "tfos-runs" / result["run_id"] / "result.json").exists()
+
+
+def test_killed_pl_submit_takes_its_run_with_it(tmp_path):
+    process = start_submit("--run-id", "gone", "--lake", tmp_path, LINEAR, "--step-secs", "1")
+    poll(lambda: "chief-0" in role_pids("gone"), 120, "the roles are up")
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    poll(lambda: not role_pids("gone"), 15, "the roles have ended")
