@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,18 @@ DATA = ROOT.parent / "shared" / "data"
 _MARK = ("TFOS_TESTS", f"{os.getpid()}-{time.time()}")
 os.environ[_MARK[0]] = _MARK[1]
 _LEAK_SECS = 15.0
+
+
+# processes and directories of the servers that all tests share
+_shared: set[int | str] = set()
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """What is started in the block is no leak of the test that happens to need it first."""
+    before = set(our_processes()) | _scratch()
+    yield
+    _shared.update((set(our_processes()) | _scratch()) - before)
 
 
 def poll(condition: Callable[[], Any], secs: float, what: str) -> Any:
@@ -57,7 +70,7 @@ def role_pids(run_id: str) -> dict[str, int]:
     return pids
 
 
-def _scratch() -> set[str]:
+def _scratch() -> set[int | str]:
     return {str(path) for path in Path(tempfile.gettempdir()).glob("tfos-*")}
 
 
@@ -72,21 +85,24 @@ def _listening(pids: set[int]) -> list[str]:
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
     """Fails a test after which a process, a port or a temporary directory of a run is left."""
-    before, scratch = set(our_processes()), _scratch()
+    before: set[int | str] = set(our_processes())
+    scratch = _scratch()
     yield
 
     def left() -> list[str]:
-        processes = {p: line for p, line in our_processes().items() if p not in before}
+        known = before | _shared
+        processes = {p: line for p, line in our_processes().items() if p not in known}
         return [
             *(f"process {pid}: {line}" for pid, line in processes.items()),
             *_listening(set(processes)),
-            *sorted(_scratch() - scratch),
+            *sorted(_scratch() - scratch - _shared),
         ]
 
     deadline = time.monotonic() + _LEAK_SECS
     while left() and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert left() == []
+    leaks = left()
+    assert not leaks, "\n".join(leaks)
 
 
 @dataclass
@@ -151,7 +167,8 @@ def zookeeper() -> Iterator[str]:
     """A ZooKeeper server of its own, as host:port."""
     from tfos.runtime.zookeeper import EmbeddedZooKeeper
 
-    server = EmbeddedZooKeeper("127.0.0.1")
+    with shared():
+        server = EmbeddedZooKeeper("127.0.0.1")
     yield server.hosts
     server.stop()
 
@@ -182,6 +199,8 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return log
 
     prefix = "org.apache.spark.deploy"
+    block = contextlib.ExitStack()
+    block.enter_context(shared())
     log = start("master", f"{prefix}.master.Master", *address, str(port), "--webui-port", "0")
     poll(lambda: "elected leader" in log.read_text(), 60, "the Spark master is up")
     for name in ("worker-a", "worker-b"):
@@ -190,6 +209,7 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "--cores", "4", "--memory", "3g", f"spark://127.0.0.1:{port}",
         )  # fmt: skip
     poll(lambda: log.read_text().count("Registering worker") == 2, 60, "the Spark workers are up")
+    block.close()
     yield f"spark://127.0.0.1:{port}"
     for process in reversed(processes):
         process.end()
