@@ -169,6 +169,7 @@ def zookeeper() -> Iterator[str]:
 
     with shared():
         server = EmbeddedZooKeeper("127.0.0.1")
+        server.wait()
     yield server.hosts
     server.stop()
 

@@ -23,7 +23,6 @@ from tfos.runtime import keys, preflight
 from tfos.runtime.attempt import Attempt
 from tfos.runtime.java import find_java
 from tfos.runtime.registry import (
-    CONNECT_TIMEOUT_SECS,
     EMBEDDED_TIMEOUT_SECS,
     SESSION_TIMEOUT_SECS,
     Registry,
@@ -130,43 +129,62 @@ class _Run:
         self.run_id = spec.run_id or new_run_id(type(self._app).__name__)
         lake = Lake(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
+        preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
         with contextlib.ExitStack() as stack:
-            preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
-            address = self._open_registry(stack, spark, lake)
+            server = self._begin_zookeeper(stack, spark)
+            marker = self._open_lake(lake)
+            stack.callback(lake.remove, marker)
+            ship_modules(spark, self._app, self.run_id)
+            preflight.check_slots(spark, spec)
+            preflight.check_executors(spark, spec, lake, marker)
+            address = self._registry_address(server, lake)
             with self._claim(address) as registry:
-                marker = self._open_lake(lake, address)
-                stack.callback(lake.remove, marker)
-                ship_modules(spark, self._app, self.run_id)
-                preflight.check_slots(spark, spec)
-                preflight.check_executors(spark, spec, lake, marker)
+                self._claim_lake(lake, address)
                 begun = time.monotonic()
                 self._manifests = self._feeds(spark, lake, address, registry)
                 self._seconds["etl"] = time.monotonic() - begun
-                plan = AttemptPlan(
-                    spec, self.run_id, self._next_attempt(lake), lake, address, marker
-                )
-                self._attempts = 1
-                attempt = Attempt(spark, plan, registry, self._display)
-                try:
-                    self._outcome = attempt.run()
-                finally:
-                    self._failure = attempt.failure
-                    self._seconds["start"] = attempt.start_secs
-                    self._seconds["train"] = attempt.train_secs
-                if self._failure is not None:
-                    raise RunFailed(describe(self._failure), {})
+                self._attempt(spark, lake, address, registry, marker)
 
-    def _open_registry(
-        self, stack: contextlib.ExitStack, spark: SparkSession, lake: Lake
-    ) -> RegistryAddress:
+    def _attempt(
+        self,
+        spark: SparkSession,
+        lake: Lake,
+        address: RegistryAddress,
+        registry: Registry,
+        marker: str,
+    ) -> None:
+        number = 1 + max((int(name) for name in lake.list("logs") if name.isdigit()), default=0)
+        plan = AttemptPlan(self._spec, self.run_id, number, lake, address, marker)
+        self._attempts = 1
+        attempt = Attempt(spark, plan, registry, self._display)
+        try:
+            self._outcome = attempt.run()
+        finally:
+            self._failure = attempt.failure
+            self._seconds["start"] = attempt.start_secs
+            self._seconds["train"] = attempt.train_secs
+        if self._failure is not None:
+            raise RunFailed(describe(self._failure), {})
+
+    def _begin_zookeeper(
+        self, stack: contextlib.ExitStack, spark: SparkSession
+    ) -> EmbeddedZooKeeper | None:
+        """Starts a server where the user names none, to come up beside the checks that follow."""
+        if self._spec.zookeeper:
+            prepare(self._spec.zookeeper)
+            return None
+        local = spark.sparkContext.master.startswith("local")
+        host = spark.sparkContext.getConf().get("spark.driver.host", "")
+        server = EmbeddedZooKeeper("127.0.0.1" if local else host)
+        stack.callback(server.stop)
+        return server
+
+    def _registry_address(self, server: EmbeddedZooKeeper | None, lake: Lake) -> RegistryAddress:
         hosts = self._spec.zookeeper
-        if not hosts:
-            local = spark.sparkContext.master.startswith("local")
-            conf = spark.sparkContext.getConf()
-            server = EmbeddedZooKeeper("127.0.0.1" if local else conf.get("spark.driver.host", ""))
-            stack.callback(server.stop)
+        if server is not None:
+            server.wait()
             hosts = server.hosts
-        prepare(hosts, CONNECT_TIMEOUT_SECS if self._spec.zookeeper else EMBEDDED_TIMEOUT_SECS)
+            prepare(hosts, EMBEDDED_TIMEOUT_SECS)
         # a run that is resumed must be able to clear what its first driver left in the ensemble
         if self._spec.resume and lake.exists("registry.json"):
             return RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
@@ -192,8 +210,8 @@ class _Run:
                 with contextlib.suppress(RegistryError):  # its session ends all the same
                     registry.remove(keys.run(self.run_id))
 
-    def _open_lake(self, lake: Lake, address: RegistryAddress) -> str:
-        """Makes or finds the run directory; returns the marker that executors must see."""
+    def _open_lake(self, lake: Lake) -> str:
+        """Checks the run directory; writes a marker that executors must see, returns its name."""
         exists = lake.exists("spec.json")
         if exists and not self._spec.resume:
             raise LakeError(
@@ -205,11 +223,15 @@ class _Run:
                 f"there is no run {self.run_id} in {lake.url} to resume: check --run-id and --lake,"
                 " or leave --resume out"
             )
+        marker = lake.check_writable()
         self._lake = lake
+        return marker
+
+    def _claim_lake(self, lake: Lake, address: RegistryAddress) -> None:
+        """Makes the run directory ours: from here on the run id is taken."""
         lake.remove("result.json")
         lake.write_json("spec.json", {**self._spec.as_json(), "run_id": self.run_id})
         lake.write_json("registry.json", {"user": address.user, "password": address.password})
-        return lake.check_writable()
 
     def _feeds(
         self, spark: SparkSession, lake: Lake, address: RegistryAddress, registry: Registry
@@ -241,9 +263,6 @@ class _Run:
                 f"feed {manifest.feed}: {manifest.rows:,} rows in {len(manifest.shards)} shards"
             )
         return manifests
-
-    def _next_attempt(self, lake: Lake) -> int:
-        return 1 + max((int(name) for name in lake.list("logs") if name.isdigit()), default=0)
 
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:

@@ -81,7 +81,8 @@ class FMMovieLens(tfos.TFOnSparkApp):
 
         ratings, movies = movielens_data.read(spark, self.args.data)
         listed = F.broadcast(movies.select("movie_id"))
-        ratings = ratings.join(listed, "movie_id", "left_semi")
+        # kept in memory for the passes below; Spark lets go of it at the end of the session
+        ratings = ratings.join(listed, "movie_id", "left_semi").cache()
         # A hash of the rating's own key: whatever the partitions, the same ratings are held out.
         percentile = F.pmod(F.xxhash64("user_id", "movie_id", F.lit(self.args.seed)), F.lit(100))
         held_percent = TEST_PERCENT

@@ -27,6 +27,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def server():
     server = EmbeddedZooKeeper("127.0.0.1")
+    server.wait()
     try:
         prepare(server.hosts)
         yield server
@@ -279,6 +280,7 @@ class TestEmbeddedServer:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         before = set(psutil.Process().children())
         server = EmbeddedZooKeeper("127.0.0.1")
+        server.wait()
         started = set(psutil.Process().children()) - before
         try:
             prepare(server.hosts)

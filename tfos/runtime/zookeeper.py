@@ -20,27 +20,38 @@ class EmbeddedZooKeeper:
     """A ZooKeeper server on `host` and a free port, its data in a temporary directory.
 
     host: the address that it listens on and that other processes reach it by.
-    It ends, and its directory goes, by stop() or with the process that started it.
-    Raises RegistryError when it does not come up.
+    The constructor starts it, wait() waits until it serves. It ends, and its directory goes, by
+    stop() or with the process that started it. Raises RegistryError when it does not come up.
     """
 
     def __init__(self, host: str) -> None:
         self.host = host
-        java = find_java()
-        # ZooKeeper cannot take over a held port; when another process wins it meanwhile, try again
+        self._java = find_java()
+        self._start()
+
+    def wait(self) -> None:
+        """Blocks until the server takes sessions."""
+        # ZooKeeper cannot take over a held port: when another process wins it meanwhile, try again
         for _ in range(_PORT_TRIES):
-            if self._start(java):
-                return
+            deadline = time.monotonic() + _START_TIMEOUT_SECS
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if self._serves():
+                    return
+                time.sleep(0.05)
+            last_words = self._log.read_text(errors="replace")[-500:]
+            self._process.end()
+            self._start()
+        self._process.end()
         raise RegistryError(
-            f"the embedded ZooKeeper found no port on {host} in {_PORT_TRIES} tries; it said:"
-            f" {self._last_words}; use a server of your own: --zookeeper HOST:PORT"
+            f"the embedded ZooKeeper did not come up on {self.host} in {_PORT_TRIES} tries:"
+            f" {last_words}; use a server of your own: --zookeeper HOST:PORT"
         )
 
     @property
     def hosts(self) -> str:
         return f"{self.host}:{self._port}"
 
-    def _start(self, java: str) -> bool:
+    def _start(self) -> None:
         with socket.socket() as probe:
             try:
                 probe.bind((self.host, 0))
@@ -58,11 +69,11 @@ class EmbeddedZooKeeper:
             f"clientPortAddress={self.host}\nadmin.enableServer=false\nmaxClientCnxns=0\n"
             "maxSessionTimeout=60000\n"
         )
-        log = Path(scratch, "log")
-        with open(log, "wb") as sink:
+        self._log = Path(scratch, "log")
+        with open(self._log, "wb") as sink:
             self._process = ChildProcess(
                 [
-                    java,
+                    self._java,
                     "-Xmx512m",
                     "-XX:+UseSerialGC",
                     "-XX:TieredStopAtLevel=1",
@@ -78,16 +89,6 @@ class EmbeddedZooKeeper:
                 log=sink.fileno(),
                 scratch=scratch,
             )
-        deadline = time.monotonic() + _START_TIMEOUT_SECS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            if self._serves():
-                return True
-            time.sleep(0.05)
-        self._last_words = log.read_text(errors="replace")[-500:]
-        self._process.end()
-        return False
 
     def _serves(self) -> bool:
         """Whether the server takes sessions: one that is begun while it starts up can get stuck."""
