@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp, check_is_app, parse_args
 from tfos.display import Display
-from tfos.errors import AppError, FeedError, LakeError, RegistryError, RunFailed, TFOSError
+from tfos.errors import LakeError, RegistryError, RunFailed, TFOSError
+from tfos.etl import make_feeds
 from tfos.fault.failures import Failure, describe
-from tfos.feeding.schema import Manifest, manifest_path
-from tfos.feeding.writer import write_feeds
+from tfos.feeding.schema import Manifest
 from tfos.lake import Lake
 from tfos.runtime import keys, preflight
 from tfos.runtime.attempt import Attempt
@@ -29,14 +27,15 @@ from tfos.runtime.registry import (
     RegistryAddress,
     prepare,
 )
-from tfos.runtime.roles import local_master
+from tfos.runtime.roles import all_tasks
 from tfos.runtime.supervisor import AttemptPlan
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
+from tfos.session import open_session
 from tfos.shipping import ship_modules
-from tfos.spec import job_spec, new_run_id
+from tfos.spec import JobSpec, new_run_id
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 # pl_submit names a file here, to have the result even of a run that never had a lake
 RESULT_FILE_ENV = "TFOS_RESULT_FILE"
@@ -44,7 +43,6 @@ RESULT_FILE_ENV = "TFOS_RESULT_FILE"
 DRIVER_PID = "driver.pid"
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
-_APP = "app.pkl"
 
 
 def run_app(
@@ -59,8 +57,10 @@ def run_app(
     try:
         with run.shutdown():
             app.args = parse_args(app, args)
-            with run.session(spark, job) as session, run.shutdown():
-                run.execute(session)
+            check_is_app(app)
+            find_java()
+            with open_session(type(app).__name__, spark, job) as (session, spec), run.shutdown():
+                run.execute(session, spec)
     except BaseException as raised:
         error = raised
         run.failed(raised)
@@ -91,41 +91,14 @@ class _Run:
         self._outcome: Mapping[str, Any] = {}
         self._manifests: dict[str, Manifest] = {}
         self._attempts = 0
+        self._restarts: dict[str, int] = {}
         self._is_shut = False
         self.run_id = ""
 
-    @contextlib.contextmanager
-    def session(self, spark: SparkSession | None, job: Mapping[str, Any]) -> Iterator[SparkSession]:
-        """The Spark session, and the JobSpec that its conf and `job` make."""
-        check_is_app(self._app)
-        find_java()
-        if spark is not None:
-            self._spec = job_spec(_tfos_conf(spark), job)
-            yield spark
-            return
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        from pyspark.sql import SparkSession
-
-        running = SparkSession.getActiveSession()
-        if running is not None:
-            with self.session(running, job) as active:
-                yield active
-            return
-        conf = _launch_conf()
-        self._spec = job_spec(dict(conf.getAll()), job)
-        if _is_default_master(conf):
-            conf.setMaster(local_master(self._spec))
-            conf.set("spark.ui.showConsoleProgress", "false")
-        conf.setIfMissing("spark.app.name", type(self._app).__name__)
-        spark = SparkSession.builder.config(conf=conf).getOrCreate()
-        try:
-            yield spark
-        finally:
-            spark.stop()
-
-    def execute(self, spark: SparkSession) -> None:
+    def execute(self, spark: SparkSession, spec: JobSpec) -> None:
         """From the checks to the end of the roles."""
-        spec = self._spec
+        self._spec = spec
+        self._restarts = {task.role: 0 for task in all_tasks(spec)}
         self.run_id = spec.run_id or new_run_id(type(self._app).__name__)
         lake = Lake(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
@@ -141,7 +114,9 @@ class _Run:
             with self._claim(address) as registry:
                 self._claim_lake(lake, address)
                 begun = time.monotonic()
-                self._manifests = self._feeds(spark, lake, address, registry)
+                self._manifests = make_feeds(
+                    self._app, spark, lake, address, registry, self._display
+                )
                 self._seconds["etl"] = time.monotonic() - begun
                 self._attempt(spark, lake, address, registry, marker)
 
@@ -233,37 +208,6 @@ class _Run:
         lake.write_json("spec.json", {**self._spec.as_json(), "run_id": self.run_id})
         lake.write_json("registry.json", {"user": address.user, "password": address.password})
 
-    def _feeds(
-        self, spark: SparkSession, lake: Lake, address: RegistryAddress, registry: Registry
-    ) -> dict[str, Manifest]:
-        """The feeds, complete in the lake: those of the run that is resumed, or new ones."""
-        if lake.exists(_APP):
-            self._display.line("feeds are in the lake already: pre_train() is not run again")
-            record = pickle.loads(lake.read(_APP))
-            self._app.__dict__.update(pickle.loads(record["app"]).__dict__)
-            return {
-                n: Manifest.from_json(lake.read_json(manifest_path(n))) for n in record["feeds"]
-            }
-        lake.remove("feed")
-        registry.remove(f"{keys.run(self.run_id)}/feeds")
-        self._display.line("pre_train()")
-        frames = _named_frames(self._app.pre_train(spark))
-        pickled = _pickle_app(self._app)
-        self._display.line(f"feeding {', '.join(frames)}")
-        publisher = _Publisher(address, self.run_id)
-
-        def published(name: str) -> dict[int, dict[str, Any]]:
-            path = keys.feed(self.run_id, name)
-            return {int(n): registry.get(f"{path}/{n}") for n in registry.children(path)}
-
-        manifests = write_feeds(frames, lake, publisher, published)
-        lake.write(_APP, pickle.dumps({"app": pickled, "feeds": list(manifests)}))
-        for manifest in manifests.values():
-            self._display.line(
-                f"feed {manifest.feed}: {manifest.rows:,} rows in {len(manifest.shards)} shards"
-            )
-        return manifests
-
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:
         """Calls the user's shutdown() once, at the end of the block, with self.result there."""
@@ -315,7 +259,7 @@ class _Run:
                 if key in ("role", "index", "host", "message", "traceback")
             },
             "attempts": self._attempts,
-            "restarts": {},
+            "restarts": self._restarts,
             "feeds": {
                 name: {
                     "rows": manifest.rows,
@@ -355,77 +299,3 @@ def write_result_file(result: Mapping[str, Any]) -> None:
     if path:
         with open(path, "w") as file:
             json.dump(result, file)
-
-
-class _Publisher:
-    """Called in a Spark task: a connection to the registry, as a publish function."""
-
-    def __init__(self, address: RegistryAddress, run_id: str) -> None:
-        self._address = address
-        self._run_id = run_id
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[Any]:
-        with Registry(self._address) as registry:
-            yield lambda feed, partition, record: registry.create(
-                keys.partition(self._run_id, feed, partition), record
-            )
-
-
-def _launch_conf() -> Any:
-    """The SparkConf that this process was launched with: spark-submit's, or Spark's defaults."""
-    from pyspark import SparkConf, SparkContext
-
-    SparkContext._ensure_initialized()  # starts the JVM, which knows them
-    return SparkConf()
-
-
-def _is_default_master(conf: Any) -> bool:
-    """Whether nobody named a master: a plain `python app.py`, where pyspark sets local[*]."""
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "PYSPARK_SUBMIT_ARGS" in os.environ
-    return not submitted and conf.get("spark.master", "local[*]") == "local[*]"
-
-
-def _tfos_conf(spark: SparkSession) -> dict[str, str]:
-    """The spark.tfos.* settings of the application and, over them, of the session."""
-    conf = dict(spark.sparkContext.getConf().getAll())
-    conf.update(getattr(spark.conf, "getAll", {}))
-    return conf
-
-
-def _named_frames(returned: Any) -> dict[str, DataFrame]:
-    """pre_train's return value as named DataFrames. Raises AppError."""
-    from pyspark.sql import DataFrame
-
-    frames = returned if isinstance(returned, dict) else {"train": returned}
-    for name, frame in frames.items():
-        if not isinstance(frame, DataFrame):
-            found = f"{type(frame).__name__}" + (f" as {name!r}" if frames is returned else "")
-            raise AppError(
-                f"pre_train() returned {found}: return a DataFrame, or a dict of named DataFrames"
-                ' such as {"train": df, "eval": other}'
-            )
-        if not str(name).isidentifier():
-            raise AppError(f"pre_train() returned a feed named {name!r}: use a Python identifier")
-    if not frames:
-        raise FeedError("pre_train() returned an empty dict: return at least one DataFrame")
-    return frames
-
-
-def _pickle_app(app: TFOnSparkApp) -> bytes:
-    """The app as it travels to train(). Raises AppError that names what cannot be pickled."""
-    from pyspark import cloudpickle
-
-    try:
-        return bytes(cloudpickle.dumps(app))
-    except Exception as error:
-        for name, value in vars(app).items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as reason:
-                raise AppError(
-                    f"attribute self.{name} ({type(value).__name__}), set by pre_train(), cannot be"
-                    f" pickled and so cannot reach train(): {reason}; keep it in a local variable,"
-                    " or delete it before pre_train() returns"
-                ) from reason
-        raise AppError(f"{type(app).__name__} cannot be pickled: {error}") from error

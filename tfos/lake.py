@@ -35,6 +35,7 @@ import fsspec
 from tfos.errors import LakeError
 
 COMMIT = "COMMIT"
+APP = "app.pkl"
 
 
 def absolute(url: str) -> str:

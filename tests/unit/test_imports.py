@@ -17,6 +17,7 @@ ROOT = Path(tfos.__file__).parent
 LAYERS = [
     {"tfos", "tfos.cli", "tfos.runner"},
     {"tfos.driver"},
+    {"tfos.etl", "tfos.session"},
     {"tfos.app", "tfos.shipping"},
     {"tfos.runtime"},
     {"tfos.context", "tfos.display"},
@@ -149,7 +150,8 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
         (
             "pyspark",
             {
-                "tfos.driver",
+                "tfos.etl",
+                "tfos.session",
                 "tfos.shipping",
                 "tfos.feeding.writer",
                 "tfos.runtime.attempt",

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tfos.lake import Lake
+from tfos.lake import APP, Lake
 from tfos.spec import JobSpec
 
 CHANNEL_FD = "TFOS_CHANNEL"
@@ -112,7 +112,7 @@ def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict
     from tfos.runtime.strategies import make_runner
 
     spec = JobSpec(**order.spec)
-    app = pickle.loads(pickle.loads(lake.read("app.pkl"))["app"])
+    app = pickle.loads(pickle.loads(lake.read(APP))["app"])
     runner = make_runner(spec.strategy, order.cluster)
     ledger = Ledger()
     distributed = spec.strategy != "single"

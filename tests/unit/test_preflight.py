@@ -1,0 +1,101 @@
+"""What the checks before the start say, without a cluster."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tfos.errors import PreflightError
+from tfos.runtime import preflight
+from tfos.spec import JobSpec
+
+
+class Cluster:
+    """As much of a SparkSession as the checks touch: a master, its slots, one executor's reply."""
+
+    def __init__(self, master: str = "local[3]", slots: int = 3, reply: Any = None) -> None:
+        self.slots, self.reply = slots, reply
+        profiles = SimpleNamespace(defaultResourceProfile=lambda: "default")
+        scala = SimpleNamespace(
+            resourceProfileManager=lambda: profiles,
+            maxNumConcurrentTasks=lambda profile: self.slots,
+        )
+        self.sparkContext = SimpleNamespace(
+            master=master,
+            _jsc=SimpleNamespace(sc=lambda: scala),
+            parallelize=lambda items, slices: self,
+        )
+
+    def mapPartitions(self, probe: Any) -> Cluster:
+        return self
+
+    def collect(self) -> list[Any]:
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return [self.reply]
+
+
+def test_dynamic_allocation_is_refused_with_the_remedy():
+    with pytest.raises(PreflightError, match=r"spark\.dynamicAllocation\.enabled=false"):
+        preflight.check_conf({"spark.dynamicAllocation.enabled": "true"})
+    preflight.check_conf({"spark.dynamicAllocation.enabled": "false"})
+    preflight.check_conf({})
+
+
+def test_too_few_slots_names_both_numbers_and_who_needs_them():
+    with pytest.raises(PreflightError) as caught:
+        preflight.check_slots(Cluster(), JobSpec(num_ps=2, num_workers=3))
+    words = ["6 slots", "1 chief, 2 ps, 3 worker", "has 3", "--master local[6]", "--num-workers"]
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_slots_that_come_later_are_waited_for():
+    cluster = Cluster("spark://host:7077", slots=0)
+    asked = []
+
+    def arriving(profile: str) -> int:
+        asked.append(profile)
+        return len(asked)
+
+    cluster.sparkContext._jsc.sc().maxNumConcurrentTasks = arriving
+    preflight.check_slots(cluster, JobSpec())
+    assert len(asked) == 4
+
+
+def test_slots_that_never_come_are_given_up_at_the_timeout():
+    with pytest.raises(PreflightError, match=r"after 0\.3 s.*--start-timeout-secs"):
+        cluster = Cluster("spark://host:7077", slots=1)
+        preflight.check_slots(cluster, JobSpec(start_timeout_secs=0.3))
+
+
+@pytest.fixture
+def versions() -> dict[str, str]:
+    return preflight._versions()
+
+
+def check(reply: Any) -> None:
+    lake = SimpleNamespace(uri=lambda name: f"/lake/run/{name}")
+    preflight.check_executors(Cluster(reply=reply), JobSpec(), lake, ".marker")  # type: ignore[arg-type]
+
+
+def test_equal_executors_pass(versions):
+    check(("host-a", True, versions))
+
+
+@pytest.mark.parametrize("package", ["Python", "tensorflow", "tfos"])
+def test_other_version_names_host_and_both_versions(versions, package):
+    with pytest.raises(PreflightError) as caught:
+        check(("host-a", True, {**versions, package: "0.0.1"}))
+    assert all(w in str(caught.value) for w in ("host-a", package, "0.0.1", versions[package]))
+
+
+def test_executor_that_does_not_see_the_lake(versions):
+    with pytest.raises(PreflightError, match=r"host-a does not see /lake/run/\.marker.*--lake"):
+        check(("host-a", False, versions))
+
+
+def test_executor_without_tfos():
+    with pytest.raises(PreflightError, match="no module 'tfos'.*--archives"):
+        check(RuntimeError("ModuleNotFoundError: No module named 'tfos'\n  at java"))

@@ -1,0 +1,64 @@
+"""The Spark session of a run, and the JobSpec that its conf makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfos.runtime.roles import local_master
+from tfos.spec import JobSpec, job_spec
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@contextlib.contextmanager
+def open_session(
+    app_name: str, spark: SparkSession | None, job: Mapping[str, Any]
+) -> Iterator[tuple[SparkSession, JobSpec]]:
+    """The session to run in: `spark`, else the active one, else a new one that ends with the block.
+
+    job: the arguments of run(); they win over the conf. Raises UsageError.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    from pyspark.sql import SparkSession
+
+    spark = spark or SparkSession.getActiveSession()
+    if spark is not None:
+        yield spark, job_spec(_tfos_conf(spark), job)
+        return
+    conf = _launch_conf()
+    spec = job_spec(dict(conf.getAll()), job)
+    if _is_default_master(conf):
+        conf.setMaster(local_master(spec))
+        conf.set("spark.ui.showConsoleProgress", "false")
+    conf.setIfMissing("spark.app.name", app_name)
+    spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    try:
+        yield spark, spec
+    finally:
+        spark.stop()
+
+
+def _launch_conf() -> Any:
+    """The SparkConf that this process was launched with: spark-submit's, or Spark's defaults."""
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # starts the JVM, which knows them
+    return SparkConf()
+
+
+def _is_default_master(conf: Any) -> bool:
+    """Whether nobody named a master: a plain `python app.py`, where pyspark sets local[*]."""
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "PYSPARK_SUBMIT_ARGS" in os.environ
+    return not submitted and conf.get("spark.master", "local[*]") == "local[*]"
+
+
+def _tfos_conf(spark: SparkSession) -> dict[str, str]:
+    """The spark.tfos.* settings of the application and, over them, of the session."""
+    conf = dict(spark.sparkContext.getConf().getAll())
+    conf.update(getattr(spark.conf, "getAll", {}))
+    return conf
