@@ -97,5 +97,5 @@ def test_executor_that_does_not_see_the_lake(versions):
 
 
 def test_executor_without_tfos():
-    with pytest.raises(PreflightError, match="no module 'tfos'.*--archives"):
+    with pytest.raises(PreflightError, match=r"no module 'tfos'.*--archives"):
         check(RuntimeError("ModuleNotFoundError: No module named 'tfos'\n  at java"))
