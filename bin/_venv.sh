@@ -24,7 +24,8 @@ tfos_venv() {
     if command -v flock >/dev/null 2>&1; then flock 9; fi
     if [ -x "$TFOS_PYTHON" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then exit 0; fi
     echo "tfos: first use: making $venv (TensorFlow and Spark are large; this takes minutes)" >&2
-    [ -x "$TFOS_PYTHON" ] || "$base" -m venv "$venv" || exit 1
+    # one that was interrupted while it was made has no pip
+    "$TFOS_PYTHON" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" || exit 1
     "$TFOS_PYTHON" -m pip install --quiet --editable "$root${extra:+[$extra]}" >&2 || {
       echo "tfos: pip could not install tfos into $venv (see above); run the command again to retry" >&2
       exit 1

@@ -6,6 +6,7 @@ Public names only. Importing tfos imports neither TensorFlow nor Spark.
 from tfos.app import TFOnSparkApp
 from tfos.errors import (
     AppError,
+    DamagedError,
     FeedError,
     LakeError,
     PreflightError,
@@ -19,6 +20,7 @@ from tfos.version import __version__
 
 __all__ = [
     "AppError",
+    "DamagedError",
     "FeedError",
     "LakeError",
     "PreflightError",

@@ -156,9 +156,12 @@ class Submission:
             **dict(_key_value(text, "--conf") for text in given.conf),
             **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
             **{PARAM_PREFIX + key: value for key, value in params.items()},
-            conf_key("run_id"): self.run_id,
             conf_key("lake"): self.lake,
         }
+        if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
+            self._conf[conf_key("run_id")] = self.run_id
+        else:  # the executors' Python may lie inside an archive
+            self._conf.setdefault("spark.pyspark.driver.python", sys.executable)
         self._master = given.master or conf.get("spark.master") or local_master(spec)
 
     def command(self) -> list[str]:
@@ -173,6 +176,8 @@ class Submission:
                     str(file) for file in sources(self.app.parent) if file.parent == self.app.parent
                 ]
                 value = ",".join([*([value] if value else []), *modules])
+            if name == "files" and self.is_cluster_mode:
+                value = ",".join([*([value] if value else []), str(self.app)])
             if name == "name":
                 value = value or self.app.stem
             if value and name != "master":
@@ -207,13 +212,21 @@ def submit(submission: Submission) -> dict[str, Any]:
     try:
         ended = _wait(process, result_file.with_name(DRIVER_PID))
         if result_file.exists():
-            return dict(json.loads(result_file.read_text()))
+            result = dict(json.loads(result_file.read_text()))
+            if result["status"] == "succeeded" and process.poll() != 0:
+                message = "app.py failed after its run had succeeded; see above"
+                result.update(status="failed", error=_failed(message)["error"])
+            return result
+        if process.poll() == 0 and not submission.is_cluster_mode:
+            return {"run_id": None, "status": "succeeded", "error": None}  # app.py --help
     finally:
         process.end()
     if submission.is_cluster_mode:
         lake = Lake(submission.lake, submission.run_id)
         if lake.exists("result.json"):
             return dict(lake.read_json("result.json"))
+        if ended == "interrupted":
+            ended = "pl_submit was interrupted; the application goes on: end it on its cluster"
     return _failed(ended)
 
 

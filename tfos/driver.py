@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -14,7 +15,7 @@ from tfos.app import TFOnSparkApp, check_is_app, parse_args
 from tfos.display import Display
 from tfos.errors import LakeError, RegistryError, RunFailed, TFOSError
 from tfos.etl import make_feeds
-from tfos.fault.failures import Failure, describe
+from tfos.fault.failures import Failure, describe, error_message
 from tfos.feeding.schema import Manifest
 from tfos.lake import Lake
 from tfos.runtime import keys, preflight
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 RESULT_FILE_ENV = "TFOS_RESULT_FILE"
 # beside it the driver leaves its pid, for Ctrl-C
 DRIVER_PID = "driver.pid"
+# the results of the runs that have ended in this process
+runs: list[dict[str, Any]] = []
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
 
@@ -64,7 +67,10 @@ def run_app(
     except BaseException as raised:
         error = raised
         run.failed(raised)
+        if isinstance(raised, SystemExit) and not raised.code and not run.run_id:
+            raise  # the app's --help
     result = run.finish()
+    runs.append(result)
     if error is None:
         return result
     if isinstance(error, (TFOSError, KeyboardInterrupt, SystemExit)) and not isinstance(
@@ -112,7 +118,7 @@ class _Run:
             preflight.check_executors(spark, spec, lake, marker)
             address = self._registry_address(server, lake)
             with self._claim(address) as registry:
-                self._claim_lake(lake, address)
+                self._claim_lake(lake)
                 begun = time.monotonic()
                 self._manifests = make_feeds(
                     self._app, spark, lake, address, registry, self._display
@@ -163,7 +169,9 @@ class _Run:
         # a run that is resumed must be able to clear what its first driver left in the ensemble
         if self._spec.resume and lake.exists("registry.json"):
             return RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
-        return RegistryAddress.new(hosts, self.run_id)
+        address = RegistryAddress.new(hosts, self.run_id)
+        lake.write_json("registry.json", {"user": address.user, "password": address.password})
+        return address
 
     @contextlib.contextmanager
     def _claim(self, address: RegistryAddress) -> Iterator[Registry]:
@@ -199,14 +207,15 @@ class _Run:
                 " or leave --resume out"
             )
         marker = lake.check_writable()
-        self._lake = lake
+        if not exists:  # the result of a run that another driver may hold is not ours to write
+            self._lake = lake
         return marker
 
-    def _claim_lake(self, lake: Lake, address: RegistryAddress) -> None:
+    def _claim_lake(self, lake: Lake) -> None:
         """Makes the run directory ours: from here on the run id is taken."""
+        self._lake = lake
         lake.remove("result.json")
         lake.write_json("spec.json", {**self._spec.as_json(), "run_id": self.run_id})
-        lake.write_json("registry.json", {"user": address.user, "password": address.password})
 
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:
@@ -238,8 +247,7 @@ class _Run:
         elif isinstance(error, TFOSError):
             message, trace = str(error), ""
         else:
-            first = (str(error).strip().splitlines() or [""])[0]
-            message = f"{type(error).__name__}: {first}"
+            message = error_message(error)
             trace = "".join(traceback.format_exception(error))
         self._failure = Failure(
             "driver", 0, socket.gethostname(), "exception", message, trace, time.time()
@@ -268,7 +276,7 @@ class _Run:
                 }
                 for name, manifest in self._manifests.items()
             },
-            "metrics": self._outcome.get("metrics", {}),
+            "metrics": finite(self._outcome.get("metrics", {})),
             "model": self._outcome.get("model"),
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
         }
@@ -289,6 +297,15 @@ class _Run:
         if result["status"] == "succeeded":
             self._display.line(f"succeeded: {self._lake and self._lake.uri('result.json')}")
         return result
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for each number that JSON has no word for: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list) else value
 
 
 def write_result_file(result: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@
      +-- StartTimeout     the roles did not come up in time
      +-- RegistryError    ZooKeeper cannot be reached or refused
      +-- LakeError        the run directory cannot be read or written
+     |    +-- DamagedError     a directory of the lake differs from its COMMIT marker, or has none
      +-- FeedError        a DataFrame cannot become a feed, or a feed cannot be read
      +-- RunFailed        the run started and failed; .result is what result.json holds
 
@@ -46,6 +47,10 @@ class RegistryError(TFOSError):
 
 class LakeError(TFOSError):
     """The run directory cannot be read or written, or holds something unexpected."""
+
+
+class DamagedError(LakeError):
+    """A directory of the lake has no valid COMMIT marker, or differs from what its marker says."""
 
 
 class FeedError(TFOSError):

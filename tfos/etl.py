@@ -32,13 +32,15 @@ def make_feeds(
     if lake.exists(APP):
         display.line("feeds are in the lake already: pre_train() is not run again")
         record = pickle.loads(lake.read(APP))
-        app.__dict__.update(pickle.loads(record["app"]).__dict__)
+        # what pre_train() set, in the app as it is now: its code and arguments are the new ones
+        app.__dict__.update(pickle.loads(record["state"]))
+        _store(app, lake, record["feeds"])
         return {n: Manifest.from_json(lake.read_json(manifest_path(n))) for n in record["feeds"]}
     lake.remove("feed")
     registry.remove(f"{keys.run(lake.run_id)}/feeds")
     display.line("pre_train()")
     frames = _named_frames(app.pre_train(spark))
-    pickled = _pickle_app(app)
+    _pickle(app)  # an attribute that cannot travel is found before the long part
     display.line(f"feeding {', '.join(frames)}")
     publisher = _Publisher(address, lake.run_id)
 
@@ -47,7 +49,7 @@ def make_feeds(
         return {int(n): registry.get(f"{path}/{n}") for n in registry.children(path)}
 
     manifests = write_feeds(frames, lake, publisher, published)
-    lake.write(APP, pickle.dumps({"app": pickled, "feeds": list(manifests)}))
+    _store(app, lake, list(manifests))
     for manifest in manifests.values():
         display.line(
             f"feed {manifest.feed}: {manifest.rows:,} rows in {len(manifest.shards)} shards"
@@ -89,12 +91,18 @@ def _named_frames(returned: Any) -> dict[str, DataFrame]:
     return frames
 
 
-def _pickle_app(app: TFOnSparkApp) -> bytes:
-    """The app as it travels to train(). Raises AppError that names what cannot be pickled."""
+def _store(app: TFOnSparkApp, lake: Lake, feeds: list[str]) -> None:
+    """Writes the app for train(), and what a resumed run takes over: the feeds are complete."""
+    lake.write(APP, pickle.dumps({**_pickle(app), "feeds": feeds}))
+
+
+def _pickle(app: TFOnSparkApp) -> dict[str, bytes]:
+    """The app, and what pre_train() set on it. Raises AppError for what cannot be pickled."""
     from pyspark import cloudpickle
 
+    state = {name: value for name, value in vars(app).items() if name not in ("args", "result")}
     try:
-        return bytes(cloudpickle.dumps(app))
+        return {"app": cloudpickle.dumps(app), "state": cloudpickle.dumps(state)}
     except Exception as error:
         for name, value in vars(app).items():
             try:

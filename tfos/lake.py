@@ -32,7 +32,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from tfos.errors import LakeError
+from tfos.errors import DamagedError, LakeError
 
 COMMIT = "COMMIT"
 APP = "app.pkl"
@@ -187,8 +187,11 @@ class Lake:
         marker = posixpath.join(path, COMMIT)
         if not self.exists(marker):
             return None
-        content = self.read_json(marker)
-        return dict(content)
+        data = self.read(marker)
+        try:
+            return dict(json.loads(data))
+        except ValueError as error:
+            raise DamagedError(f"{self.uri(marker)} is damaged: {error}") from error
 
     def fetch_dir(self, path: str, target: str) -> dict[str, Any]:
         """Copies a committed directory to the local directory `target`, checks every file.
@@ -197,14 +200,14 @@ class Lake:
         """
         marker = self.committed(path)
         if marker is None:
-            raise LakeError(f"{self.uri(path)} has no {COMMIT} marker: it was never finished")
+            raise DamagedError(f"{self.uri(path)} has no {COMMIT} marker: it was never finished")
         for name, wanted in marker["files"].items():
             local = Path(target, name)
             local.parent.mkdir(parents=True, exist_ok=True)
             self.download(posixpath.join(path, name), str(local))
             found = _sha256(local)
             if found != wanted["sha256"]:
-                raise LakeError(
+                raise DamagedError(
                     f"{self.uri(path, name)} is damaged: its SHA-256 is {found}, the marker says"
                     f" {wanted['sha256']}"
                 )

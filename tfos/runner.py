@@ -24,7 +24,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
-from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, write_result_file
+from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, runs, write_result_file
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
 
@@ -111,23 +111,17 @@ def main(argv: list[str]) -> int:
     sys.argv = [str(path), *argv[1:]]
     try:
         module = load(path)
-        if not _has_run():
+        if not runs:
             find_app(module, name)().run(args=argv[1:])
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code:
-            return 0
-        if not _has_run():
+        if not runs:
             write_result_file(_failed_result(error))
-        if RESULT_FILE_ENV not in os.environ:
-            raise
+        if RESULT_FILE_ENV not in os.environ or (runs and runs[-1]["status"] == "succeeded"):
+            raise  # nobody else tells of it
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
-
-
-def _has_run() -> bool:
-    """Whether a run has ended, and left its result for pl_submit."""
-    path = os.environ.get(RESULT_FILE_ENV)
-    return bool(path) and Path(str(path)).exists()
 
 
 def _failed_result(error: BaseException) -> dict[str, object]:

@@ -14,6 +14,7 @@ class Linear(tfos.TFOnSparkApp):
         parser.add_argument("--epochs", type=int, default=2)
         parser.add_argument("--misbehave", default="")
         parser.add_argument("--step-secs", type=float, default=0.0)
+        parser.add_argument("--begun", help="file that a task of a slow pre_train() writes")
         parser.add_argument("--shut", help="file that shutdown() writes")
 
     def pre_train(self, spark):
@@ -32,6 +33,8 @@ class Linear(tfos.TFOnSparkApp):
                 return frame.selectExpr("id", "x", "y", "map(id, x) as odd")
             case "unpicklable":
                 self.handle = threading.Lock()
+            case "slow":
+                sleep_long(spark, self.args.begun)
             case "pre_train":
                 raise KeyError("no such table: sales")
         return {"train": frame, "eval": frame.where("id % 10 = 0")}
@@ -69,3 +72,12 @@ class Linear(tfos.TFOnSparkApp):
         if self.args.shut:
             with open(self.args.shut, "w") as file:
                 file.write(self.result["status"])
+
+
+def sleep_long(spark, begun):
+    def task(number):
+        with open(begun, "w") as file:
+            file.write(str(number))
+        time.sleep(300)
+
+    spark.sparkContext.parallelize(range(2), 2).foreach(task)

@@ -109,12 +109,30 @@ def test_existing_run_id_needs_resume(tmp_path):
     assert "no run absent" in missing.last_words
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_everything_within_seconds(tmp_path, signum):
+def test_roles_that_do_not_come_up_in_time_are_listed(tmp_path):
+    ended = submit("--start-timeout-secs", "1", "--lake", tmp_path, LINEAR)
+    assert ended.status == 1
+    words = ["not all roles came up within 1 s", "ps-0", "asks for 4 slots", "has 4"]
+    assert all(word in ended.last_words for word in words), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("phase", "signum"),
+    [("etl", signal.SIGINT), ("start", signal.SIGTERM), ("train", signal.SIGINT)],
+)
+def test_interrupt_ends_everything_within_seconds(tmp_path, phase, signum):
+    begun = tmp_path / "begun"
+    app = [LINEAR, "--epochs", "1000", "--step-secs", "0.05", "--begun", begun]
     process = start_submit(
-        "--run-id", "stopped", "--lake", tmp_path, LINEAR, "--epochs", "1000", "--step-secs", "0.05"
-    )
-    poll(lambda: list(tmp_path.glob("stopped/checkpoints/*/COMMIT")), 120, "the run trains")
+        "--run-id", "stopped", "--lake", tmp_path, *app,
+        *(["--misbehave", "slow"] if phase == "etl" else []),
+    )  # fmt: skip
+    reached = {
+        "etl": begun.exists,
+        "start": lambda: role_pids("stopped"),
+        "train": lambda: list(tmp_path.glob("stopped/checkpoints/*/COMMIT")),
+    }[phase]
+    poll(reached, 120, f"the run reaches {phase}")
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130

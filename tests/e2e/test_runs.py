@@ -22,6 +22,13 @@ def external(request):
     return ["--zookeeper", request.getfixturevalue("zookeeper")] if request.param else []
 
 
+def is_runner(process: psutil.Process) -> bool:
+    try:
+        return any("runner.py" in part for part in process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+
+
 @pytest.mark.parametrize("external", [False, True], indirect=True, ids=["embedded", "external"])
 def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
     job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1", *external]
@@ -35,7 +42,7 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
     driver = next(
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if any("runner.py" in part for part in child.cmdline()) and "python" in child.name()
+        if "python" in child.name() and is_runner(child)
     )
     driver.kill()
     process.communicate(timeout=60)
@@ -43,11 +50,11 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
     poll(lambda: not any(map(psutil.pid_exists, roles.values())), 15, "the roles have ended")
     assert not (tmp_path / "killed/result.json").exists()
 
-    ended = submit(*job, "--resume", LINEAR, "--epochs", "4")
+    ended = submit(*job, "--resume", LINEAR, "--epochs", "5")  # new arguments count
     assert ended.status == 0, ended.stderr
     result = ended.result
-    assert result["feeds"]["train"]["rows_trained"] == [4000] * 4
-    assert len(result["metrics"]["history"]) == 4
+    assert result["feeds"]["train"]["rows_trained"] == [4000] * 5
+    assert len(result["metrics"]["history"]) == 5
     assert result["metrics"]["slope"] == 2.0  # what pre_train() set, though it did not run again
     assert result["metrics"]["attempt"] == 2
     assert "pre_train() is not run again" in ended.stderr

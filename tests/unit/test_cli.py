@@ -90,11 +90,7 @@ class TestDryRun:
         conf = dry_run(app).conf
         assert conf["spark.pyspark.python"] == sys.executable
         assert conf["spark.tfos.lake"] == str(tmp_path.resolve() / "tfos-runs")
-        assert re.fullmatch(r"my-app-\d{8}-\d{6}-[0-9a-f]{4}", conf["spark.tfos.runId"])
-        assert {key for key in conf if key.startswith("spark.tfos.")} == {
-            "spark.tfos.lake",
-            "spark.tfos.runId",
-        }
+        assert {key for key in conf if key.startswith("spark.tfos.")} == {"spark.tfos.lake"}
 
     def test_each_flag_becomes_its_conf_key(self, dry_run, app):
         conf = dry_run(
@@ -129,7 +125,6 @@ class TestDryRun:
             "--name": "nightly",
         }
         assert command.alone == ["--verbose"]
-        assert command.conf["spark.tfos.runId"].startswith("nightly-")
 
     def test_name_is_the_apps_when_none_is_given(self, dry_run, app):
         assert dry_run(app).options["--name"] == "my_app"
@@ -188,8 +183,10 @@ class TestDryRun:
         assert dry_run("my_app.py").after_runner == [str(app.resolve())]
 
     def test_each_submission_has_its_own_run_id(self, dry_run, app):
-        ids = {dry_run(app).conf["spark.tfos.runId"] for _ in range(3)}
-        assert len(ids) > 1
+        cluster = ("--master", "yarn", "--deploy-mode", "cluster")
+        ids = [dry_run(*cluster, app).conf["spark.tfos.runId"] for _ in range(3)]
+        assert all(re.fullmatch(r"my-app-\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+        assert len(set(ids)) > 1
 
 
 class TestClusterMode:
@@ -223,7 +220,7 @@ class TestPropertiesFile:
         command = dry_run("--properties-file", file, app)
         assert command.options["--properties-file"] == str(file)
         assert command.options["--master"] == "local[7]"
-        assert command.conf["spark.tfos.runId"] == "from-file"
+        assert "spark.tfos.runId" not in command.conf  # spark-submit reads it there itself
 
     @pytest.mark.parametrize(
         "line",

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tfos.fault.failures import Failure, describe, may_be_consequence, root_cause
+from tfos.fault.failures import Failure, describe, error_message, may_be_consequence, root_cause
 
 
 def failure(kind, time=0.0, role="worker", index=0, **more):
@@ -83,3 +83,30 @@ class TestDescribe:
         trace = "\n".join(f"line {i}" for i in range(100))
         lines = describe(failure("exception", traceback=trace), traceback_lines=3).splitlines()
         assert lines[1:] == ["  line 97", "  line 98", "  line 99"]
+
+
+class TestErrorMessage:
+    """The line of an exception's text that says what happened."""
+
+    def test_of_an_ordinary_exception(self):
+        assert error_message(KeyError("sales")) == "KeyError: 'sales'"
+        assert error_message(ValueError("first\nsecond")) == "ValueError: first"
+
+    def test_of_a_python_worker_inside_a_spark_exception(self):
+        text = """An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collect.
+: org.apache.spark.SparkException: Job aborted due to stage failure: Lost task 0.3
+Traceback (most recent call last):
+  File "app.py", line 3, in udf
+tfos.errors.LakeError: cannot write /lake/run
+
+	at org.apache.spark.api.python.BasePythonRunner.read(PythonRunner.scala:1)
+Caused by: java.lang.RuntimeError: x"""
+        message = error_message(type("Py4JJavaError", (Exception,), {})(text))
+        assert message == "tfos.errors.LakeError: cannot write /lake/run"
+
+    def test_of_a_lost_executor(self):
+        text = """An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collect.
+: org.apache.spark.SparkException: Job aborted: ExecutorLostFailure (executor 1 exited)
+	at org.apache.spark.scheduler.DAGScheduler.abort(DAGScheduler.scala:1)"""
+        message = error_message(type("Py4JJavaError", (Exception,), {})(text))
+        assert "ExecutorLostFailure (executor 1 exited)" in message

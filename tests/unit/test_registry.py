@@ -194,7 +194,7 @@ class TestErrors:
                 lambda: stranger.remove(f"{root}/x"),
                 lambda: stranger.create(f"{root}/y", 1),
             ):
-                with pytest.raises(RegistryError, match="NoAuth") as caught:
+                with pytest.raises(RegistryError, match="belongs to another run") as caught:
                     attempt()
                 assert server.hosts in str(caught.value)
                 assert root in str(caught.value)

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfos.errors import LakeError, UsageError
+from tfos.errors import DamagedError, UsageError
 from tfos.lake import Lake, remove_local
 
 KEPT = 3
@@ -63,7 +63,7 @@ class Checkpointer:
             local = tempfile.mkdtemp(prefix="restore-", dir=self._scratch)
             try:
                 self._lake.fetch_dir(f"checkpoints/{name}", local)
-            except LakeError as error:
+            except DamagedError as error:
                 # never finished, or damaged; gone, it is not in the way when its step comes again
                 _log.warning("checkpoint %s is passed over and removed: %s", name, error)
                 remove_local(local)
@@ -102,8 +102,12 @@ class Checkpointer:
 
         step: above that of every earlier checkpoint of the run. No training may be under way.
         """
-        if self._lake.committed(checkpoint_path(step)) is not None:
-            raise UsageError(f"a checkpoint at step {step} exists already: save at a later step")
+        newest = max(map(int, self._lake.list("checkpoints")), default=-1)
+        if step <= newest:
+            raise UsageError(
+                f"a checkpoint at step {newest} exists already, which is not before {step}: save at"
+                " a later step"
+            )
         self._sections[section] = state
         record: Mapping[str, Any] = {
             "step": step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 # How directly a kind of failure points at a cause; the smaller, the more direct. A role that lost
 # its peer, or whose Spark job ended, is most often the consequence of another role's failure.
 _KINDS = {"exception": 0, "signal": 0, "exit": 0, "start": 1, "spark": 2, "peer": 3}
+
+# a traceback's last line, from a Python worker inside a Spark exception's text
+_RAISED = re.compile(
+    r"(?!org\.|java\.|scala\.|py4j\.)[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt): "
+)
+_EMPTY_WORDS = ("An error occurred while calling", "An exception was thrown", "at ")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,16 @@ def root_cause(failures: Iterable[Failure]) -> Failure:
 def may_be_consequence(failure: Failure) -> bool:
     """Whether waiting a moment may bring a failure that explains this one better."""
     return _KINDS[failure.kind] > 0
+
+
+def error_message(error: BaseException) -> str:
+    """One line that says what happened: of a Spark exception, what the Python worker raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    telling = [line for line in lines if not line.startswith(_EMPTY_WORDS)]
+    said = (raised[-1:] or telling[:1] or [""])[0]
+    name = type(error).__name__
+    return said if raised or name == "Py4JJavaError" else f"{name}: {said}"
 
 
 def describe(failure: Failure, traceback_lines: int = 20) -> str:

@@ -10,13 +10,14 @@ was published and writes the feed's manifest, which later runs of the driver tru
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfos.errors import FeedError
+from tfos.errors import FeedError, LakeError
 from tfos.feeding.schema import Column, Manifest, Shard, columns_of, manifest_path, resolve_lengths
 from tfos.lake import Lake
 
@@ -27,6 +28,7 @@ SHARD_BYTES = 64 << 20
 # (feed, partition, record) -> whether this call was the first
 Publish = Callable[[str, int, dict[str, Any]], bool]
 _BATCH_ROWS = 65_536
+_BATCH_ROWS_DEFAULT = "10000"
 _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
@@ -100,7 +102,12 @@ def _write_partition(
     partition = context.partitionId()
     stem = f"{partition:06d}-{context.taskAttemptId()}"
     writer = _PartitionWriter(lake, feed, stem, columns)
-    published = False
+    if not lake.exists("spec.json"):
+        raise LakeError(
+            f"executor host {socket.gethostname()} does not see {lake.uri('spec.json')}, which the"
+            " driver wrote: name a lake that all machines share with --lake"
+        )
+    keep = False
     try:
         for batch in batches:
             writer.write(batch)
@@ -108,9 +115,12 @@ def _write_partition(
         if not writer.nulls:
             record = {"shards": [vars(s) for s in writer.shards], "lengths": writer.lengths}
             with connect() as publish:
-                published = publish(feed, partition, record)
+                # when it fails the shards may be published all the same: only a clear no ends them,
+                # and the driver removes what turns out to be a stray
+                keep = True
+                keep = publish(feed, partition, record)
     finally:
-        if not published:
+        if not keep:
             writer.discard()
     yield pa.RecordBatch.from_pydict(
         {"partition": pa.array([partition], pa.int32()), "nulls": [json.dumps(writer.nulls)]}
@@ -165,7 +175,8 @@ def _run_job(
     # a call of write() per 64k rows instead of 10k; put back as it was, it is the user's session
     conf = frame.sparkSession.conf
     before = conf.get(_BATCH_ROWS_CONF)
-    conf.set(_BATCH_ROWS_CONF, str(_BATCH_ROWS))
+    if before == _BATCH_ROWS_DEFAULT:  # somebody who chose another size has wide rows
+        conf.set(_BATCH_ROWS_CONF, str(_BATCH_ROWS))
     try:
         rows = frame.mapInArrow(
             lambda batches: _write_partition(batches, lake, name, columns, connect),

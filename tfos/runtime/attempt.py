@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.display import Display
 from tfos.errors import RegistryError, StartTimeout
-from tfos.fault.failures import Failure, may_be_consequence, root_cause
+from tfos.fault.failures import Failure, error_message, may_be_consequence, root_cause
 from tfos.runtime import keys, preflight
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, servers
@@ -47,6 +47,7 @@ class Attempt:
         self._begun = time.monotonic()
         self._train_begun: float | None = None
         self._up: set[str] = set()
+        self._members: dict[str, Mapping[str, Any]] = {}
         self.failure: Failure | None = None
         self.start_secs = 0.0
         self.train_secs = 0.0
@@ -94,7 +95,7 @@ class Attempt:
                 )
                 self._job_errors[job.name] = "; ".join(f"{task}: {why}" for task, why in ended)
             except Exception as error:
-                self._job_errors[job.name] = _spark_message(error)
+                self._job_errors[job.name] = error_message(error)
             self._changed.put(None)
 
         thread = InheritableThread(target=submit, name=f"tfos-{job.name}", daemon=True)
@@ -117,9 +118,13 @@ class Attempt:
             failures = self._failures()
             if failures:
                 self.failure = self._root_cause(failures)
-                return {}
+                # a supervisor that is done ends its job: what came first may be the success
+                outcome = self._registry.get(keys.outcome(run_id, number))
+                if outcome is not None:
+                    self.failure = None
+                return dict(outcome or {})
             if self._progress is None and time.monotonic() > deadline:
-                self._raise_if_missing()
+                self._raise_what_is_missing()
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
@@ -144,6 +149,20 @@ class Attempt:
         path = keys.failures(self._plan.run_id, self._plan.attempt)
         records = [self._registry.get(f"{path}/{name}") for name in self._registry.children(path)]
         found = [Failure.from_json(record) for record in records if record]
+        here = set(self._registry.children(keys.members(self._plan.run_id, self._plan.attempt)))
+        for name in here - self._members.keys():
+            path = f"{keys.members(self._plan.run_id, self._plan.attempt)}/{name}"
+            self._members[name] = self._registry.get(path) or {}
+        told = {failure.task for failure in found}
+        for name in sorted(self._members.keys() - here - told):
+            task = Task.parse(name)
+            found.append(
+                Failure(
+                    task.role, task.index, str(self._members[name].get("host")), "spark",
+                    "its supervisor is gone, and with it perhaps its executor or its host",
+                    time=time.time(),
+                )
+            )  # fmt: skip
         for name, message in self._job_errors.items():
             task = self._jobs[name][0].tasks[0]
             found.append(
@@ -162,19 +181,21 @@ class Attempt:
             failures = self._failures()
         return root_cause(failures)
 
-    def _raise_if_missing(self) -> None:
+    def _raise_what_is_missing(self) -> None:
         run_id, number = self._plan.run_id, self._plan.attempt
         here = {Task.parse(n) for n in self._registry.children(keys.members(run_id, number))}
         ready = {Task.parse(n) for n in self._registry.children(keys.ready(run_id, number))}
         absent = sorted(set(all_tasks(self._plan.spec)) - here)
         slow = sorted(servers(self._plan.spec) & here - ready)
-        if not absent and not slow:
-            return  # the chief is on its way into train()
         raise StartTimeout(
             f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s: "
             + "; ".join(
                 f"{what}: {', '.join(map(str, tasks))}"
-                for what, tasks in (("never registered", absent), ("TensorFlow not up", slow))
+                for what, tasks in (
+                    ("never registered", absent),
+                    ("TensorFlow not up", slow),
+                    ("train() not begun", [] if absent or slow else [Task("chief", 0)]),
+                )
                 if tasks
             )
             + f"; {preflight.describe_slots(self._spark, self._plan.spec)}; raise"
@@ -196,10 +217,3 @@ class Attempt:
         deadline = time.monotonic() + secs
         for _, thread in self._jobs.values():
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _spark_message(error: Exception) -> str:
-    """The part of a Spark exception that says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    python = [line for line in lines if line.startswith("tfos.")]
-    return (python or [line for line in lines if not line.startswith("at ")] or [repr(error)])[0]

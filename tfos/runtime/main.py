@@ -22,6 +22,8 @@ from tfos.lake import APP, Lake
 from tfos.spec import JobSpec
 
 CHANNEL_FD = "TFOS_CHANNEL"
+# a node of ZooKeeper holds 1 MiB
+_METRICS_BYTES = 900_000
 # exceptions of TensorFlow that tell of another process's death, not of an error here
 _PEER_ERRORS = ("UnavailableError", "PSUnavailableError", "AbortedError", "CancelledError")
 
@@ -143,6 +145,12 @@ def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict
     channel.send(progress={"phase": "train() begins"})
     returned = app.train(context)
     metrics = {**context.reported, **_metrics(returned)}
+    size = len(json.dumps(metrics))
+    if size > _METRICS_BYTES:
+        raise ValueError(
+            f"train() returned {size:,} bytes of metrics, more than {_METRICS_BYTES:,}: write large"
+            " results to the lake, e.g. into ctx.log_dir"
+        )
     return {
         "metrics": metrics,
         "model": context.model_uri,

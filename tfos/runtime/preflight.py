@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tfos.errors import PreflightError
+from tfos.fault.failures import error_message
 from tfos.lake import Lake
 from tfos.runtime.roles import all_tasks
 from tfos.spec import JobSpec
@@ -84,7 +85,7 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: Lake, marker: str)
 
     Raises PreflightError that names the host and what to change.
     """
-    slots = len(all_tasks(spec))
+    slots = max(len(all_tasks(spec)), available_slots(spark))
     mine = _versions()
 
     def probe(_: Any) -> list[tuple[str, bool, dict[str, str]]]:
@@ -100,7 +101,11 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: Lake, marker: str)
                 " environment with --archives env.tar.gz#env --conf"
                 " spark.pyspark.python=env/bin/python"
             ) from error
-        raise
+        raise PreflightError(
+            f"a first small job on the executors failed: {error_message(error)}; their Python must"
+            f" be the driver's, {mine['Python']}: set it with --conf spark.pyspark.python=PATH or"
+            " ship it with --archives"
+        ) from error
     for host, sees_marker, versions in found:
         if not sees_marker:
             raise PreflightError(

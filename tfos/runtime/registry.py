@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo.client import KazooClient, KazooState
-from kazoo.exceptions import KazooException, NodeExistsError, NoNodeError
+from kazoo.exceptions import (
+    ConnectionLoss,
+    KazooException,
+    NoAuthError,
+    NodeExistsError,
+    NoNodeError,
+    SessionExpiredError,
+)
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
@@ -74,7 +81,8 @@ def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: 
             hosts=hosts,
             timeout=SESSION_TIMEOUT_SECS,
             connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
-            command_retry=KazooRetry(max_tries=3, delay=0.1, max_delay=2.0),
+            # a rolling restart of an ensemble takes a moment
+            command_retry=KazooRetry(max_tries=8, delay=0.1, max_delay=2.0),
             **options,
         )
     except (ValueError, OSError) as error:
@@ -111,6 +119,11 @@ class Registry:
     def _errors(self, verb: str, path: str) -> Iterator[None]:
         try:
             yield
+        except NoAuthError as error:
+            raise RegistryError(
+                f"ZooKeeper at {self.address.hosts}: {path} belongs to another run of this name,"
+                " whose credential is not in the lake: use another --run-id, or remove the node"
+            ) from error
         except (KazooException, KazooTimeoutError) as error:
             raise RegistryError(
                 f"ZooKeeper at {self.address.hosts}: cannot {verb} {path}:"
@@ -119,45 +132,51 @@ class Registry:
 
     def create(self, path: str, value: Any = None, ephemeral: bool = False) -> bool:
         """Creates a node with a JSON value; False when it exists: the first writer wins."""
+        data = json.dumps(value).encode()
+        lost = False
         with self._errors("create", path):
-            try:
-                self._client.create(
-                    path, json.dumps(value).encode(), ephemeral=ephemeral, makepath=True
-                )
-            except NodeExistsError:
-                return False
-            return True
+            while True:
+                try:
+                    self._client.create(path, data, ephemeral=ephemeral, makepath=True)
+                    return True
+                except (ConnectionLoss, SessionExpiredError):
+                    if lost:
+                        raise
+                    lost = True  # it may have been made all the same
+                    self._client.retry(self._client.exists, path)
+                except NodeExistsError:
+                    return lost and self._client.retry(self._client.get, path)[0] == data
 
     def put(self, path: str, value: Any) -> None:
         """Sets a node's JSON value, making it where needed."""
         if self.create(path, value):
             return
         with self._errors("set", path):
-            self._client.set(path, json.dumps(value).encode())
+            self._client.retry(self._client.set, path, json.dumps(value).encode())
 
     def get(self, path: str) -> Any:
         """A node's value, or None when there is no node."""
         with self._errors("get", path):
             try:
-                return json.loads(self._client.get(path)[0])
+                return json.loads(self._client.retry(self._client.get, path)[0])
             except NoNodeError:
                 return None
 
     def children(self, path: str) -> list[str]:
         with self._errors("list", path):
             try:
-                return sorted(self._client.get_children(path))
+                return sorted(self._client.retry(self._client.get_children, path))
             except NoNodeError:
                 return []
 
     def remove(self, path: str) -> None:
         """Removes a node and all below it; nothing happens when there is none."""
         with self._errors("remove", path), contextlib.suppress(NoNodeError):
-            self._client.delete(path, recursive=True)
+            self._client.retry(self._client.delete, path, recursive=True)
 
     def ensure(self, path: str) -> None:
         with self._errors("make", path):
-            self._client.ensure_path(path)
+            self._client.retry(self._client.ensure_path, path)
 
     def watch(self, path: str, callback: Callable[[Any], None]) -> None:
         """Calls `callback(value)` now and at each change; value is None when there is no node."""

@@ -7,6 +7,7 @@ process, and the threads that turn what happens into events of one queue.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -267,7 +268,8 @@ class Supervisor:
 
     def _upload_log(self) -> None:
         if not self._plan.lake.is_local:
-            self._plan.lake.upload(str(self._log), self._log_path)
+            with contextlib.suppress(LakeError):  # a log is worth no run
+                self._plan.lake.upload(str(self._log), self._log_path)
 
 
 def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str]]:
@@ -282,12 +284,12 @@ def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str
     task = tasks[context.partitionId()]
     try:
         return [(str(task), Supervisor(plan, task).run())]
-    except (LakeError, RegistryError) as error:
+    except Exception as error:
         failure = Failure(
             task.role, task.index, socket.gethostname(), "start", str(error), time=time.time()
         )
-        if isinstance(error, LakeError):
-            with Registry(plan.registry) as registry:
-                path = f"{keys.failures(plan.run_id, plan.attempt)}/{task}"
-                registry.put(path, failure.as_json())
+        # first wins: what the role itself had to say stays
+        with contextlib.suppress(RegistryError), Registry(plan.registry) as registry:
+            path = f"{keys.failures(plan.run_id, plan.attempt)}/{task}"
+            registry.create(path, failure.as_json())
         raise
