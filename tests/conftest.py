@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +27,9 @@ DATA = ROOT.parent / "shared" / "data"
 # every process that these tests start inherits it, and no other has it
 _MARK = ("TFOS_TESTS", f"{os.getpid()}-{time.time()}")
 os.environ[_MARK[0]] = _MARK[1]
+# their temporary files have a place of their own, so that what is left there is theirs
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tfos-tests-")
+atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 _LEAK_SECS = 15.0
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import psutil
 import pytest
 from conftest import APPS, free_port, poll, role_pids, start_submit, submit
 
@@ -138,3 +139,19 @@ def test_interrupt_ends_everything_within_seconds(tmp_path, phase, signum):
     assert process.returncode == 130
     assert stderr.strip().splitlines()[-1].endswith("interrupted")
     assert json.loads((tmp_path / "stopped/result.json").read_text())["status"] == "failed"
+
+
+def test_killed_supervisor_fails_the_run_and_leaves_no_child(tmp_path):
+    process = start_submit(
+        "--json", "--run-id", "orphan", "--lake", tmp_path, LINEAR,
+        "--epochs", "1000", "--step-secs", "0.05",
+    )  # fmt: skip
+    poll(lambda: list(tmp_path.glob("orphan/checkpoints/*/COMMIT")), 120, "the run trains")
+    worker = role_pids("orphan")["worker-1"]
+    psutil.Process(worker).parent().kill()
+    poll(lambda: "worker-1" not in role_pids("orphan"), 10, "its TensorFlow process has ended")
+    stdout, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
+    error = json.loads(stdout.splitlines()[-1])["error"]
+    assert (error["role"], error["index"]) == ("worker", 1)
+    assert "Spark" in error["message"] or "supervisor is gone" in error["message"]

@@ -68,7 +68,7 @@ def may_be_consequence(failure: Failure) -> bool:
 
 def error_message(error: BaseException) -> str:
     """One line that says what happened: of a Spark exception, what the Python worker raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip(" \t:") for line in str(error).splitlines() if line.strip()]
     raised = [line for line in lines if _RAISED.match(line)]
     telling = [line for line in lines if not line.startswith(_EMPTY_WORDS)]
     said = (raised[-1:] or telling[:1] or [""])[0]

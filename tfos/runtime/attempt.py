@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -164,10 +165,11 @@ class Attempt:
                 )
             )  # fmt: skip
         for name, message in self._job_errors.items():
-            task = self._jobs[name][0].tasks[0]
+            task = failed_task(message, self._jobs[name][0])
+            host = self._members.get(str(task), {}).get("host", socket.gethostname())
             found.append(
                 Failure(
-                    task.role, task.index, socket.gethostname(), "spark",
+                    task.role, task.index, host, "spark",
                     f"the Spark job of the {name} roles ended: {message}", time=time.time(),
                 )
             )  # fmt: skip
@@ -217,3 +219,9 @@ class Attempt:
         deadline = time.monotonic() + secs
         for _, thread in self._jobs.values():
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def failed_task(message: str, job: RoleJob) -> Task:
+    """The task that Spark's words about a failed barrier stage name; the job's first if none."""
+    named = re.search(r"ResultTask\(\d+, (\d+)\)", message)
+    return job.tasks[int(named.group(1)) if named else 0]
