@@ -24,7 +24,8 @@ def check(ended: Submitted, lake: Path, epochs: int) -> dict:
     train = result["feeds"]["train"]
     assert train["rows"] + result["feeds"]["test"]["rows"] == 100_836
     assert train["rows_trained"] == [train["rows"]] * epochs
-    assert result["metrics"]["test_rmse"] <= 0.850
+    # one process reaches 0.813; the number and the place of the roles must not matter
+    assert abs(result["metrics"]["test_rmse"] - 0.813) <= 0.01
     assert len(list(run.glob("checkpoints/*/COMMIT"))) == 3
     assert set(result["seconds"]) >= {"etl", "start", "train", "total"}
     return result
@@ -76,6 +77,12 @@ def test_two_servers_and_three_workers_on_a_standalone_cluster(
     assert client.get_children("/some/chroot/tfos") == []
     client.stop()
     client.close()
+
+
+def test_standalone_cluster_with_the_embedded_zookeeper(tmp_path, movielens, standalone):
+    ended = submit("--json", "--master", standalone, "--lake", tmp_path, APP, "--data", movielens)
+    result = check(ended, tmp_path, 15)
+    assert result["restarts"] == {"ps": 0, "chief": 0, "worker": 0}
 
 
 def test_single_process(tmp_path, movielens):
