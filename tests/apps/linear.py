@@ -41,7 +41,6 @@ class Linear(tfos.TFOnSparkApp):
 
     def train(self, ctx):
         import keras
-        import tensorflow as tf
 
         match self.args.misbehave:
             case "raise":
@@ -55,12 +54,7 @@ class Linear(tfos.TFOnSparkApp):
             model.compile(optimizer=keras.optimizers.Adam(0.05), loss="mse", metrics=["mae"])
         secs = self.args.step_secs
 
-        def slowly(features, label):
-            if secs:  # holds up the worker that reads
-                tf.print("a batch")
-            return features, label
-
-        train = ctx.dataset("train", 50, features=["x"], label="y", seed=1).map(slowly)
+        train = ctx.dataset("train", 50, features=["x"], label="y", seed=1)
         test = ctx.dataset("eval", 64, features=["x"], label="y", shuffle=False)
         wait = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: time.sleep(secs))
         history = ctx.fit(model, train, self.args.epochs, validation=test, callbacks=[wait])
