@@ -259,9 +259,7 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
 
 def _failed(message: str) -> dict[str, Any]:
     failure = Failure("driver", 0, os.uname().nodename, "exception", message, time=time.time())
-    record = failure.as_json()
-    error = {k: record[k] for k in ("role", "index", "host", "message", "traceback")}
-    return {"run_id": None, "status": "failed", "error": error}
+    return {"run_id": None, "status": "failed", "error": failure.as_error()}
 
 
 def _report(result: Mapping[str, Any], as_json: bool) -> int:

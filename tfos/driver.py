@@ -260,12 +260,7 @@ class _Run:
         return {
             "run_id": self.run_id,
             "status": "succeeded" if failure is None else "failed",
-            "error": failure
-            and {
-                key: value
-                for key, value in failure.as_json().items()
-                if key in ("role", "index", "host", "message", "traceback")
-            },
+            "error": failure and failure.as_error(),
             "attempts": self._attempts,
             "restarts": self._restarts,
             "feeds": {

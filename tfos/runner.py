@@ -132,12 +132,7 @@ def _failed_result(error: BaseException) -> dict[str, object]:
         str(error) if known else f"{type(error).__name__}: {error}",
         "" if known else traceback.format_exc(), time.time(),
     )  # fmt: skip
-    record = failure.as_json()
-    return {
-        "run_id": None,
-        "status": "failed",
-        "error": {k: record[k] for k in ("role", "index", "host", "message", "traceback")},
-    }
+    return {"run_id": None, "status": "failed", "error": failure.as_error()}
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ class Failure:
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def as_error(self) -> dict[str, Any]:
+        """What result.json says of a root cause."""
+        keys = ("role", "index", "host", "message", "traceback")
+        return {key: getattr(self, key) for key in keys}
+
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Failure:
         return cls(**record)
