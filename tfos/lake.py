@@ -4,6 +4,7 @@
       spec.json                     the JobSpec
       registry.json                 the run's credential for ZooKeeper
       feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete
+      generation.json               which chief may write checkpoints
       app.pkl                       the app after pre_train, written when all feeds are complete
       checkpoints/<step>/...        COMMIT marker last
       model/                        exported SavedModel, COMMIT marker last
@@ -13,29 +14,51 @@
 
 Two rules keep readers from half-written data. A single file appears whole (renamed into place on
 a local filesystem; object stores have atomic puts). A directory exists when its COMMIT marker
-does: the marker is written last and holds the size and SHA-256 of every file; readers ignore a
-directory without one. The idea of a marker as the only truth is orbax's (path/atomicity.py).
+does: the marker is written last, when the files are durable, and holds the size and SHA-256 of
+every file and one of its own; readers ignore a directory without one. The idea of a marker as the
+only truth is orbax's (path/atomicity.py).
+
+Storage has moments of weakness: a server answers 500, a disk is full until somebody tidies up.
+Reads and writes are tried again for RETRY_SECS before they fail.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
+import logging
 import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+import tenacity
 
 from tfos.errors import DamagedError, LakeError
 
 COMMIT = "COMMIT"
 APP = "app.pkl"
+# which chief may write checkpoints: {"attempt", "life"}, as the driver says
+GENERATION = "generation.json"
+# how long one operation is tried, all in all; a client library may retry too, inside of one try
+RETRY_SECS = 30.0
+_BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
+# what a second try would not change
+_FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
+# protocol -> the extra of tfos that installs its filesystem
+_EXTRAS = {"s3": "s3", "s3a": "s3", "oss": "oss", "hdfs": "hdfs", "gs": "gcs", "gcs": "gcs"}
+# the key of a marker's own SHA-256
+_SEAL = "sha256"
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 def absolute(url: str) -> str:
@@ -48,7 +71,9 @@ def absolute(url: str) -> str:
 class Lake:
     """The directory of run `run_id` under `url`. Picklable; opens its filesystem on first use.
 
-    Paths are relative to the run directory. Every method that touches storage raises LakeError.
+    Paths are relative to the run directory. Every method that touches storage raises LakeError,
+    after it has tried for RETRY_SECS; what is not there, and what a second try would not change,
+    is an error at once. Thread-safe.
     """
 
     def __init__(self, url: str, run_id: str) -> None:
@@ -63,23 +88,58 @@ class Lake:
     def _fs(self) -> Any:
         return self._storage()[0]
 
-    def _storage(self) -> tuple[Any, str]:
+    def _storage(self, retry_secs: float | None = None) -> tuple[Any, str]:
         if self._open is None:
-            with self._errors("open"):
-                fs, root = fsspec.core.url_to_fs(self.url)
+            fs, root = self._try("open", "", lambda: fsspec.core.url_to_fs(self.url), retry_secs)
             self._open = fs, posixpath.join(root, self.run_id)
         return self._open
 
-    @contextlib.contextmanager
-    def _errors(self, verb: str, path: str = "") -> Iterator[None]:
+    def _try(
+        self, verb: str, path: str, act: Callable[[], T], retry_secs: float | None = None
+    ) -> T:
+        """What `act` returns; it may be called many times.
+
+        retry_secs: how long it is tried; RETRY_SECS when None, 0 for once.
+        """
+        where = posixpath.join(self.url, self.run_id, path)
+
+        def warn(state: tenacity.RetryCallState) -> None:
+            error = state.outcome and state.outcome.exception()
+            _log.warning(
+                "cannot %s %s, trying again: %s: %s", verb, where, type(error).__name__, error
+            )
+
+        retrying = tenacity.Retrying(
+            # a remote filesystem lets its client library's exceptions through: any may be passing
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, Exception) and not isinstance(error, _FINAL)
+            ),
+            stop=tenacity.stop_before_delay(RETRY_SECS if retry_secs is None else retry_secs),
+            wait=_BACKOFF,
+            before_sleep=warn,
+            reraise=True,
+        )
         try:
-            yield
-        except (OSError, ValueError, ImportError) as error:
-            where = posixpath.join(self.url, self.run_id, path)
+            return retrying(act)
+        except LakeError:
+            raise
+        except Exception as error:
+            tries = retrying.statistics["attempt_number"]
+            secs = retrying.statistics["delay_since_first_attempt"]
+            tried = f" (tried {tries} times in {secs:.1f} s)" if tries > 1 else ""
             raise LakeError(
-                f"cannot {verb} {where}: {type(error).__name__}: {error}; "
-                "check --lake and its permissions"
+                f"cannot {verb} {where}: {type(error).__name__}: {error}{tried}; "
+                f"{self._remedy(error)}"
             ) from error
+
+    def _remedy(self, error: Exception) -> str:
+        protocol = self.url.partition(":")[0]
+        if isinstance(error, ImportError) and protocol in _EXTRAS:
+            return (
+                f"install the filesystem of {protocol}:// on every machine:"
+                f" pip install 'tfos[{_EXTRAS[protocol]}]'"
+            )
+        return "check --lake and its permissions"
 
     @property
     def is_local(self) -> bool:
@@ -97,106 +157,147 @@ class Lake:
         return self.path(*parts) if self.is_local else self._fs.unstrip_protocol(self.path(*parts))
 
     def exists(self, path: str) -> bool:
-        with self._errors("look for", path):
-            return bool(self._fs.exists(self.path(path)))
+        return self._try("look for", path, lambda: self._exists(self.path(path)))
+
+    def _exists(self, target: str) -> bool:
+        # not fs.exists(): many a filesystem's takes any error for a no
+        self._fs.invalidate_cache()  # of listings, which other processes' writes outdate
+        try:
+            self._fs.info(target)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted; empty when it does not exist."""
-        with self._errors("list", path):
-            if not self._fs.exists(self.path(path)):
+
+        def act() -> list[str]:
+            self._fs.invalidate_cache()
+            try:
+                names = self._fs.ls(self.path(path), detail=False)
+            except FileNotFoundError:
                 return []
-            self._fs.invalidate_cache(self.path(path))
-            names = self._fs.ls(self.path(path), detail=False)
-        return sorted(posixpath.basename(name.rstrip("/")) for name in names)
+            return sorted(posixpath.basename(name.rstrip("/")) for name in names)
+
+        return self._try("list", path, act)
+
+    def newest_checkpoint(self) -> str | None:
+        """The name of the newest committed checkpoint."""
+        names = reversed(self.list("checkpoints"))
+        return next((n for n in names if self.exists(f"checkpoints/{n}/{COMMIT}")), None)
 
     def read(self, path: str) -> bytes:
-        with self._errors("read", path):
-            return bytes(self._fs.cat_file(self.path(path)))
+        return self._try("read", path, lambda: bytes(self._fs.cat_file(self.path(path))))
 
     def read_json(self, path: str) -> Any:
         data = self.read(path)
-        with self._errors("read", path):  # a JSONDecodeError is a ValueError
-            return json.loads(data)
+        return self._try("read", path, lambda: json.loads(data))
 
     def write(self, path: str, data: bytes) -> None:
         """Writes a file so that readers see all of it or nothing."""
-        target = self.path(path)
-        with self._errors("write", path):
-            if not self.is_local:
-                self._fs.pipe_file(target, data)
-                return
-            os.makedirs(posixpath.dirname(target), exist_ok=True)
-            part = f"{target}.{secrets.token_hex(4)}.part"
-            try:
-                with open(part, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, target)
-            finally:
-                Path(part).unlink(missing_ok=True)
+        self._write(path, data)
+
+    def _write(self, path: str, data: bytes, retry_secs: float | None = None) -> None:
+        def act() -> None:
+            if self.is_local:
+                _replace(Path(self.path(path)), io.BytesIO(data))
+            else:
+                self._fs.pipe_file(self.path(path), data)
+
+        self._try("write", path, act, retry_secs)
 
     def write_json(self, path: str, value: Any) -> None:
         self.write(path, json.dumps(value, indent=2, allow_nan=True).encode() + b"\n")
 
     def open_new(self, path: str) -> BinaryIO:
-        """A file open for writing; it must not be published before it is closed."""
-        with self._errors("write", path):
-            if self.is_local:
-                os.makedirs(posixpath.dirname(self.path(path)), exist_ok=True)
-            return self._fs.open(self.path(path), "wb")  # type: ignore[no-any-return]
+        """A file that is kept in memory; close() writes it as write() does, and raises the same."""
+        return _NewFile(lambda data: self.write(path, data))
 
     def upload(self, source: str, path: str) -> None:
-        """Copies a local file into the lake; it is seen growing, as a log may be."""
-        with self._errors("write", path):
+        """Copies a local file into the lake so that readers see all of it or nothing."""
+
+        def act() -> None:
             if self.is_local:
-                os.makedirs(posixpath.dirname(self.path(path)), exist_ok=True)
-            self._fs.put_file(source, self.path(path))
+                with open(source, "rb") as file:
+                    _replace(Path(self.path(path)), file)
+            else:
+                self._fs.put_file(source, self.path(path))
+
+        self._try("write", path, act)
 
     def download(self, path: str, target: str) -> None:
-        with self._errors("read", path):
-            self._fs.get_file(self.path(path), target)
+        """Copies a file to the local file `target`; when it raises, half of it may be there."""
+        self._try("read", path, lambda: self._fs.get_file(self.path(path), target))
 
     def remove(self, path: str) -> None:
         """Removes a file, or a directory and all in it; nothing happens when there is none.
 
         A committed directory loses its marker first, so that no reader takes the rest for whole.
         """
-        with self._errors("remove", path):
-            target = self.path(path)
-            if self._fs.exists(posixpath.join(target, COMMIT)):
-                self._fs.rm_file(posixpath.join(target, COMMIT))
-            if self._fs.exists(target):
-                self._fs.rm(target, recursive=True)
+        self._remove(path)
 
-    def commit_dir(self, source: str, path: str, note: Mapping[str, Any]) -> None:
+    def _remove(self, path: str, retry_secs: float | None = None) -> None:
+        def act() -> None:
+            target = self.path(path)
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
+                if self._exists(posixpath.join(target, COMMIT)):
+                    self._fs.rm_file(posixpath.join(target, COMMIT))
+                if self._exists(target):
+                    self._fs.rm(target, recursive=True)
+
+        self._try("remove", path, act, retry_secs)
+
+    def commit_dir(
+        self,
+        source: str,
+        path: str,
+        note: Mapping[str, Any],
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
         """Copies the local directory `source` to `path` and then writes its COMMIT marker.
 
         note: JSON-able facts kept in the marker.
+        fence: called when all but the marker is written; what it raises is raised.
+        When anything is raised, nothing is committed, and the directory is removed if it can be.
         """
         self.remove(path)
-        files = {}
-        for file in sorted(p for p in Path(source).rglob("*") if p.is_file()):
-            name = file.relative_to(source).as_posix()
-            files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-            self.upload(str(file), posixpath.join(path, name))
-        self.write_json(posixpath.join(path, COMMIT), {**note, "files": files})
+        try:
+            files = {}
+            for file in sorted(p for p in Path(source).rglob("*") if p.is_file()):
+                name = file.relative_to(source).as_posix()
+                files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+                self.upload(str(file), posixpath.join(path, name))
+            fence()
+            self.write(posixpath.join(path, COMMIT), _seal({**note, "files": files}))
+        except BaseException:
+            # it would take up what may be a full disk; readers ignore it anyhow, so try once only
+            with contextlib.suppress(LakeError):
+                self._remove(path, retry_secs=0)
+            raise
 
     def committed(self, path: str) -> dict[str, Any] | None:
-        """The COMMIT marker of a directory, or None when it has none."""
+        """The COMMIT marker of a directory, or None when it has none.
+
+        Raises DamagedError when it is not what commit_dir() wrote.
+        """
         marker = posixpath.join(path, COMMIT)
         if not self.exists(marker):
             return None
         data = self.read(marker)
         try:
-            return dict(json.loads(data))
+            found = dict(json.loads(data))
         except ValueError as error:
             raise DamagedError(f"{self.uri(marker)} is damaged: {error}") from error
+        found.pop(_SEAL, None)
+        if _seal(found) != data:
+            raise DamagedError(f"{self.uri(marker)} is damaged: it is not as it was written")
+        return found
 
     def fetch_dir(self, path: str, target: str) -> dict[str, Any]:
         """Copies a committed directory to the local directory `target`, checks every file.
 
-        Returns the marker. Raises LakeError when there is no marker or a file differs from it.
+        Returns the marker. Raises DamagedError when there is no marker, or a file is missing or
+        differs from it.
         """
         marker = self.committed(path)
         if marker is None:
@@ -204,7 +305,14 @@ class Lake:
         for name, wanted in marker["files"].items():
             local = Path(target, name)
             local.parent.mkdir(parents=True, exist_ok=True)
-            self.download(posixpath.join(path, name), str(local))
+            try:
+                self.download(posixpath.join(path, name), str(local))
+            except LakeError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise DamagedError(
+                        f"{self.uri(path, name)} is missing: the marker names it"
+                    ) from error
+                raise
             found = _sha256(local)
             if found != wanted["sha256"]:
                 raise DamagedError(
@@ -214,10 +322,38 @@ class Lake:
         return marker
 
     def check_writable(self) -> str:
-        """Writes a marker file that executors can look for, and returns its name."""
+        """Writes a marker file that executors can look for, and returns its name.
+
+        It is tried once: a --lake that is wrong is to be an error at once.
+        """
         name = f".tfos-{secrets.token_hex(8)}"
-        self.write(name, b"tfos")
+        self._storage(retry_secs=0)
+        self._write(name, b"tfos", retry_secs=0)
         return name
+
+
+class _NewFile(io.BytesIO):
+    """Hands what was written to `save` when it is closed."""
+
+    def __init__(self, save: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._save = save
+
+    def close(self) -> None:
+        if not self.closed:
+            data = self.getvalue()
+            super().close()
+            self._save(data)
+
+    def __del__(self) -> None:
+        """Not close(), as of other files: what was abandoned half-way is not to be there."""
+
+
+def _seal(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON that holds its own SHA-256: no byte of it can change unnoticed."""
+    plain = json.dumps(record)
+    seal = hashlib.sha256(plain.encode()).hexdigest()
+    return json.dumps({**record, _SEAL: seal}, indent=2).encode() + b"\n"
 
 
 def _sha256(path: Path) -> str:
@@ -226,6 +362,41 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _replace(target: Path, source: BinaryIO) -> None:
+    """Puts a local file with the content of `source` in place: whole and durable, or not at all."""
+    _make_dir(target.parent)
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync_dir(target.parent)
+
+
+def _make_dir(path: Path) -> None:
+    """Makes a local directory and those above it that are missing, and their names durable."""
+    if not path.is_dir():
+        _make_dir(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_dir(path.parent)
+
+
+def _sync_dir(path: Path) -> None:
+    """Makes the names in a local directory durable, where its filesystem can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_local(path: str) -> None:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
+import logging
 import os
 import pickle
 import secrets
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
+import tenacity
+from fsspec.implementations.memory import MemoryFileSystem
 
-from tfos.errors import LakeError
+import tfos.lake
+from tfos.errors import DamagedError, LakeError
 from tfos.lake import COMMIT, Lake, absolute
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(tfos.lake, "RETRY_SECS", 0.15)
+    monkeypatch.setattr(tfos.lake, "_BACKOFF", tenacity.wait_fixed(0.01))
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -106,7 +121,15 @@ class TestFiles:
     def test_open_new(self, lake):
         with lake.open_new("feed/train/0.arrow") as file:
             file.write(b"abc")
+            assert not lake.exists("feed/train/0.arrow")
         assert lake.read("feed/train/0.arrow") == b"abc"
+        file.close()
+
+    def test_open_new_that_is_abandoned_is_not_there(self, lake):
+        file = lake.open_new("x")
+        file.write(b"half")
+        del file
+        assert not lake.exists("x")
 
     def test_upload_and_download(self, lake, tmp_path):
         (tmp_path / "up").write_bytes(b"content")
@@ -191,7 +214,7 @@ class TestCommit:
         }
 
     def test_marker_is_written_last(self, lake, source, monkeypatch):
-        order = []
+        order: list[str] = []
         for name in ("upload", "write"):
             original = getattr(Lake, name)
 
@@ -200,9 +223,31 @@ class TestCommit:
                 return original(self, first, second)
 
             monkeypatch.setattr(Lake, name, record)
-        lake.commit_dir(source, "model", {})
-        assert sorted(order[:-1]) == ["model/deep/empty", "model/weights"]
-        assert order[-1] == f"model/{COMMIT}"
+        lake.commit_dir(source, "model", {}, fence=lambda: order.append("fence"))
+        assert sorted(order[:-2]) == ["model/deep/empty", "model/weights"]
+        assert order[-2:] == ["fence", f"model/{COMMIT}"]
+
+    def test_fence_that_raises_leaves_nothing(self, lake, source):
+        def fence():
+            assert lake.list("model") == ["deep", "weights"]
+            raise PermissionError("another chief is at work")
+
+        with pytest.raises(PermissionError, match="another chief"):
+            lake.commit_dir(source, "model", {}, fence)
+        assert not lake.exists("model")
+
+    def test_files_are_durable_before_the_marker(self, local_lake, source, monkeypatch):
+        synced = []
+
+        def fsync(descriptor, original=os.fsync):
+            original(descriptor)
+            synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split(".")[0])
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        local_lake.commit_dir(source, "model", {}, fence=lambda: synced.append("fence"))
+        before = synced[: synced.index("fence")]
+        assert {"weights", "empty", "deep", "model", "run-1"} <= set(before)
+        assert synced[-2:] == [COMMIT, "model"]
 
     def test_failing_upload_leaves_nothing_committed(self, lake, source, tmp_path, monkeypatch):
         lake.commit_dir(source, "model", {"version": 1})
@@ -239,8 +284,23 @@ class TestCommit:
     def test_missing_file_is_found(self, lake, source, tmp_path):
         lake.commit_dir(source, "model", {})
         lake.remove("model/weights")
-        with pytest.raises(LakeError, match="weights"):
+        with pytest.raises(DamagedError, match="weights is missing"):
             lake.fetch_dir("model", str(tmp_path / "out"))
+
+    def test_every_byte_of_the_marker_counts(self, lake, source):
+        lake.commit_dir(source, "model", {"step": 7})
+        marker = f"model/{COMMIT}"
+        whole = lake.read(marker)
+        for place in range(len(whole)):
+            for change in (1, 4, 128):
+                data = bytearray(whole)
+                data[place] ^= change
+                lake._fs.pipe_file(lake.path(marker), bytes(data))
+                with pytest.raises(DamagedError, match=COMMIT):
+                    lake.committed("model")
+            lake._fs.pipe_file(lake.path(marker), whole[:place] + whole[place + 1 :])
+            with pytest.raises(DamagedError, match=COMMIT):
+                lake.committed("model")
 
     def test_remove_drops_the_marker_first(self, lake, source, monkeypatch):
         lake.commit_dir(source, "model", {})
@@ -279,7 +339,8 @@ class TestErrors:
         lake = Lake(str(tmp_path / "taken"), "run")
         for attempt in (
             lambda: lake.write("x", b""),
-            lambda: lake.open_new("x"),
+            lambda: lake.open_new("x").close(),
+            lambda: lake.check_writable(),
             lambda: lake.upload(str(tmp_path / "taken"), "x"),
         ):
             with pytest.raises(LakeError) as caught:
@@ -291,6 +352,18 @@ class TestErrors:
         with pytest.raises(LakeError, match=r"nosuchfs://x.*--lake"):
             Lake("nosuchfs://x", "run").exists("y")
 
+    @pytest.mark.parametrize(
+        ("url", "package"),
+        [("s3://b/x", "s3"), ("oss://b/x", "oss"), ("gs://b/x", "gcs"), ("hdfs://n/x", "hdfs")],
+    )
+    def test_missing_package_names_the_extra(self, monkeypatch, url, package):
+        def not_installed(url):
+            raise ImportError("Install it")
+
+        monkeypatch.setattr(fsspec.core, "url_to_fs", not_installed)
+        with pytest.raises(LakeError, match=rf"pip install 'tfos\[{package}\]'"):
+            Lake(url, "run").exists("y")
+
     def test_file_that_is_not_json(self, lake):
         lake.write("spec.json", b"{")
         with pytest.raises(LakeError, match=r"spec\.json"):
@@ -301,3 +374,215 @@ def test_marker_is_json_for_other_readers(local_lake, source):
     local_lake.commit_dir(source, "model", {"format": "saved_model"})
     marker = json.loads(Path(local_lake.path("model", COMMIT)).read_text())
     assert marker["format"] == "saved_model"
+
+
+class Flaky(MemoryFileSystem):
+    """Raises `failing`, one at a time, before it does what it is asked for."""
+
+    protocol = "flaky"
+    cachable = False
+    failing: list[BaseException] = []  # noqa: RUF012
+
+    def _fail(self):
+        if Flaky.failing:
+            raise Flaky.failing.pop(0)
+
+    def info(self, *args, **kwargs):
+        self._fail()
+        return super().info(*args, **kwargs)
+
+    def ls(self, *args, **kwargs):
+        self._fail()
+        return super().ls(*args, **kwargs)
+
+    def cat_file(self, *args, **kwargs):
+        self._fail()
+        return super().cat_file(*args, **kwargs)
+
+    def pipe_file(self, *args, **kwargs):
+        self._fail()
+        return super().pipe_file(*args, **kwargs)
+
+    def put_file(self, *args, **kwargs):
+        self._fail()
+        return super().put_file(*args, **kwargs)
+
+    def get_file(self, *args, **kwargs):
+        self._fail()
+        return super().get_file(*args, **kwargs)
+
+
+class StorageError(Exception):
+    """What a client library may raise: not an OSError."""
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+PASSING = [
+    NO_SPACE,
+    OSError(errno.EROFS, "Read-only file system"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    TimeoutError(),
+    StorageError("500"),
+]
+
+
+class TestRetries:
+    @pytest.fixture
+    def flaky(self):
+        fsspec.register_implementation("flaky", Flaky, clobber=True)
+        Flaky.failing = []
+        lake = Lake(f"flaky://{secrets.token_hex(4)}", "run-1")
+        lake.write("x", b"1")
+        yield lake
+        Flaky.failing = []
+        lake.remove("")
+
+    @pytest.fixture
+    def operations(self, flaky, tmp_path):
+        (tmp_path / "file").write_bytes(b"2")
+        return {
+            "write": lambda: flaky.write("y", b"2"),
+            "open_new": lambda: flaky.open_new("y").close(),
+            "upload": lambda: flaky.upload(str(tmp_path / "file"), "y"),
+            "read": lambda: flaky.read("x"),
+            "download": lambda: flaky.download("x", str(tmp_path / "out")),
+            "exists": lambda: flaky.exists("x"),
+            "list": lambda: flaky.list(""),
+            "remove": lambda: flaky.remove("x"),
+            "committed": lambda: flaky.committed("x"),
+        }
+
+    NAMES = ("write", "open_new", "upload", "read", "download", "exists", "list", "remove")
+
+    @pytest.mark.parametrize("name", [*NAMES, "committed"])
+    @pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__ + str(e)[:10])
+    def test_error_that_passes_is_survived(self, operations, name, error, caplog, flaky):
+        wanted = None if name in ("remove",) else operations[name]()
+        Flaky.failing = [error, error]
+        with caplog.at_level(logging.WARNING):
+            assert operations[name]() == wanted
+        assert not Flaky.failing
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == 2
+        assert all(flaky.url in text and type(error).__name__ in text for text in messages)
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__ + str(e)[:10])
+    def test_error_that_stays_is_raised_in_time(self, operations, name, error):
+        Flaky.failing = [error] * 1000
+        begun = time.monotonic()
+        with pytest.raises(
+            LakeError, match=rf"{type(error).__name__}.*tried \d+ times in \d\.\d s"
+        ):
+            operations[name]()
+        assert time.monotonic() - begun < 5
+        assert 2 <= 1000 - len(Flaky.failing) <= 20
+
+    @pytest.mark.parametrize("error", [FileNotFoundError("x"), ValueError("x"), ImportError("x")])
+    def test_what_stays_as_it_is_is_not_tried_again(self, operations, error):
+        for name in ("read", "download", "write", "upload"):
+            Flaky.failing = [error, error]
+            with pytest.raises(LakeError) as caught:
+                operations[name]()
+            assert len(Flaky.failing) == 1, name
+            assert "tried" not in str(caught.value)
+
+    def test_interrupt_is_not_tried_again(self, flaky):
+        Flaky.failing = [KeyboardInterrupt()]
+        with pytest.raises(KeyboardInterrupt):
+            flaky.read("x")
+
+    def test_check_writable_is_not_tried_again(self, flaky, caplog):
+        Flaky.failing = [NO_SPACE, NO_SPACE]
+        with pytest.raises(LakeError, match="No space left"):
+            flaky.check_writable()
+        assert len(Flaky.failing) == 1
+        assert not caplog.records
+
+    def test_check_writable_opens_the_filesystem_once(self, monkeypatch):
+        tries = []
+
+        def refuse(url):
+            tries.append(url)
+            raise OSError("no Hadoop here")
+
+        monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+        with pytest.raises(LakeError, match="no Hadoop here"):
+            Lake("hdfs://nowhere", "r").check_writable()
+        assert len(tries) == 1
+
+    def test_failing_commit_that_cannot_tidy_up_tells_the_cause(self, flaky, source):
+        def fence():
+            Flaky.failing = [NO_SPACE] * 1000
+
+        with pytest.raises(LakeError, match=rf"cannot write .*{COMMIT}"):
+            flaky.commit_dir(source, "model", {}, fence)
+        Flaky.failing = []
+        assert flaky.list("model") == ["deep", "weights"]
+        assert flaky.committed("model") is None
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    def test_local_write_is_whole_when_it_is_tried_again(
+        self, local_lake, tmp_path, monkeypatch, code, step
+    ):
+        local_lake.write("dir/x", b"before")
+        (tmp_path / "file").write_bytes(b"after")
+        for act in (
+            lambda: local_lake.write("dir/x", b"after"),
+            lambda: local_lake.upload(str(tmp_path / "file"), "dir/y"),
+        ):
+            failing, original = itertools.chain([1, 1], itertools.repeat(0)), getattr(os, step)
+
+            def fail(*args, failing=failing, original=original):
+                if next(failing):
+                    raise OSError(code, os.strerror(code))
+                return original(*args)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, step, fail)
+                act()
+        assert local_lake.read("dir/x") == local_lake.read("dir/y") == b"after"
+        assert files_under(local_lake.path()) == ["dir/x", "dir/y"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A filesystem of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tfos-test", str(disk)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a small tmpfs cannot be mounted: not root, or without CAP_SYS_ADMIN")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+class TestFullDisk:
+    def test_nothing_half_is_left(self, small_disk, tmp_path):
+        lake = Lake(str(small_disk), "run")
+        lake.write("x", b"before")
+        with pytest.raises(LakeError, match=r"cannot write .*/x: OSError.*No space left.*tried"):
+            lake.write("x", bytes(2 << 20))
+        (tmp_path / "big").mkdir()
+        (tmp_path / "big/a").write_bytes(bytes(900 << 10))
+        (tmp_path / "big/b").write_bytes(bytes(900 << 10))
+        with pytest.raises(LakeError, match="No space left"):
+            lake.commit_dir(str(tmp_path / "big"), "model", {})
+        assert files_under(small_disk) == ["run/x"]
+        assert lake.read("x") == b"before"
+
+    def test_space_that_is_made_in_time_is_used(self, small_disk, monkeypatch):
+        (small_disk / "junk").write_bytes(bytes(900 << 10))
+        warned = []
+
+        def tidy_up(*args):
+            warned.append(args)
+            (small_disk / "junk").unlink(missing_ok=True)
+
+        monkeypatch.setattr(tfos.lake._log, "warning", tidy_up)
+        Lake(str(small_disk), "run").write("x", bytes(500 << 10))
+        assert len(warned) == 1
+        assert len((small_disk / "run/x").read_bytes()) == 500 << 10

@@ -3,6 +3,9 @@
 A checkpoint is a committed directory of the lake: TensorFlow's own checkpoint files, written by
 the chief, and state.json, the progress that belongs to these weights. Several training loops of
 one run share its checkpoints; each has a section of the state and prefixes its objects with it.
+
+Training stands still only while weights and state are copied to local disk. One thread takes them
+from there to the lake.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfos.errors import DamagedError, UsageError
+from tfos.errors import DamagedError, LakeError, UsageError
 from tfos.lake import Lake, remove_local
 
 KEPT = 3
@@ -29,12 +33,16 @@ def checkpoint_path(step: int) -> str:
 
 
 class Checkpointer:
-    """Saves and restores the checkpoints of one run. Used by the chief; not thread-safe.
+    """Saves and restores the checkpoints of one run. Used by the chief.
+
+    Not thread-safe, but for hurry(), due() and stats.
 
     scratch: a local directory for files on their way.
     every_secs: how often due() says yes.
     io_device: the TensorFlow device that writes files, where variables live on other machines.
     shared: state that belongs to no section: called at a save, and given back at the restore.
+    fence: called in the uploading thread right before a checkpoint is committed; when it raises,
+        the checkpoint is given up, and the next save() or wait() raises what it raised.
     """
 
     def __init__(
@@ -44,6 +52,7 @@ class Checkpointer:
         every_secs: float,
         io_device: str | None = None,
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         self._lake = lake
         self._scratch = scratch
@@ -52,8 +61,16 @@ class Checkpointer:
         self._shared = shared
         self._objects: dict[str, Any] = {}
         self._sections: dict[str, Any] = {}
+        self._fence = fence
         self._last_save = time.monotonic()
+        self._hurried = threading.Event()
+        self._upload: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saved = 0
+        self._stall_secs = self._save_secs = 0.0
         self._restored = self._fetch_newest()
+        # the newest step in the lake: what is newer than the restored one has been removed
+        self._newest = int(self._restored[1]["step"]) if self._restored else -1
         if self._restored and shared:
             shared[1](self._restored[1]["shared"])
 
@@ -94,30 +111,100 @@ class Checkpointer:
         return self._restored[1]["sections"][section]
 
     def due(self) -> bool:
-        """Whether --checkpoint-secs have passed since the last save."""
-        return time.monotonic() - self._last_save >= self._every_secs
+        """Whether --checkpoint-secs have passed since the begin of the last save, or hurry()."""
+        return self._hurried.is_set() or time.monotonic() - self._last_save >= self._every_secs
+
+    def hurry(self) -> None:
+        """Makes due() say yes until the next save. May be called from any thread."""
+        self._hurried.set()
 
     def save(self, step: int, state: Any = None, section: str = "user") -> None:
-        """Saves all objects given to restore(), and `state` (JSON-able) for the section. Blocks.
+        """Saves all objects given to restore(), and `state` (JSON-able) for the section.
 
-        step: above that of every earlier checkpoint of the run. No training may be under way.
+        Blocks while the last save is uploaded and while this one is copied to local disk; when it
+        returns, the checkpoint is not in the lake yet, see wait(). No training may be under way.
+
+        step: above that of every earlier checkpoint of the run.
+        Raises what the upload of the last save raised, most often LakeError, and saves nothing
+        then; UsageError for a step that is not above.
         """
-        newest = max(map(int, self._lake.list("checkpoints")), default=-1)
-        if step <= newest:
-            raise UsageError(
-                f"a checkpoint at step {newest} exists already, which is not before {step}: save at"
-                " a later step"
+        begun = time.monotonic()
+        try:
+            self.wait()
+            if step <= self._newest:
+                raise UsageError(
+                    f"a checkpoint at step {self._newest} exists already, which is not before"
+                    f" {step}: save at a later step"
+                )
+            self._hurried.clear()
+            self._last_save = time.monotonic()
+            local = self._snapshot(step, state, section)
+            self._upload = threading.Thread(
+                target=self._commit,
+                args=(local, step, self._last_save),
+                name="checkpoint",
+                daemon=True,  # a process that fails ends without waiting for a storage that fails
             )
+            self._upload.start()
+        finally:
+            self._stall_secs += time.monotonic() - begun
+
+    def wait(self) -> None:
+        """Blocks until what was saved is committed. Raises what its upload raised, once."""
+        if self._upload is not None:
+            self._upload.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """What saving took so far.
+
+        saved: checkpoints committed by this object; step: the newest one in the lake, 0 if none.
+        stall_secs: how long save() blocked; save_secs: from the begin of each save's copy to its
+        commit; both summed up.
+        """
+        return {
+            "saved": self._saved,
+            "step": max(self._newest, 0),
+            "stall_secs": round(self._stall_secs, 3),
+            "save_secs": round(self._save_secs, 3),
+        }
+
+    def _snapshot(self, step: int, state: Any, section: str) -> str:
+        """Writes weights and state as they are now to a new local directory; returns it."""
         self._sections[section] = state
         record: Mapping[str, Any] = {
             "step": step,
             "sections": self._sections,
             "shared": self._shared[0]() if self._shared else None,
         }
-        with tempfile.TemporaryDirectory(prefix="save-", dir=self._scratch) as local:
+        local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
+        try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
             Path(local, "state.json").write_text(json.dumps(record))
-            self._lake.commit_dir(local, checkpoint_path(step), {"step": step})
-        for name in self._lake.list("checkpoints")[:-KEPT]:
-            self._lake.remove(f"checkpoints/{name}")
-        self._last_save = time.monotonic()
+        except BaseException:
+            remove_local(local)
+            raise
+        return local
+
+    def _commit(self, local: str, step: int, begun: float) -> None:
+        """The uploading thread: takes a snapshot to the lake, and old checkpoints from it."""
+        try:
+            self._lake.commit_dir(local, checkpoint_path(step), {"step": step}, self._fence)
+            self._newest = step
+            self._saved += 1
+            self._save_secs += time.monotonic() - begun
+            self._prune()
+        except BaseException as error:  # raised where somebody sees it, by wait()
+            self._error = error
+        finally:
+            remove_local(local)
+
+    def _prune(self) -> None:
+        try:
+            for name in self._lake.list("checkpoints")[:-KEPT]:
+                self._lake.remove(f"checkpoints/{name}")
+        except LakeError as error:
+            _log.warning("old checkpoints stay until the next save: %s", error)

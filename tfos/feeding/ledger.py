@@ -6,23 +6,56 @@ weights restores the ledger that belongs to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Ledger:
-    """Rows trained on, by feed and epoch. Not thread-safe."""
+    """Rows trained on, by feed and epoch, epochs counted from 0. Not thread-safe."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[int]] = {}
+        self._repeated: dict[str, list[int]] = {}
 
     def add(self, feed: str, epoch: int, rows: int) -> None:
-        """Counts `rows` more rows of `feed` in `epoch`, epochs counted from 0."""
-        counts = self._rows.setdefault(feed, [])
-        counts.extend([0] * (epoch + 1 - len(counts)))
-        counts[epoch] += rows
+        """Counts `rows` more rows of `feed` in `epoch`."""
+        _add(self._rows, feed, epoch, rows)
 
-    def as_json(self) -> dict[str, list[int]]:
-        return {feed: list(counts) for feed, counts in self._rows.items()}
+    def repeat(self, feed: str, epoch: int, rows: int) -> None:
+        """Counts `rows` rows of `feed` that were trained on once too often."""
+        _add(self._repeated, feed, epoch, rows)
 
-    def restore(self, record: Mapping[str, list[int]]) -> None:
-        self._rows = {feed: list(counts) for feed, counts in record.items()}
+    def as_json(self) -> dict[str, dict[str, list[int]]]:
+        """{feed: {"rows_trained": [rows of each epoch], "rows_repeated": [...]}}."""
+        return {
+            feed: {
+                "rows_trained": list(counts),
+                "rows_repeated": _padded(self._repeated.get(feed, []), len(counts)),
+            }
+            for feed, counts in self._rows.items()
+        }
+
+    def restore(self, record: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+        self._rows = {feed: list(counts["rows_trained"]) for feed, counts in record.items()}
+        self._repeated = {feed: list(counts["rows_repeated"]) for feed, counts in record.items()}
+
+
+def accounting(record: Mapping[str, Sequence[int]], rows: int) -> dict[str, list[int]]:
+    """What result.json says of a feed of `rows` rows, from the ledger's record of it.
+
+    rows_missed: rows of each epoch that were not trained on at all.
+    """
+    trained = list(record.get("rows_trained", []))
+    return {
+        "rows_trained": trained,
+        "rows_repeated": list(record.get("rows_repeated", [])),
+        "rows_missed": [max(0, rows - count) for count in trained],
+    }
+
+
+def _padded(counts: Sequence[int], length: int) -> list[int]:
+    return [*counts, *[0] * (length - len(counts))]
+
+
+def _add(table: dict[str, list[int]], feed: str, epoch: int, rows: int) -> None:
+    counts = table[feed] = _padded(table.get(feed, []), epoch + 1)
+    counts[epoch] += rows

@@ -1,8 +1,8 @@
 """From shards to batches of NumPy arrays, in the order of feeding.plan.
 
 A reader serves any rows of any epoch. It memory-maps shards (those of a remote lake are fetched
-to local disk first) and keeps the few windows it read last, so consecutive batches of one window
-cost a gather each.
+to local disk first, the next window's while this one is read) and keeps the few windows it read
+last, so consecutive batches of one window cost a gather each.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from tfos.feeding.plan import EpochOrder, window_rows
+from tfos.feeding.cache import CACHE_BYTES, ShardCache
+from tfos.feeding.plan import EpochOrder, Slice, window_rows
 from tfos.feeding.schema import Column, Manifest, manifest_path
 from tfos.lake import Lake
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3
-_SHARDS_OPEN = 64
+# opening one costs little; one that is mapped takes its space even when the cache has let it go
+_SHARDS_OPEN = 8
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,12 @@ class FeedReader:
     """Reads the feeds of one run. Thread-safe.
 
     cache: a local directory for the shards of a remote lake.
+    cache_bytes: about how much of it they may take, see ShardCache.
     """
 
-    def __init__(self, lake: Lake, cache: str) -> None:
+    def __init__(self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES) -> None:
         self._lake = lake
-        self._cache = cache
+        self._cache = ShardCache(lake, cache, cache_bytes)
         self._lock = threading.Lock()
         self._manifests: dict[str, Manifest] = {}
         self._shards = _Recent(_SHARDS_OPEN)
@@ -134,11 +136,17 @@ class FeedReader:
 
         def load() -> Any:
             manifest = self.manifest(view.feed)
+
+            def parts(of: int) -> list[tuple[str, Slice]]:
+                bounds = order.window_bounds(of)
+                return [(manifest.shards[part.shard].path, part) for part in order.slices(*bounds)]
+
+            self._cache.ahead([path for path, _ in [*parts(window), *parts(window + 1)]])
             pieces = [
-                self._table(manifest.shards[part.shard].path)
+                self._table(path)
                 .select(list(dict.fromkeys(view.columns)))
                 .slice(part.start, part.stop - part.start)
-                for part in order.slices(*order.window_bounds(window))
+                for path, part in parts(window)
             ]
             table = pa.concat_tables(pieces)
             arrays = [_to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
@@ -149,14 +157,8 @@ class FeedReader:
 
     def _table(self, path: str) -> pa.Table:
         def load() -> pa.Table:
-            local = self._lake.path(path)
-            if not self._lake.is_local:
-                local = str(Path(self._cache, path.replace("/", "_")))
-                if not Path(local).exists():
-                    # whole or not at all: a download may break off
-                    self._lake.download(path, local + ".part")
-                    Path(local + ".part").replace(local)
-            return pa.ipc.open_file(pa.memory_map(local)).read_all()
+            with self._cache.open(path) as local:
+                return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)
 

@@ -9,6 +9,7 @@ was published and writes the feed's manifest, which later runs of the driver tru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -73,18 +74,20 @@ class _PartitionWriter:
             self.nulls[column.name] = self.nulls.get(column.name, 0) + nulls
 
     def close_shard(self) -> None:
-        if self._writer is None:
+        writer, self._writer = self._writer, None  # also when it fails: discard() comes here again
+        if writer is None:
             return
-        self._writer.close()
+        writer.close()
         self._sink.close()
-        self._writer = None
         self.shards[-1] = Shard(self.shards[-1].path, self._open_rows, self._bytes)
         self._open_rows = self._bytes = 0
 
     def discard(self) -> None:
-        self.close_shard()
-        for shard in self.shards:
-            self._lake.remove(shard.path)
+        # what stays is removed by the driver; the error that led here is the one to be told
+        with contextlib.suppress(LakeError):
+            self.close_shard()
+            for shard in self.shards:
+                self._lake.remove(shard.path)
 
 
 def _write_partition(

@@ -1,0 +1,381 @@
+"""Checkpoints: what is saved is restored, what is damaged is passed over, training hardly waits."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tenacity
+import tensorflow as tf
+
+import tfos.lake
+from tfos.errors import LakeError, UsageError
+from tfos.fault.checkpoint import KEPT, Checkpointer, checkpoint_path
+from tfos.feeding.ledger import Ledger
+from tfos.lake import COMMIT, Lake
+
+DEADLINE_SECS = 20
+
+
+class World:
+    """One run's lake and the chief's local directory."""
+
+    def __init__(self, root):
+        self.lake = Lake(str(root / "lake"), "run")
+        self.scratch = root / "scratch"
+        self.scratch.mkdir()
+
+    def checkpointer(self, every_secs=1e9, **options):
+        return Checkpointer(self.lake, str(self.scratch), every_secs, **options)
+
+    def save(self, *steps):
+        """A process that saves each step: as the variable's value, and as the state."""
+        checkpointer, variable = self.checkpointer(), tf.Variable(0.0)
+        checkpointer.restore(v=variable)
+        for step in steps:
+            variable.assign(float(step))
+            checkpointer.save(step, step)
+        checkpointer.wait()
+
+    def restored(self):
+        """What the next process begins with: the state and the variable's value."""
+        variable = tf.Variable(-1.0)
+        return self.checkpointer().restore(v=variable), float(variable)
+
+    def steps(self):
+        return [int(name) for name in self.lake.list("checkpoints")]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfos.lake, "_BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(tfos.lake, "RETRY_SECS", 0.1)
+    return World(tmp_path)
+
+
+@pytest.fixture
+def two_saved(world):
+    world.save(1, 2)
+    return world
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Uploads wait until it is set."""
+    gate = threading.Event()
+    upload = Lake.upload
+
+    def held(self, source, path):
+        assert gate.wait(DEADLINE_SECS)
+        upload(self, source, path)
+
+    monkeypatch.setattr(Lake, "upload", held)
+    yield gate
+    gate.set()
+
+
+class TestRestore:
+    def test_restores_the_newest_with_its_state(self, world):
+        assert world.checkpointer().step == 0
+        assert world.restored() == (None, -1.0)
+        world.save(3, 5)
+        assert world.checkpointer().step == 5
+        assert world.restored() == (5, 5.0)
+
+    def test_keeps_the_newest(self, world):
+        world.save(*range(1, 6))
+        assert KEPT == 3
+        assert world.steps() == [3, 4, 5]
+
+    def test_names_sort_by_step(self):
+        assert sorted(map(checkpoint_path, [9, 100, 20])) == list(
+            map(checkpoint_path, [9, 20, 100])
+        )
+
+    def test_sections_do_not_mix(self, world):
+        one = world.checkpointer()
+        a, b = tf.Variable(1.0), tf.Variable(2.0)
+        one.restore("a", v=a)
+        one.restore("b", v=b)
+        one.save(1, "of a", "a")
+        one.save(2, "of b", "b")
+        one.wait()
+        two = world.checkpointer()
+        c, d = tf.Variable(0.0), tf.Variable(0.0)
+        assert two.restore("b", v=c) == "of b"
+        assert two.restore("a", v=d) == "of a"
+        assert (float(c), float(d)) == (2.0, 1.0)
+        assert two.restore("unknown", v=tf.Variable(0.0)) is None
+
+    def test_shared_state_comes_back(self, world):
+        ledger, other = Ledger(), Ledger()
+        checkpointer = world.checkpointer(shared=(ledger.as_json, ledger.restore))
+        checkpointer.restore(v=tf.Variable(0.0))
+        ledger.add("train", 1, 9)
+        checkpointer.save(1)
+        checkpointer.wait()
+        world.checkpointer(shared=(other.as_json, other.restore))
+        assert other.as_json() == ledger.as_json()
+
+    def test_same_step_again_is_refused(self, two_saved):
+        checkpointer = two_saved.checkpointer()
+        checkpointer.restore(v=tf.Variable(0.0))
+        with pytest.raises(UsageError, match="step 2"):
+            checkpointer.save(2)
+        checkpointer.save(3)
+        with pytest.raises(UsageError, match="step 3"):
+            checkpointer.save(3)
+
+
+class TestDamage:
+    def files(self, world):
+        path = Path(world.lake.path(checkpoint_path(2)))
+        found = {file.name: file for file in path.iterdir()}
+        assert {"state.json", "weights.index", COMMIT} < set(found)
+        return found
+
+    @pytest.mark.parametrize("kind", ["state.json", "weights.index", "weights.data", COMMIT])
+    @pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted byte", "missing", "empty"])
+    def test_the_one_before_is_used(self, two_saved, kind, damage, caplog):
+        files = self.files(two_saved)
+        (file,) = [path for name, path in files.items() if name.startswith(kind)]
+        data = file.read_bytes()
+        middle = len(data) // 2
+        match damage:
+            case "flipped":
+                file.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+            case "truncated":
+                file.write_bytes(data[:-1])
+            case "deleted byte":
+                file.write_bytes(data[:middle] + data[middle + 1 :])
+            case "missing":
+                file.unlink()
+            case "empty":
+                file.write_bytes(b"")
+        with caplog.at_level(logging.WARNING):
+            assert two_saved.restored() == (1, 1.0)
+        assert kind in caplog.text
+        assert "passed over" in caplog.text
+        assert two_saved.steps() == [1]
+
+    def test_no_checkpoint_is_left(self, two_saved):
+        for step in (1, 2):
+            two_saved.lake.remove(f"{checkpoint_path(step)}/{COMMIT}")
+        assert two_saved.restored() == (None, -1.0)
+
+    def test_what_was_passed_over_does_not_push_out_newer_ones(self, two_saved):
+        """Left-overs of crashed saves have higher steps than what a resumed run saves first."""
+        for step in (10, 11, 12):
+            two_saved.lake.write(f"{checkpoint_path(step)}/weights.index", b"half")
+        two_saved.save(3)
+        assert two_saved.restored() == (3, 3.0)
+
+    def test_storage_that_fails_is_not_damage(self, two_saved, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(two_saved.lake._fs, "get_file", raises(OSError("stale handle")))
+            with pytest.raises(LakeError, match="stale handle"):
+                two_saved.checkpointer()
+        assert two_saved.restored() == (2, 2.0)
+
+
+def raises(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+class TestUpload:
+    def test_training_goes_on_while_it_is_uploaded(self, world, gate):
+        checkpointer, variable = world.checkpointer(), tf.Variable(1.0)
+        state = {"row": 1}
+        checkpointer.restore(v=variable)
+        checkpointer.save(1, state)
+        variable.assign(2.0)
+        state["row"] = 2
+        assert world.lake.committed(checkpoint_path(1)) is None
+        assert checkpointer.stats["saved"] == checkpointer.stats["step"] == 0
+        gate.set()
+        checkpointer.wait()
+        assert world.restored() == ({"row": 1}, 1.0)
+
+    def test_next_save_waits_for_the_one_under_way(self, world, gate):
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        second = threading.Thread(target=checkpointer.save, args=(2,))
+        second.start()
+        assert list(world.scratch.glob("save-*/state.json")) != []
+        assert len(list(world.scratch.glob("save-*"))) == 1
+        assert second.is_alive()
+        gate.set()
+        second.join(DEADLINE_SECS)
+        checkpointer.wait()
+        assert world.steps() == [1, 2]
+
+    def test_wait_without_a_save(self, world):
+        world.checkpointer().wait()
+
+    @pytest.mark.parametrize("told_by", ["save", "wait"])
+    def test_error_is_told_once_and_what_follows_is_saved(self, world, monkeypatch, told_by):
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", raises(OSError(28, "No space left on device")))
+            checkpointer.save(1)
+            checkpointer._upload.join()
+        with pytest.raises(LakeError, match=r"No space left on device.*tried"):
+            checkpointer.save(2) if told_by == "save" else checkpointer.wait()
+        assert world.steps() == []
+        checkpointer.save(1)  # it was never there
+        checkpointer.save(2)
+        checkpointer.wait()
+        assert world.steps() == [1, 2]
+        assert checkpointer.stats["saved"] == 2
+
+    def test_nothing_is_left_in_scratch(self, world, monkeypatch):
+        world.save(1, 2)
+        monkeypatch.setattr(os, "fsync", raises(OSError(28, "No space left on device")))
+        with pytest.raises(LakeError):
+            world.save(3)
+        monkeypatch.undo()
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(0.0))
+        with pytest.raises(TypeError, match="JSON"):
+            checkpointer.save(4, state=object())
+        assert not list(world.scratch.glob("save-*"))
+        assert len(list(world.scratch.glob("restore-*"))) == 2
+
+    def test_old_ones_that_cannot_be_removed_are_no_failure(self, world, monkeypatch, caplog):
+        with monkeypatch.context() as patch:
+            patch.setattr(Lake, "remove", refuse_to_remove(Lake.remove, checkpoint_path(1)))
+            world.save(*range(1, 5))
+        assert "old checkpoints stay" in caplog.text
+        assert world.steps() == [1, 2, 3, 4]
+        world.save(5)
+        assert world.steps() == [3, 4, 5]
+
+    def test_no_listing_while_training_stands_still(self, world, monkeypatch):
+        world.save(1)
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        callers = []
+        original = Lake._try
+        monkeypatch.setattr(
+            Lake,
+            "_try",
+            lambda *args: (callers.append(threading.current_thread().name), original(*args))[1],
+        )
+        checkpointer.save(2)
+        checkpointer.save(3)
+        checkpointer.wait()
+        assert set(callers) == {"checkpoint"}
+
+
+def refuse_to_remove(remove, kept):
+    def act(self, path):
+        # commit_dir clears the place first: that is no pruning
+        if path == kept and self.exists(f"{path}/{COMMIT}"):
+            raise LakeError("no permission to delete")
+        remove(self, path)
+
+    return act
+
+
+class TestFence:
+    def test_is_asked_before_the_marker_is_there(self, world):
+        seen = []
+
+        def fence():
+            (name,) = world.lake.list("checkpoints")
+            seen.append(world.lake.list(f"checkpoints/{name}"))
+
+        checkpointer = world.checkpointer(fence=fence)
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        checkpointer.wait()
+        assert len(seen) == 1
+        assert "state.json" in seen[0]
+        assert COMMIT not in seen[0]
+        assert world.steps() == [1]
+
+    def test_that_raises_gives_the_checkpoint_up(self, world):
+        fenced = LakeError("another chief is at work")
+        outcomes = itertools.chain([None, fenced])
+
+        def fence():
+            if error := next(outcomes):
+                raise error
+
+        checkpointer = world.checkpointer(fence=fence)
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        checkpointer.save(2)
+        with pytest.raises(LakeError) as caught:
+            checkpointer.save(3)
+        assert caught.value is fenced
+        assert world.steps() == [1]
+        assert not list(world.scratch.glob("save-*"))
+
+
+class TestDue:
+    def test_counts_from_the_begin_of_the_last_save(self, world, gate, monkeypatch):
+        now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        checkpointer = world.checkpointer(every_secs=10)
+        checkpointer.restore(v=tf.Variable(1.0))
+        now = 109.0
+        assert not checkpointer.due()
+        now = 110.0
+        assert checkpointer.due()
+        checkpointer.save(1)
+        assert not checkpointer.due()
+        now = 120.0  # though its upload is not through yet
+        assert checkpointer.due()
+
+    def test_hurry_says_yes_until_the_next_save(self, world):
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        assert not checkpointer.due()
+        other = threading.Thread(target=checkpointer.hurry)
+        other.start()
+        other.join()
+        assert checkpointer.due()
+        assert checkpointer.due()
+        checkpointer.save(1)
+        assert not checkpointer.due()
+
+    def test_hurry_in_the_middle_of_a_save_asks_for_another(self, world):
+        checkpointer = world.checkpointer(shared=(lambda: checkpointer.hurry(), lambda state: None))
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        assert checkpointer.due()
+
+
+class TestStats:
+    def test_of_a_beginning_and_a_continuation(self, world):
+        zero = {"saved": 0, "step": 0, "stall_secs": 0.0, "save_secs": 0.0}
+        assert world.checkpointer().stats == zero
+        world.save(4, 7)
+        assert world.checkpointer().stats == {**zero, "step": 7}
+
+    def test_stall_and_save_are_apart(self, world, gate):
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(3)
+        stalled = checkpointer.stats["stall_secs"]
+        threading.Timer(0.2, gate.set).start()
+        checkpointer.wait()  # what waits outside of save() is no stall
+        stats = checkpointer.stats
+        assert (stats["saved"], stats["step"]) == (1, 3)
+        assert stats["stall_secs"] == stalled == round(stalled, 3)
+        assert stats["save_secs"] >= 0.2 > stalled
+        checkpointer.save(4)
+        checkpointer.wait()
+        assert checkpointer.stats["saved"] == 2
+        assert checkpointer.stats["save_secs"] > stats["save_secs"]
