@@ -66,13 +66,15 @@ def our_processes() -> dict[int, str]:
 
 
 def role_pids(run_id: str) -> dict[str, int]:
-    """The TensorFlow processes of a run on this machine: "worker-0" -> pid."""
-    pids = {}
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    """The TensorFlow processes of a run on this machine: "worker-0" -> pid; no spares."""
+    found: dict[str, int] = {}
+    processes = psutil.process_iter(["pid", "cmdline", "create_time"])
+    # a spare is younger than what it is a spare for
+    for process in sorted(processes, key=lambda p: p.info["create_time"] or 0, reverse=True):
         line = process.info["cmdline"] or []
         if "tfos.runtime.main" in line and run_id in line:
-            pids[line[line.index("tfos.runtime.main") + 1]] = process.info["pid"]
-    return pids
+            found[line[line.index("tfos.runtime.main") + 1]] = process.info["pid"]
+    return found
 
 
 def _scratch() -> set[int | str]:
@@ -179,43 +181,73 @@ def zookeeper() -> Iterator[str]:
     server.stop()
 
 
+class SparkCluster:
+    """A standalone Spark cluster: a master, and workers that may come and go.
+
+    url: spark://host:port.
+    """
+
+    def __init__(self, home: Path) -> None:
+        from tfos.runtime.java import spark_home
+
+        self._home = home
+        self._spark_class = str(spark_home() / "bin" / "spark-class")
+        self._env = {
+            **os.environ,
+            "SPARK_HOME": str(spark_home()),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_WORKER_DIR": str(home / "work"),
+            "PYSPARK_PYTHON": sys.executable,
+        }
+        port = free_port()
+        self.url = f"spark://127.0.0.1:{port}"
+        self._workers: dict[str, Any] = {}
+        self._log = home / "master.log"
+        self._master = self._start("master", "master.Master", port)
+        poll(lambda: "elected leader" in self._log.read_text(), 60, "the Spark master is up")
+
+    def _start(self, name: str, kind: str, port: int, *argv: str) -> Any:
+        from tfos.runtime.process import ChildProcess
+
+        with open(self._home / f"{name}.log", "ab") as sink:
+            command = [self._spark_class, f"org.apache.spark.deploy.{kind}"]
+            address = ["--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
+            return ChildProcess([*command, *address, *argv], env=self._env, log=sink.fileno())
+
+    def add_worker(self, name: str, cores: int) -> None:
+        registered = self._log.read_text().count("Registering worker")
+        size = ["--cores", str(cores), "--memory", "3g"]
+        self._workers[name] = self._start(name, "worker.Worker", 0, *size, self.url)
+        poll(
+            lambda: self._log.read_text().count("Registering worker") > registered,
+            60,
+            f"Spark worker {name} is up",
+        )
+
+    def worker_of(self, pid: int) -> str:
+        """The Spark worker that process `pid` runs under."""
+        parents = {process.pid for process in psutil.Process(pid).parents()}
+        return next(name for name, worker in self._workers.items() if worker.pid in parents)
+
+    def kill_worker(self, name: str) -> None:
+        """SIGKILL to a Spark worker and its executors, as if its machine was gone."""
+        worker = self._workers.pop(name)
+        for process in psutil.Process(worker.pid).children(recursive=True):
+            if process.name() == "java":
+                process.kill()
+        worker.end(grace_secs=0)
+
+    def close(self) -> None:
+        for process in [*self._workers.values(), self._master]:
+            process.end()
+
+
 @pytest.fixture(scope="session")
 def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A standalone Spark cluster, one master and two workers of four slots, as spark://..."""
-    from tfos.runtime.java import spark_home
-    from tfos.runtime.process import ChildProcess
-
-    home = tmp_path_factory.mktemp("standalone")
-    spark_class = str(spark_home() / "bin" / "spark-class")
-    port = free_port()
-    address = ["--host", "127.0.0.1", "--port"]
-    env = {
-        **os.environ,
-        "SPARK_HOME": str(spark_home()),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_WORKER_DIR": str(home / "work"),
-        "PYSPARK_PYTHON": sys.executable,
-    }
-    processes = []
-
-    def start(name: str, *argv: str) -> Path:
-        log = home / f"{name}.log"
-        with open(log, "wb") as sink:
-            processes.append(ChildProcess([spark_class, *argv], env=env, log=sink.fileno()))
-        return log
-
-    prefix = "org.apache.spark.deploy"
-    block = contextlib.ExitStack()
-    block.enter_context(shared())
-    log = start("master", f"{prefix}.master.Master", *address, str(port), "--webui-port", "0")
-    poll(lambda: "elected leader" in log.read_text(), 60, "the Spark master is up")
-    for name in ("worker-a", "worker-b"):
-        start(
-            name, f"{prefix}.worker.Worker", *address, "0", "--webui-port", "0",
-            "--cores", "4", "--memory", "3g", f"spark://127.0.0.1:{port}",
-        )  # fmt: skip
-    poll(lambda: log.read_text().count("Registering worker") == 2, 60, "the Spark workers are up")
-    block.close()
-    yield f"spark://127.0.0.1:{port}"
-    for process in reversed(processes):
-        process.end()
+    with shared():
+        cluster = SparkCluster(tmp_path_factory.mktemp("standalone"))
+        for name in ("worker-a", "worker-b"):
+            cluster.add_worker(name, 4)
+    yield cluster.url
+    cluster.close()

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,11 +23,13 @@ from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake import Lake, absolute
+from tfos.operate import COMMANDS
+from tfos.operate import main as operate
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master
 from tfos.shipping import sources
-from tfos.spec import PARAM_PREFIX, conf_key, flag, job_spec, new_run_id, options
+from tfos.spec import PARAM_PREFIX, SUBMISSION_CONF, conf_key, flag, job_spec, new_run_id, options
 from tfos.version import __version__
 
 # spark-submit's own options with a value, passed through; --conf and --class are handled apart
@@ -50,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
         prog="pl_submit",
         usage="pl_submit [options] app.py [app args]",
         description="Runs a TFOnSparkApp on Spark: ETL, TensorFlow training, recovery.",
+        epilog="Runs that were submitted: pl_submit status RUN_ID, pl_submit logs RUN_ID [ROLE:I]"
+        " and pl_submit kill RUN_ID, from any machine that sees the lake; each has a --help.",
         allow_abbrev=False,
     )
     ours = result.add_argument_group("tfos", "each also a Spark conf key, in brackets; flags win")
@@ -157,6 +162,7 @@ class Submission:
             **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
             **{PARAM_PREFIX + key: value for key, value in params.items()},
             conf_key("lake"): self.lake,
+            SUBMISSION_CONF: secrets.token_hex(8),
         }
         if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
@@ -275,7 +281,9 @@ def _report(result: Mapping[str, Any], as_json: bool) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """pl_submit. Returns the exit status: 0 if and only if the run succeeded."""
+    """pl_submit. Returns the exit status: 0 if and only if the run, or the command, succeeded."""
+    if argv and argv[0] in COMMANDS:
+        return operate(argv)
     submission = None
     try:
         find_java()

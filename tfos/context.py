@@ -17,7 +17,7 @@ from tfos.feeding.reader import FeedReader
 from tfos.lake import Lake
 from tfos.training.export import export_model
 from tfos.training.loop import Trainer
-from tfos.training.runner import Runner
+from tfos.training.runner import Reports, Runner
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainContext:
         checkpoint: Checkpointer,
         ledger: Ledger,
         scratch: str,
-        report: Callable[[dict[str, Any]], None],
+        reports: Reports,
     ) -> None:
         self.role = place.role
         self.index = place.index
@@ -74,7 +74,8 @@ class TrainContext:
         self._reader = reader
         self._ledger = ledger
         self._scratch = scratch
-        self._trainer = Trainer(runner, checkpoint, ledger, report)
+        self._trainer = Trainer(runner, checkpoint, ledger, reports)
+        self._reports = reports
         self._datasets: dict[int, FeedDataset] = {}
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
@@ -99,8 +100,12 @@ class TrainContext:
         """
         return FeedDataset(
             self._reader.manifest(name), batch_size, features, label, weight, shuffle, seed,
-            on_rows=lambda feed, epoch, rows: self._ledger.add(feed, epoch, rows),
+            on_rows=self._count_rows,
         )  # fmt: skip
+
+    def _count_rows(self, feed: str, epoch: int, rows: int) -> None:
+        self._ledger.add(feed, epoch, rows)
+        self._reports.moved()
 
     def fit(
         self,
@@ -151,14 +156,20 @@ class TrainContext:
         if dataset is None:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         io_device = chief_device(self._runner)
-        self.model_uri = export_model(
-            model, dataset.feature_columns, self._lake, self._scratch, io_device
-        )
+        with self._reports.quiet():
+            self.model_uri = export_model(
+                model, dataset.feature_columns, self._lake, self._scratch, io_device
+            )
         return self.model_uri
 
     def report(self, **metrics: Any) -> None:
-        """Adds JSON-able values to the metrics of the run's result."""
+        """Adds JSON-able values to the metrics of the run's result.
+
+        It counts as progress, also without values: a loop of your own that takes longer than
+        --hang-secs for an epoch calls it now and then.
+        """
         self.reported.update(metrics)
+        self._reports.moved()
 
 
 def chief_device(runner: Runner) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import socket
 import time
 import traceback
@@ -16,6 +17,8 @@ from tfos.display import Display
 from tfos.errors import LakeError, RegistryError, RunFailed, TFOSError
 from tfos.etl import make_feeds
 from tfos.fault.failures import Failure, describe, error_message
+from tfos.fault.policy import GiveUp, Incident, NewAttempt
+from tfos.feeding.ledger import accounting
 from tfos.feeding.schema import Manifest
 from tfos.lake import Lake
 from tfos.runtime import keys, preflight
@@ -33,7 +36,7 @@ from tfos.runtime.supervisor import AttemptPlan
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 from tfos.session import open_session
 from tfos.shipping import ship_modules
-from tfos.spec import JobSpec, new_run_id
+from tfos.spec import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -97,36 +100,42 @@ class _Run:
         self._outcome: Mapping[str, Any] = {}
         self._manifests: dict[str, Manifest] = {}
         self._attempts = 0
+        self._history: list[Incident] = []
         self._restarts: dict[str, int] = {}
+        self._roles: dict[str, dict[str, Any]] = {}
+        self._checkpoints: Mapping[str, Any] = {}
         self._is_shut = False
+        self._killed_by = ""
         self.run_id = ""
 
     def execute(self, spark: SparkSession, spec: JobSpec) -> None:
         """From the checks to the end of the roles."""
         self._spec = spec
         self._restarts = {task.role: 0 for task in all_tasks(spec)}
-        self.run_id = spec.run_id or new_run_id(type(self._app).__name__)
+        self._submission = submission(spark)
+        self.run_id = spec.run_id or run_id_of(self._submission, type(self._app).__name__)
         lake = Lake(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
         preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
         with contextlib.ExitStack() as stack:
             server = self._begin_zookeeper(stack, spark)
-            marker = self._open_lake(lake)
+            marker = lake.check_writable()
             stack.callback(lake.remove, marker)
+            self._open_lake(lake)
             ship_modules(spark, self._app, self.run_id)
             preflight.check_slots(spark, spec)
             preflight.check_executors(spark, spec, lake, marker)
             address = self._registry_address(server, lake)
-            with self._claim(address) as registry:
+            with self._claim(address, lake) as registry:
                 self._claim_lake(lake)
                 begun = time.monotonic()
                 self._manifests = make_feeds(
                     self._app, spark, lake, address, registry, self._display
                 )
                 self._seconds["etl"] = time.monotonic() - begun
-                self._attempt(spark, lake, address, registry, marker)
+                self._train(spark, lake, address, registry, marker)
 
-    def _attempt(
+    def _train(
         self,
         spark: SparkSession,
         lake: Lake,
@@ -134,18 +143,35 @@ class _Run:
         registry: Registry,
         marker: str,
     ) -> None:
-        number = 1 + max((int(name) for name in lake.list("logs") if name.isdigit()), default=0)
-        plan = AttemptPlan(self._spec, self.run_id, number, lake, address, marker)
-        self._attempts = 1
-        attempt = Attempt(spark, plan, registry, self._display)
-        try:
-            self._outcome = attempt.run()
-        finally:
-            self._failure = attempt.failure
-            self._seconds["start"] = attempt.start_secs
-            self._seconds["train"] = attempt.train_secs
-        if self._failure is not None:
-            raise RunFailed(describe(self._failure), {})
+        """Attempt after attempt, until one succeeds or it is hopeless."""
+        while True:
+            number = 1 + max((int(n) for n in lake.list("logs") if n.isdigit()), default=0)
+            plan = AttemptPlan(self._spec, self.run_id, number, lake, address, marker)
+            self._attempts += 1
+            attempt = Attempt(spark, plan, registry, self._display, self._history)
+            try:
+                ended = attempt.run()
+            finally:
+                self._note(attempt)
+            if isinstance(ended, GiveUp):
+                self._failure = ended.cause
+                raise RunFailed(describe(ended.cause), {})
+            if not isinstance(ended, NewAttempt):
+                self._outcome = ended
+                return
+            self._display.line("starting a new attempt with the executors that are left")
+            preflight.check_slots(spark, self._spec)
+
+    def _note(self, attempt: Attempt) -> None:
+        """Takes over what an attempt that has ended leaves to tell."""
+        self._seconds["start"] += attempt.start_secs
+        self._seconds["train"] += attempt.train_secs
+        self._checkpoints = attempt.checkpoints or self._checkpoints
+        for task, life in attempt.lives.items():
+            self._restarts[task.role] += life - 1
+            role = self._roles.setdefault(str(task), {"restarts": 0})
+            role["restarts"] += life - 1
+            role.update({k: attempt.roles.get(str(task), {}).get(k) for k in ("host", "pid")})
 
     def _begin_zookeeper(
         self, stack: contextlib.ExitStack, spark: SparkSession
@@ -167,20 +193,21 @@ class _Run:
             hosts = server.hosts
             prepare(hosts, EMBEDDED_TIMEOUT_SECS)
         # a run that is resumed must be able to clear what its first driver left in the ensemble
-        if self._spec.resume and lake.exists("registry.json"):
-            return RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
         address = RegistryAddress.new(hosts, self.run_id)
-        lake.write_json("registry.json", {"user": address.user, "password": address.password})
+        if self._continues and lake.exists("registry.json"):
+            address = RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
+        lake.write_json("registry.json", vars(address))
         return address
 
     @contextlib.contextmanager
-    def _claim(self, address: RegistryAddress) -> Iterator[Registry]:
+    def _claim(self, address: RegistryAddress, lake: Lake) -> Iterator[Registry]:
         """The registry with this process as the run's one driver; its nodes go at the end."""
         with Registry(address) as registry:
             # the node of a driver that was just killed stays for the length of its session
             deadline = time.monotonic() + SESSION_TIMEOUT_SECS + 5
-            while not registry.create(keys.driver(self.run_id), os.getpid(), ephemeral=True):
-                if not self._spec.resume or time.monotonic() > deadline:
+            me = {"host": socket.gethostname(), "pid": os.getpid()}
+            while not registry.claim(keys.driver(self.run_id), me):
+                if not self._continues or time.monotonic() > deadline:
                     raise RegistryError(
                         f"run {self.run_id} has a driver already (its node in ZooKeeper is alive):"
                         " wait for it to end, or use another --run-id"
@@ -188,15 +215,26 @@ class _Run:
                 time.sleep(0.2)
             try:
                 registry.remove(f"{keys.run(self.run_id)}/attempts")
+                registry.remove(keys.kill(self.run_id))
+                registry.publish(keys.lake(self.run_id), lake.url)
+                registry.watch(keys.kill(self.run_id), self._asked_to_end)
                 yield registry
             finally:
                 with contextlib.suppress(RegistryError):  # its session ends all the same
                     registry.remove(keys.run(self.run_id))
 
-    def _open_lake(self, lake: Lake) -> str:
-        """Checks the run directory; writes a marker that executors must see, returns its name."""
+    def _asked_to_end(self, value: Mapping[str, Any] | None) -> None:
+        if value is not None:
+            self._killed_by = str(value.get("by"))
+            os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does, wherever the driver is
+
+    def _open_lake(self, lake: Lake) -> None:
+        """Checks that the run directory is new, or that of the run to continue."""
         exists = lake.exists("spec.json")
-        if exists and not self._spec.resume:
+        self._continues = exists and (
+            self._spec.resume or lake.read_json("spec.json").get("submission") == self._submission
+        )
+        if exists and not self._continues:
             raise LakeError(
                 f"run {self.run_id} exists already in {lake.url}: continue it with --resume, or use"
                 " another --run-id"
@@ -206,16 +244,17 @@ class _Run:
                 f"there is no run {self.run_id} in {lake.url} to resume: check --run-id and --lake,"
                 " or leave --resume out"
             )
-        marker = lake.check_writable()
         if not exists:  # the result of a run that another driver may hold is not ours to write
             self._lake = lake
-        return marker
 
     def _claim_lake(self, lake: Lake) -> None:
         """Makes the run directory ours: from here on the run id is taken."""
         self._lake = lake
         lake.remove("result.json")
-        lake.write_json("spec.json", {**self._spec.as_json(), "run_id": self.run_id})
+        lake.write_json(
+            "spec.json",
+            {**self._spec.as_json(), "run_id": self.run_id, "submission": self._submission},
+        )
 
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:
@@ -244,6 +283,8 @@ class _Run:
             return
         if isinstance(error, KeyboardInterrupt):
             message, trace = "interrupted", ""
+            if self._killed_by:
+                message = f"ended by pl_submit kill, from {self._killed_by}"
         elif isinstance(error, TFOSError):
             message, trace = str(error), ""
         else:
@@ -255,7 +296,7 @@ class _Run:
 
     def _result(self) -> dict[str, Any]:
         failure = self._failure
-        rows_trained = self._outcome.get("rows_trained", {})
+        ledger = self._outcome.get("feeds", {})
         self._seconds["total"] = time.time() - self._begun
         return {
             "run_id": self.run_id,
@@ -267,10 +308,13 @@ class _Run:
                 name: {
                     "rows": manifest.rows,
                     "shards": len(manifest.shards),
-                    "rows_trained": rows_trained.get(name, []),
+                    **accounting(ledger.get(name, {}), manifest.rows),
                 }
                 for name, manifest in self._manifests.items()
             },
+            "failures": [f.as_json() for i in self._history for f in i.failures],
+            "roles": self._roles,
+            "checkpoints": self._outcome.get("checkpoints", self._checkpoints),
             "metrics": finite(self._outcome.get("metrics", {})),
             "model": self._outcome.get("model"),
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
@@ -292,6 +336,24 @@ class _Run:
         if result["status"] == "succeeded":
             self._display.line(f"succeeded: {self._lake and self._lake.uri('result.json')}")
         return result
+
+
+def submission(spark: SparkSession) -> str:
+    """What all drivers of one submission have in common and no other has.
+
+    A driver that Spark starts again (YARN's application attempts, --supervise) continues the run
+    of the one before, without --resume. pl_submit names its submission; a YARN application's
+    name is its id; elsewhere every application is a submission of its own.
+    """
+    context = spark.sparkContext
+    return context.getConf().get(SUBMISSION_CONF) or context.applicationId
+
+
+def run_id_of(submission: str, app_name: str) -> str:
+    """The run id where the user names none; the same for each driver of a YARN application."""
+    if submission.startswith("application_"):
+        return f"{app_stem(app_name)}-{submission}"
+    return new_run_id(app_name)
 
 
 def finite(value: Any) -> Any:

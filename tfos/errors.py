@@ -8,6 +8,7 @@
      +-- RegistryError    ZooKeeper cannot be reached or refused
      +-- LakeError        the run directory cannot be read or written
      |    +-- DamagedError     a directory of the lake differs from its COMMIT marker, or has none
+     |    +-- FencedError      a chief whose place another one has taken may not write checkpoints
      +-- FeedError        a DataFrame cannot become a feed, or a feed cannot be read
      +-- RunFailed        the run started and failed; .result is what result.json holds
 
@@ -51,6 +52,10 @@ class LakeError(TFOSError):
 
 class DamagedError(LakeError):
     """A directory of the lake has no valid COMMIT marker, or differs from what its marker says."""
+
+
+class FencedError(LakeError):
+    """This chief has been replaced; what it would save is not the run's any more."""
 
 
 class FeedError(TFOSError):

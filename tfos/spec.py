@@ -20,7 +20,10 @@ from tfos.errors import UsageError
 
 CONF_PREFIX = "spark.tfos."
 PARAM_PREFIX = CONF_PREFIX + "param."
+# no option: pl_submit's name for one submission, which a driver that Spark starts again shares
+SUBMISSION_CONF = CONF_PREFIX + "submission"
 STRATEGIES = ("ps", "single")
+SPARE = ("auto", "on", "off")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -49,7 +52,18 @@ class JobSpec:
     run_id: str = _option("", "name of the run, and of its directory in the lake", "ID")
     resume: bool = _option(False, "continue the run --run-id from its newest checkpoint")
     checkpoint_secs: float = _option(60.0, "seconds between checkpoints inside an epoch", "SECS")
-    max_restarts: int = _option(10, "restarts of roles that a run may spend in all", "N")
+    max_restarts: int = _option(
+        10, "failures that a run survives without a new checkpoint in between", "N"
+    )
+    hang_secs: float = _option(
+        300.0, "seconds without progress after which a role counts as dead; 0: never", "SECS"
+    )
+    spare: str = _option(
+        "auto",
+        "keep a second TensorFlow process per role ready to take over: on, off, or auto, where"
+        " memory allows",
+        "{" + ",".join(SPARE) + "}",
+    )
     start_timeout_secs: float = _option(
         120.0, "seconds to wait for slots, and for all roles to come up", "SECS"
     )
@@ -58,6 +72,8 @@ class JobSpec:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise UsageError(f"{_names('strategy')} is {self.strategy!r}: use one of {STRATEGIES}")
+        if self.spare not in SPARE:
+            raise UsageError(f"{_names('spare')} is {self.spare!r}: use one of {SPARE}")
         if self.strategy == "ps":
             for name in ("num_ps", "num_workers"):
                 if getattr(self, name) < 1:
@@ -68,8 +84,9 @@ class JobSpec:
         for name in ("checkpoint_secs", "start_timeout_secs"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{_names(name)} is {getattr(self, name)}: use a number above 0")
-        if self.max_restarts < 0:
-            raise UsageError(f"{_names('max_restarts')} is {self.max_restarts}: use 0 or more")
+        for name in ("max_restarts", "hang_secs"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{_names(name)} is {getattr(self, name)}: use 0 or more")
         if not self.lake:
             raise UsageError(f"{_names('lake')} is empty: name a directory or an fsspec URL")
         if self.run_id and not _RUN_ID.fullmatch(self.run_id):
@@ -103,8 +120,13 @@ def _names(name: str) -> str:
 
 def new_run_id(app_name: str) -> str:
     """A run id that no other run has: the app's name, the UTC time and four random hex digits."""
-    stem = re.sub(r"[^A-Za-z0-9-]+", "-", app_name).strip("-").lower() or "run"
-    return f"{stem[:60]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"{app_stem(app_name)}-{now}-{secrets.token_hex(2)}"
+
+
+def app_stem(app_name: str) -> str:
+    """The name of an app as the beginning of a run id."""
+    return (re.sub(r"[^A-Za-z0-9-]+", "-", app_name).strip("-").lower() or "run")[:60]
 
 
 def _convert(name: str, value: Any, source: str) -> Any:
@@ -134,7 +156,7 @@ def job_spec(conf: Mapping[str, str], arguments: Mapping[str, Any]) -> JobSpec:
     for key, text in conf.items():
         if key.startswith(PARAM_PREFIX):
             params[key[len(PARAM_PREFIX) :]] = text
-        elif key.startswith(CONF_PREFIX):
+        elif key.startswith(CONF_PREFIX) and key != SUBMISSION_CONF:
             if key not in known:
                 raise UsageError(f"unknown Spark conf key {key}; tfos knows {sorted(known)}")
             values[known[key]] = _convert(known[key], text, key)

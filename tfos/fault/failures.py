@@ -10,7 +10,12 @@ from typing import Any
 
 # How directly a kind of failure points at a cause; the smaller, the more direct. A role that lost
 # its peer, or whose Spark job ended, is most often the consequence of another role's failure.
-_KINDS = {"exception": 0, "signal": 0, "exit": 0, "start": 1, "spark": 2, "peer": 3}
+_KINDS = {
+    **dict.fromkeys(("exception", "signal", "exit", "hang", "preempted"), 0),
+    "start": 1,
+    "spark": 2,
+    "peer": 3,
+}
 
 # a traceback's last line, from a Python worker inside a Spark exception's text
 _RAISED = re.compile(
@@ -24,9 +29,11 @@ class Failure:
     """One role that failed.
 
     kind: "exception" (raised by user code or ours), "signal" (ended by a signal), "exit" (ended
-    with a status and no exception), "start" (never came up), "spark" (its Spark job failed),
+    with a status and no exception), "hang" (was ended since it made no progress), "preempted" (got
+    SIGTERM), "start" (never came up), "spark" (its Spark task ended, or its executor or host),
     "peer" (lost its connection to another role).
     time: seconds since the epoch, on the clock of `host`.
+    attempt, life: which launch of the roles, and which process of the task in it; from 1.
     """
 
     role: str
@@ -36,6 +43,8 @@ class Failure:
     message: str
     traceback: str = ""
     time: float = 0.0
+    attempt: int = 0
+    life: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:

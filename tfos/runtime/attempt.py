@@ -1,4 +1,4 @@
-"""One attempt: the role jobs launched once, watched until they end."""
+"""One attempt: the role jobs launched once, watched and mended until they end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tfos.display import Display
 from tfos.errors import RegistryError, StartTimeout
 from tfos.fault.failures import Failure, error_message, may_be_consequence, root_cause
+from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
+from tfos.lake import GENERATION
 from tfos.runtime import keys, preflight
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, servers
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 # how long a failure that may be a consequence waits for the one that explains it
 _CAUSE_SECS = 3.0
+# how long a member may be missing before it counts as gone: one whose session expired, because
+# ZooKeeper was away, registers again
+_MISSING_SECS = 10.0
 _STOP_SECS = 15.0
 _CANCEL_SECS = 10.0
 
@@ -30,31 +35,42 @@ _CANCEL_SECS = 10.0
 class Attempt:
     """Runs the role jobs of `plan` and ends them, whatever happens.
 
-    failure: the root cause when the attempt failed.
+    history: the incidents of the run so far; those of this attempt are appended.
     start_secs: from the launch to the begin of train(); train_secs: from there to the end.
+    roles: of each task, what was known of it last: host, pid, life.
+    checkpoints: what the chief said of them last.
     """
 
     def __init__(
-        self, spark: SparkSession, plan: AttemptPlan, registry: Registry, display: Display
+        self,
+        spark: SparkSession,
+        plan: AttemptPlan,
+        registry: Registry,
+        display: Display,
+        history: list[Incident],
     ) -> None:
         self._spark = spark
         self._plan = plan
         self._registry = registry
         self._display = display
+        self._history = history
         self._changed: queue.Queue[None] = queue.Queue()
         self._job_errors: dict[str, str] = {}
         self._jobs: dict[str, Any] = {}
         self._progress: Mapping[str, Any] | None = None
         self._begun = time.monotonic()
+        self._deadline = self._begun + plan.spec.start_timeout_secs
         self._train_begun: float | None = None
         self._up: set[str] = set()
-        self._members: dict[str, Mapping[str, Any]] = {}
-        self.failure: Failure | None = None
+        self._missing: dict[str, float] = {}
+        self.lives = dict.fromkeys(all_tasks(plan.spec), 1)
+        self.roles: dict[str, Mapping[str, Any]] = {}
+        self.checkpoints: Mapping[str, Any] = {}
         self.start_secs = 0.0
         self.train_secs = 0.0
 
-    def run(self) -> Mapping[str, Any]:
-        """Blocks until the attempt is over; returns the chief's outcome, {} after a failure.
+    def run(self) -> Mapping[str, Any] | NewAttempt | GiveUp:
+        """Blocks until the attempt is over; returns the chief's outcome, or what comes instead.
 
         Raises StartTimeout when the roles do not come up in time.
         """
@@ -65,18 +81,33 @@ class Attempt:
             self._registry.watch_children(path(run_id, number), lambda _: self._changed.put(None))
         self._registry.watch(keys.outcome(run_id, number), lambda _: self._changed.put(None))
         self._registry.watch(keys.progress(run_id, number), self._progressed)
+        hung = False
         try:
+            self._order_lives(hung)
             for job in role_jobs(self._plan.spec):
                 self._submit(job)
-            return self._wait()
+            ended = self._wait()
+            hung = isinstance(ended, GiveUp) and ended.cause.kind == "hang"
+            return ended
         finally:
             self._note_start()
             self.train_secs = time.monotonic() - (self._train_begun or time.monotonic())
             self._display.close()
-            self._end()
+            self._end(hung)
+
+    def _order_lives(self, hung: bool) -> None:
+        """Says which life each task is to be in; to the lake, which chief counts."""
+        run_id, number = self._plan.run_id, self._plan.attempt
+        self._plan.lake.write_json(
+            GENERATION, {"attempt": number, "life": self.lives[Task("chief", 0)]}
+        )
+        lives = {str(task): life for task, life in self.lives.items()}
+        self._registry.put(keys.lives(run_id, number), {"lives": lives, "hung": hung})
 
     def _progressed(self, progress: Mapping[str, Any] | None) -> None:
-        self._progress = progress
+        if progress is not None:
+            self._progress = progress
+            self.checkpoints = progress.get("checkpoints", self.checkpoints)
         self._changed.put(None)
 
     def _submit(self, job: RoleJob) -> None:
@@ -106,9 +137,8 @@ class Attempt:
     def _group(self, job: RoleJob) -> str:
         return f"tfos-{self._plan.run_id}-{self._plan.attempt}-{job.name}"
 
-    def _wait(self) -> Mapping[str, Any]:
+    def _wait(self) -> Mapping[str, Any] | NewAttempt | GiveUp:
         run_id, number = self._plan.run_id, self._plan.attempt
-        deadline = self._begun + self._plan.spec.start_timeout_secs
         while True:
             with contextlib.suppress(queue.Empty):
                 self._changed.get(timeout=0.2)
@@ -116,16 +146,47 @@ class Attempt:
             outcome = self._registry.get(keys.outcome(run_id, number))
             if outcome is not None:
                 return dict(outcome)
+            if self._registry.taken:
+                raise RegistryError(
+                    f"another driver has taken over run {run_id} while this one was cut off from"
+                    " ZooKeeper"
+                )
             failures = self._failures()
             if failures:
-                self.failure = self._root_cause(failures)
+                failures = self._with_cause(failures)
                 # a supervisor that is done ends its job: what came first may be the success
                 outcome = self._registry.get(keys.outcome(run_id, number))
                 if outcome is not None:
-                    self.failure = None
-                return dict(outcome or {})
-            if self._progress is None and time.monotonic() > deadline:
+                    return dict(outcome)
+                decision = self._decide(failures)
+                if not isinstance(decision, Restart):
+                    return decision
+                self._restart(decision, failures)
+            if self._train_begun is None and time.monotonic() > self._deadline:
                 self._raise_what_is_missing()
+
+    def _decide(self, failures: list[Failure]) -> Decision:
+        step = max(
+            int(self.checkpoints.get("step", 0)),
+            self._history[-1].step if self._history else 0,
+        )
+        self._history.append(Incident(tuple(failures), step))
+        path = keys.failures(self._plan.run_id, self._plan.attempt)
+        for failure in failures:  # those that only the driver saw, for who asks for the status
+            self._registry.create(f"{path}/{failure.task}.{failure.life}", failure.as_json())
+        decision = decide(self._history, self._plan.spec.max_restarts)
+        if not isinstance(decision, GiveUp):
+            cause = root_cause(failures)
+            words = cause.message.splitlines()[0]
+            self._display.line(f"{cause.role} {cause.index} on {cause.host} failed: {words}")
+        return decision
+
+    def _restart(self, decision: Restart, failures: list[Failure]) -> None:
+        chosen = [task for task in self.lives if decision.includes(task.role, task.index)]
+        for task in chosen:
+            self.lives[task] += 1
+        self._display.line(f"restarting {', '.join(map(str, chosen))}")
+        self._order_lives(root_cause(failures).kind == "hang")
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
@@ -147,41 +208,55 @@ class Attempt:
                 self._train_begun = time.monotonic()
 
     def _failures(self) -> list[Failure]:
+        """What has failed and has not been dealt with."""
         path = keys.failures(self._plan.run_id, self._plan.attempt)
-        records = [self._registry.get(f"{path}/{name}") for name in self._registry.children(path)]
-        found = [Failure.from_json(record) for record in records if record]
-        here = set(self._registry.children(keys.members(self._plan.run_id, self._plan.attempt)))
-        for name in here - self._members.keys():
-            path = f"{keys.members(self._plan.run_id, self._plan.attempt)}/{name}"
-            self._members[name] = self._registry.get(path) or {}
+        found = []
+        for name in self._registry.children(path):
+            task, _, life = name.rpartition(".")
+            # a process that was to be replaced may fail in its own way before it is; 0: never begun
+            if int(life) in (0, self.lives[Task.parse(task)]):
+                found.append(Failure.from_json(self._registry.get(f"{path}/{name}")))
         told = {failure.task for failure in found}
-        for name in sorted(self._members.keys() - here - told):
-            task = Task.parse(name)
-            found.append(
-                Failure(
-                    task.role, task.index, str(self._members[name].get("host")), "spark",
-                    "its supervisor is gone, and with it perhaps its executor or its host",
-                    time=time.time(),
-                )
-            )  # fmt: skip
-        for name, message in self._job_errors.items():
-            task = failed_task(message, self._jobs[name][0])
-            host = self._members.get(str(task), {}).get("host", socket.gethostname())
-            found.append(
-                Failure(
-                    task.role, task.index, host, "spark",
-                    f"the Spark job of the {name} roles ended: {message}", time=time.time(),
-                )
-            )  # fmt: skip
+        for name in self._gone():
+            if name not in told:
+                words = "its supervisor is gone, and with it perhaps its executor or its host"
+                found.append(self._failure(Task.parse(name), words))
+        for job_name, message in self._job_errors.items():
+            failed = failed_task(message, self._jobs[job_name][0])
+            words = f"the Spark job of the {job_name} roles ended: {message}"
+            found.append(self._failure(failed, words))
         return found
 
-    def _root_cause(self, failures: list[Failure]) -> Failure:
+    def _failure(self, task: Task, message: str) -> Failure:
+        host = self.roles.get(str(task), {}).get("host", socket.gethostname())
+        return Failure(
+            task.role, task.index, host, "spark", message, time=time.time(),
+            attempt=self._plan.attempt, life=self.lives[task],
+        )  # fmt: skip
+
+    def _gone(self) -> list[str]:
+        """The members that were there and have been missing for long."""
+        members = keys.members(self._plan.run_id, self._plan.attempt)
+        here = set(self._registry.children(members))
+        for name in here:
+            life = self.lives[Task.parse(name)]
+            if self.roles.get(name, {}).get("life") != life:
+                record = self._registry.get(f"{members}/{name}") or {}
+                self.roles[name] = record
+        now = time.monotonic()
+        self._missing = {name: self._missing.get(name, now) for name in self.roles.keys() - here}
+        if self._registry.connected_secs() < _MISSING_SECS:
+            return []
+        return sorted(n for n, since in self._missing.items() if now - since > _MISSING_SECS)
+
+    def _with_cause(self, failures: list[Failure]) -> list[Failure]:
+        """The failures, a moment later when what is known may be a consequence of what is not."""
         deadline = time.monotonic() + _CAUSE_SECS
         while may_be_consequence(root_cause(failures)) and time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
                 self._changed.get(timeout=0.1)
             failures = self._failures()
-        return root_cause(failures)
+        return failures
 
     def _raise_what_is_missing(self) -> None:
         run_id, number = self._plan.run_id, self._plan.attempt
@@ -204,10 +279,12 @@ class Attempt:
             " --start-timeout-secs, or free slots on the cluster"
         )
 
-    def _end(self) -> None:
+    def _end(self, hung: bool) -> None:
         """Ends every supervisor, and the jobs that do not end by themselves."""
         with contextlib.suppress(RegistryError):  # then the supervisors lose the driver's node
-            self._registry.put(keys.stop(self._plan.run_id, self._plan.attempt), True)
+            self._registry.put(
+                keys.stop(self._plan.run_id, self._plan.attempt), "hang" if hung else True
+            )
         self._join(_STOP_SECS)
         for job, thread in self._jobs.values():
             if thread.is_alive():

@@ -1,15 +1,21 @@
-"""Every name that tfos keeps in ZooKeeper.
+"""Names of what tfos keeps in ZooKeeper.
 
 /tfos/<run-id>/
-  driver                              ephemeral: the driver lives
+  lake                                the lake's URL; anyone may read it
+  driver                              ephemeral: the driver lives; {"host", "pid"}
+  kill                                somebody asks the driver to end the run; {"by"}
   feeds/<name>/<partition>            JSON list of shards, first writer wins
   attempts/<attempt>/
-    members/<role>-<i>                ephemeral: {"host", "port", "pid"}
-    ready/<role>-<i>                  ephemeral: its TensorFlow server is up
-    failures/<role>-<i>               a Failure
+    lives                             {"lives": {"<role>-<i>": life}, "hung"}: which life each task
+                                      is to be in, as the driver decided; 1, and one more for each
+                                      restart
+    members/<role>-<i>                ephemeral: {"host", "address", "pid", "life"}
+    ready/<role>-<i>                  ephemeral: the life whose TensorFlow server is up
+    failures/<role>-<i>.<life>        a Failure
+    preempted/<role>-<i>              the life whose process got SIGTERM: a checkpoint is wanted
     progress                          the chief's newest progress
     outcome                           what train() returned; the attempt succeeded
-    stop                              the driver ends the attempt
+    stop                              the driver ends the attempt; "hang" when a role hung
 """
 
 from __future__ import annotations
@@ -25,6 +31,14 @@ def driver(run_id: str) -> str:
     return f"{run(run_id)}/driver"
 
 
+def lake(run_id: str) -> str:
+    return f"{run(run_id)}/lake"
+
+
+def kill(run_id: str) -> str:
+    return f"{run(run_id)}/kill"
+
+
 def feed(run_id: str, name: str) -> str:
     return f"{run(run_id)}/feeds/{name}"
 
@@ -37,6 +51,10 @@ def attempt(run_id: str, attempt: int) -> str:
     return f"{run(run_id)}/attempts/{attempt}"
 
 
+def lives(run_id: str, number: int) -> str:
+    return f"{attempt(run_id, number)}/lives"
+
+
 def members(run_id: str, number: int) -> str:
     return f"{attempt(run_id, number)}/members"
 
@@ -47,6 +65,10 @@ def ready(run_id: str, number: int) -> str:
 
 def failures(run_id: str, number: int) -> str:
     return f"{attempt(run_id, number)}/failures"
+
+
+def preempted(run_id: str, number: int) -> str:
+    return f"{attempt(run_id, number)}/preempted"
 
 
 def progress(run_id: str, number: int) -> str:

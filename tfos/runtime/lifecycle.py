@@ -1,7 +1,11 @@
 """What a supervisor does next: (state, event) -> actions. Pure; runtime.supervisor does the I/O.
 
-    joining --all members there (a chief: and all servers ready)--> started --child ends--> over
-       any state --stop, driver gone, registry gone--> over
+    waiting --the driver wants a next life--> begun --all members there (a chief: and all servers
+    ready)--> started --its process ends--> waiting
+       any state --outcome, stop, driver gone--> over
+
+A life is one TF process of the task. The driver decides when a next one begins; it may do so while
+the last one still runs.
 
 (The shape, a machine that is tested with no network around it, is dask/distributed's
 worker_state_machine.py.)
@@ -25,24 +29,42 @@ class Members:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The tasks whose TensorFlow server is up."""
+class Lives:
+    """The life that each task is to be in, as the driver decided.
 
-    tasks: frozenset[Task]
+    hung: whether a role hung, so that what the others are doing is worth knowing.
+    """
+
+    lives: Mapping[Task, int]
+    hung: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The tasks whose TensorFlow server is up, and the life it is up in."""
+
+    lives: Mapping[Task, int]
 
 
 @dataclass(frozen=True)
 class Said:
-    """A message of the TF process."""
+    """A message of the TF process of life `life`."""
 
+    life: int
     message: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Exited:
-    """The TF process ended; negative for a signal, as subprocess has it."""
+    """The TF process of a life ended; negative for a signal, as subprocess has it."""
 
+    life: int
     status: int
+
+
+@dataclass(frozen=True)
+class Preempted:
+    """Some task's process is about to be taken away."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +74,21 @@ class Ended:
     why: str
 
 
-Event = Members | Ready | Said | Exited | Ended
+Event = Members | Lives | Ready | Said | Exited | Preempted | Ended
 
 
 # actions
+@dataclass(frozen=True)
+class Begin:
+    """Begin a life with a new TF process; end the last one's if it still runs.
+
+    stacks: leave in the log what the last one was doing.
+    """
+
+    life: int
+    stacks: bool
+
+
 @dataclass(frozen=True)
 class Start:
     """Send the TF process its start order."""
@@ -64,8 +97,22 @@ class Start:
 
 
 @dataclass(frozen=True)
+class SaveSoon:
+    """Ask the TF process for a checkpoint at the next moment that allows one."""
+
+
+@dataclass(frozen=True)
 class AnnounceReady:
     """Tell the others that our server is up."""
+
+    life: int
+
+
+@dataclass(frozen=True)
+class AnnouncePreempted:
+    """Tell the chief that our process is about to be taken away."""
+
+    life: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +129,7 @@ class PublishOutcome:
 class PublishFailure:
     """failure: what the TF process said of it, or None when it said nothing; with its status."""
 
+    life: int
     failure: Mapping[str, Any] | None
     status: int
 
@@ -93,7 +141,17 @@ class End:
     why: str
 
 
-Action = Start | AnnounceReady | PublishProgress | PublishOutcome | PublishFailure | End
+Action = (
+    Begin
+    | Start
+    | SaveSoon
+    | AnnounceReady
+    | AnnouncePreempted
+    | PublishProgress
+    | PublishOutcome
+    | PublishFailure
+    | End
+)
 
 
 @dataclass
@@ -106,8 +164,10 @@ class Lifecycle:
     task: Task
     expected: frozenset[Task]
     servers: frozenset[Task]
+    life: int = 0
     _addresses: dict[Task, str] = field(default_factory=dict)
-    _ready: frozenset[Task] = frozenset()
+    _lives: Mapping[Task, int] = field(default_factory=dict)
+    _ready: Mapping[Task, int] = field(default_factory=dict)
     _started: bool = False
     _over: bool = False
     _failure: Mapping[str, Any] | None = None
@@ -120,27 +180,47 @@ class Lifecycle:
             case Members(addresses):
                 self._addresses.update(addresses)
                 return self._start_if_complete()
-            case Ready(tasks):
-                self._ready = tasks
+            case Lives(lives, hung):
+                self._lives = lives
+                return [*self._begin_if_wanted(hung), *self._start_if_complete()]
+            case Ready(lives):
+                self._ready = lives
                 return self._start_if_complete()
-            case Said(message):
+            case Said(life, message) if life == self.life > 0:
                 return self._said(message)
-            case Exited(status):
-                self._over = True
-                end = End("its process ended")
-                if status == 0 and self._outcome is not None:
-                    return [PublishOutcome(self._outcome), end]
-                return [PublishFailure(self._failure, status), end]
+            case Exited(life, status) if life == self.life > 0:
+                return self._exited(status)
+            case Preempted():
+                return [SaveSoon()] if self.task.role == "chief" and self._started else []
             case Ended(why):
                 self._over = True
                 return [End(why)]
+        return []  # of a process that has been replaced, or of a spare
+
+    def _begin_if_wanted(self, hung: bool) -> list[Action]:
+        wanted = self._lives.get(self.task, 0)
+        if wanted <= self.life:
+            return []
+        self.life = wanted
+        self._started, self._failure, self._outcome = False, None, None
+        return [Begin(wanted, hung)]
 
     def _start_if_complete(self) -> list[Action]:
-        waits_for_servers = self.task.role == "chief" and not self.servers <= self._ready
-        if self._started or waits_for_servers or not self.expected <= self._addresses.keys():
+        if self._started or not self.life or not self.expected <= self._addresses.keys():
+            return []
+        # a server that is about to be replaced still has its last life's node
+        if self.task.role == "chief" and any(
+            self._ready.get(server, 0) != self._lives[server] for server in self.servers
+        ):
             return []
         self._started = True
         return [Start(cluster({task: self._addresses[task] for task in self.expected}))]
+
+    def _exited(self, status: int) -> list[Action]:
+        if status == 0 and self._outcome is not None:
+            self._over = True
+            return [PublishOutcome(self._outcome), End("its process ended")]
+        return [PublishFailure(self.life, self._failure, status)]
 
     def _said(self, message: Mapping[str, Any]) -> list[Action]:
         if "failure" in message:
@@ -150,5 +230,7 @@ class Lifecycle:
         elif "progress" in message:
             return [PublishProgress(message["progress"])]
         elif "ready" in message:
-            return [AnnounceReady()]
+            return [AnnounceReady(self.life)]
+        elif "preempted" in message:
+            return [AnnouncePreempted(self.life)]
         return []

@@ -1,31 +1,50 @@
 """The TensorFlow process of a role: `python -m tfos.runtime.main`, a child of a supervisor.
 
 It imports TensorFlow at once and then waits, so that the slow import overlaps with the other
-roles' coming up. The supervisor talks to it in JSON lines: one on stdin, the start order; on the
-descriptor of TFOS_CHANNEL the child answers {"ready": true} when its server is up, {"progress":
-{...}}, and at last {"outcome": {...}} or {"failure": {...}}. When stdin closes before the order
-came, the run is over.
+roles' coming up, or was long ago when it takes over from one that died. The supervisor talks to it
+in lines on stdin: first the start order, in JSON; then perhaps SAVE_SOON. On the descriptor of
+TFOS_CHANNEL the child answers in JSON lines: {"alive": true} every second, {"ready": true} when its
+server is up, {"progress": {...}}, {"moved": true} for progress without words, {"quiet": true} and
+{"quiet": false} around what may take long, {"preempted": true} after a SIGTERM, and at last
+{"outcome": {...}} or {"failure": {...}}. When stdin closes before the order came, the run is over.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import pickle
+import re
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tfos.lake import APP, Lake
+from tfos.errors import FencedError, LakeError
+from tfos.lake import APP, GENERATION, Lake
 from tfos.spec import JobSpec
 
+if TYPE_CHECKING:
+    from tfos.fault.checkpoint import Checkpointer
+
 CHANNEL_FD = "TFOS_CHANNEL"
+SAVE_SOON = b"save\n"
+# the process writes the stacks of its threads to its log
+STACKS_SIGNAL = signal.SIGUSR1
+_ALIVE_SECS = 1.0
+# how long a process that got SIGTERM stays to let the chief save a checkpoint
+_PREEMPTION_SECS = 20.0
 # a node of ZooKeeper holds 1 MiB
 _METRICS_BYTES = 900_000
 # exceptions of TensorFlow that tell of another process's death, not of an error here
 _PEER_ERRORS = ("UnavailableError", "PSUnavailableError", "AbortedError", "CancelledError")
+_PEER_WORDS = re.compile("context_id|remote handle|Socket closed|failed to connect|Connection re")
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class StartOrder:
     role: str
     index: int
     attempt: int
+    life: int
     cluster: Mapping[str, list[str]]
     spec: Mapping[str, Any]
     lake: str
@@ -50,36 +70,99 @@ class StartOrder:
 
 
 class Channel:
-    """The way back to the supervisor."""
+    """The way back to the supervisor. Thread-safe."""
 
     def __init__(self, fd: int) -> None:
         self._file = os.fdopen(fd, "wb", buffering=0)
+        self._lock = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        self._file.write(json.dumps(message).encode() + b"\n")
+        with self._lock:
+            self._file.write(json.dumps(message).encode() + b"\n")
+
+    def fail(self, kind: str, message: str, trace: str = "") -> None:
+        self.send(failure={"kind": kind, "message": message, "traceback": trace})
 
 
 def main() -> int:
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     channel = Channel(int(os.environ.pop(CHANNEL_FD)))
+    preemption = _Preemption(channel)
+    threading.Thread(target=_stay_alive, args=(channel,), daemon=True).start()
     try:
-        import tensorflow as tf  # noqa: F401  (slow: see above)
-
+        _import(sys.argv[1].startswith("chief"))
         line = sys.stdin.buffer.readline()
         if not line:
             return 0
-        _begin(StartOrder(**json.loads(line)), channel)
+        _begin(StartOrder(**json.loads(line)), channel, preemption)
     except BaseException as error:
         traceback.print_exc()
-        kind = "peer" if type(error).__name__ in _PEER_ERRORS else "exception"
         message = f"{type(error).__name__}: {error}".strip()
-        channel.send(
-            failure={"kind": kind, "message": message, "traceback": traceback.format_exc()}
-        )
+        channel.fail(_kind(error), message, traceback.format_exc())
         return 1
     return 0
 
 
-def _begin(order: StartOrder, channel: Channel) -> None:
+def _stay_alive(channel: Channel) -> None:
+    while True:
+        channel.send(alive=True)
+        time.sleep(_ALIVE_SECS)
+
+
+def _import(is_chief: bool) -> None:
+    """All the slow imports, and for the chief what TensorFlow and Keras do at their first use."""
+    import tensorflow as tf
+
+    import tfos.feeding.dataset
+
+    if is_chief:
+        import keras
+
+        import tfos.context
+        import tfos.runtime.strategies  # noqa: F401
+
+        tf.function(lambda x: x + 1)(tf.constant(1))
+        keras.layers.Dense(1).build((None, 1))
+
+
+def _kind(error: BaseException) -> str:
+    import tensorflow as tf
+
+    lost = type(error).__name__ in _PEER_ERRORS or (
+        isinstance(error, tf.errors.OpError) and _PEER_WORDS.search(str(error))
+    )
+    return "peer" if lost else "exception"
+
+
+class _Preemption:
+    """What a SIGTERM does: a while to save a checkpoint, then the end.
+
+    Made in the main thread. A thread of its own waits for the signal, since the main thread may be
+    inside TensorFlow, where Python's handlers do not run. on_sigterm: what is done first; what it
+    returns is asked whether a checkpoint is saved, until it says yes or the time is up.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.on_sigterm: Callable[[], Callable[[], bool]] = lambda: lambda: True
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.signal(signal.SIGTERM, lambda signum, frame: None)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, args=(read_end,), daemon=True).start()
+
+    def _wait(self, read_end: int) -> NoReturn:
+        while os.read(read_end, 1) != bytes([signal.SIGTERM]):
+            pass
+        is_saved = self.on_sigterm()
+        deadline = time.monotonic() + _PREEMPTION_SECS
+        while not is_saved() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._channel.fail("preempted", "got SIGTERM")
+        os._exit(128 + signal.SIGTERM)
+
+
+def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None:
     from tfos.feeding.dataset import serve_reads
     from tfos.feeding.reader import FeedReader
 
@@ -87,7 +170,7 @@ def _begin(order: StartOrder, channel: Channel) -> None:
     reader = FeedReader(lake, order.scratch)
     if order.role == "chief":
         serve_reads(reader)
-        channel.send(outcome=_train(order, lake, reader, channel))
+        channel.send(outcome=_train(order, lake, reader, channel, preemption))
         # a coordinator's threads may hang on to servers that are going away: nothing to wait for
         sys.stdout.flush()
         sys.stderr.flush()
@@ -96,6 +179,14 @@ def _begin(order: StartOrder, channel: Channel) -> None:
 
     if order.role == "worker":
         serve_reads(reader, order.index, len(order.cluster["worker"]))
+    if order.role == "ps":
+
+        def ask_for_checkpoint() -> Callable[[], bool]:
+            newest = lake.newest_checkpoint()
+            channel.send(preempted=True)
+            return lambda: lake.newest_checkpoint() != newest
+
+        preemption.on_sigterm = ask_for_checkpoint
     server = tf.distribute.Server(
         tf.train.ClusterSpec(dict(order.cluster)),
         job_name=order.role,
@@ -106,7 +197,9 @@ def _begin(order: StartOrder, channel: Channel) -> None:
     server.join()
 
 
-def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict[str, Any]:
+def _train(
+    order: StartOrder, lake: Lake, reader: Any, channel: Channel, preemption: _Preemption
+) -> dict[str, Any]:
     """Runs the user's train(ctx) in the chief; returns what goes into result.json."""
     from tfos.context import Place, TrainContext, chief_device
     from tfos.fault.checkpoint import Checkpointer
@@ -118,6 +211,23 @@ def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict
     runner = make_runner(spec.strategy, order.cluster)
     ledger = Ledger()
     distributed = spec.strategy != "single"
+    checkpointer = Checkpointer(
+        lake,
+        order.scratch,
+        spec.checkpoint_secs,
+        chief_device(runner),
+        (ledger.as_json, ledger.restore),
+        fence=lambda: _check_generation(lake, order),
+    )
+
+    def save_now() -> Callable[[], bool]:
+        saved = checkpointer.stats["saved"]
+        checkpointer.hurry()
+        return lambda: checkpointer.stats["saved"] > saved
+
+    preemption.on_sigterm = save_now
+    threading.Thread(target=_obey, args=(checkpointer,), daemon=True).start()
+    reports = _ChannelReports(channel, checkpointer)
     context = TrainContext(
         Place(
             role=order.role,
@@ -131,19 +241,20 @@ def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict
         runner,
         lake,
         reader,
-        Checkpointer(
-            lake,
-            order.scratch,
-            spec.checkpoint_secs,
-            chief_device(runner),
-            (ledger.as_json, ledger.restore),
-        ),
+        checkpointer,
         ledger,
         order.scratch,
-        lambda progress: channel.send(progress=progress),
+        reports,
     )
-    channel.send(progress={"phase": "train() begins"})
-    returned = app.train(context)
+    reports.progress({"phase": "train() begins"})
+    try:
+        returned = app.train(context)
+    except BaseException:
+        with contextlib.suppress(LakeError):  # what train() raised is the root cause
+            checkpointer.wait()
+        raise
+    with reports.quiet():
+        checkpointer.wait()
     metrics = {**context.reported, **_metrics(returned)}
     size = len(json.dumps(metrics))
     if size > _METRICS_BYTES:
@@ -154,8 +265,51 @@ def _train(order: StartOrder, lake: Lake, reader: Any, channel: Channel) -> dict
     return {
         "metrics": metrics,
         "model": context.model_uri,
-        "rows_trained": ledger.as_json(),
+        "feeds": ledger.as_json(),
+        "checkpoints": checkpointer.stats,
     }
+
+
+class _ChannelReports:
+    """Passes on to the supervisor how the training goes on."""
+
+    def __init__(self, channel: Channel, checkpointer: Checkpointer) -> None:
+        self._channel = channel
+        self._checkpointer = checkpointer
+        self._moved = 0.0
+
+    def progress(self, progress: dict[str, Any]) -> None:
+        self._channel.send(progress={**progress, "checkpoints": self._checkpointer.stats})
+
+    def moved(self) -> None:
+        if time.monotonic() - self._moved > _ALIVE_SECS:
+            self._moved = time.monotonic()
+            self._channel.send(moved=True)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        self._channel.send(quiet=True)
+        try:
+            yield
+        finally:
+            self._channel.send(quiet=False)
+
+
+def _obey(checkpointer: Checkpointer) -> None:
+    """Does what the supervisor says on stdin, after the order."""
+    for line in sys.stdin.buffer:
+        if line == SAVE_SOON:
+            checkpointer.hurry()
+
+
+def _check_generation(lake: Lake, order: StartOrder) -> None:
+    """Raises FencedError when the driver has put another chief in this one's place."""
+    current = lake.read_json(GENERATION)
+    if current != {"attempt": order.attempt, "life": order.life}:
+        raise FencedError(
+            f"the chief of attempt {order.attempt}, life {order.life}, may not write checkpoints"
+            f" any more: the driver has begun {current}"
+        )
 
 
 def _metrics(returned: Any) -> dict[str, Any]:

@@ -87,18 +87,23 @@ class ChildProcess:
         """Blocks until the child ends. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_secs)
 
+    def signal(self, signum: int) -> None:
+        if self._process.poll() is None:
+            os.kill(self.pid, signum)
+
     def signal_group(self, signum: int) -> None:
         try:
             os.killpg(self.pid, signum)
         except ProcessLookupError:
             pass
 
-    def end(self, grace_secs: float = 5.0) -> int:
+    def end(self, grace_secs: float = 5.0, keep_scratch: bool = False) -> int:
         """Ends the whole group: SIGTERM, `grace_secs` to comply, SIGKILL. Returns the exit status.
 
+        grace_secs: 0 for SIGKILL at once. keep_scratch: for a child that takes over from this one.
         May be called again, and after the child has ended by itself: what it left is killed.
         """
-        if self._process.poll() is None:
+        if grace_secs and self._process.poll() is None:
             self.signal_group(signal.SIGTERM)
             # a stopped process takes SIGTERM only once it runs again
             self.signal_group(signal.SIGCONT)
@@ -118,7 +123,7 @@ class ChildProcess:
                 self._process.stdin.close()
             except BrokenPipeError:
                 pass
-        if self._scratch:
+        if self._scratch and not keep_scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
         return status
 

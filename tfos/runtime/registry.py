@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from kazoo.exceptions import (
 )
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.retry import KazooRetry
-from kazoo.security import make_digest_acl
+from kazoo.security import make_acl, make_digest_acl
 
 from tfos.errors import RegistryError
 from tfos.runtime import keys
@@ -34,6 +35,8 @@ CONNECT_TIMEOUT_SECS = 10.0
 # our own server is there: on a busy machine it may be slow
 EMBEDDED_TIMEOUT_SECS = 60.0
 SESSION_TIMEOUT_SECS = 10.0
+# how long a run goes on without a ZooKeeper that answers
+OUTAGE_SECS = 300.0
 logging.getLogger("kazoo").setLevel(logging.ERROR)
 
 
@@ -75,14 +78,28 @@ def prepare(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS) -> None:
         client.close()
 
 
+def read_public(hosts: str, path: str) -> Any:
+    """The value of a node that was made by Registry.publish(), or None. Raises RegistryError."""
+    client = _connect(hosts)
+    try:
+        return json.loads(client.get(path)[0])
+    except NoNodeError:
+        return None
+    except (KazooException, KazooTimeoutError) as error:
+        raise RegistryError(f"ZooKeeper at {hosts}: cannot get {path}: {error!r}") from error
+    finally:
+        client.stop()
+        client.close()
+
+
 def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: Any) -> KazooClient:
     try:
         client = KazooClient(
             hosts=hosts,
             timeout=SESSION_TIMEOUT_SECS,
             connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
-            # a rolling restart of an ensemble takes a moment
-            command_retry=KazooRetry(max_tries=8, delay=0.1, max_delay=2.0),
+            # a rolling restart of an ensemble, or of our own server, takes a moment
+            command_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=1.0, deadline=OUTAGE_SECS),
             **options,
         )
     except (ValueError, OSError) as error:
@@ -109,11 +126,70 @@ class Registry:
 
     def __init__(self, address: RegistryAddress) -> None:
         self.address = address
+        self._acl = [make_digest_acl(address.user, address.password, all=True)]
+        self._held: dict[str, Any] = {}
+        self._claimed: set[str] = set()
+        # a claimed node that somebody else took while our session was lost
+        self.taken = ""
+        self._was_lost = False
+        self._connected_since: float | None = time.monotonic()
         self._client = _connect(
             address.hosts,
-            default_acl=[make_digest_acl(address.user, address.password, all=True)],
+            default_acl=self._acl,
             auth_data=[("digest", f"{address.user}:{address.password}")],
         )
+        self._client.add_listener(self._on_state)
+
+    def _on_state(self, state: str) -> None:
+        """On kazoo's connection thread: it must not call the server itself."""
+        self._was_lost |= state == KazooState.LOST
+        if state != KazooState.CONNECTED:
+            self._connected_since = None
+            return
+        self._connected_since = time.monotonic()
+        if self._was_lost:
+            self._was_lost = False
+            self._client.handler.spawn(self._hold_again)
+
+    def _hold_again(self) -> None:
+        """Makes the nodes anew that went with a session that expired."""
+        for path, value in list(self._held.items()):
+            with contextlib.suppress(RegistryError):  # it comes with the next session
+                self._put_ephemeral(path, value)
+
+    def connected_secs(self) -> float:
+        """For how long this session has been in touch with a server; 0 while it is not."""
+        since = self._connected_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def hold(self, path: str, value: Any) -> None:
+        """Keeps a node with a JSON value for as long as this Registry is open.
+
+        It is ephemeral, and made again when the session was lost and another one began.
+        """
+        self._held[path] = value
+        self._put_ephemeral(path, value)
+
+    def claim(self, path: str, value: Any) -> bool:
+        """As hold(), where the node must be nobody else's; False when it is."""
+        if not self.create(path, value, ephemeral=True):
+            return False
+        self._held[path] = value
+        self._claimed.add(path)
+        return True
+
+    def _put_ephemeral(self, path: str, value: Any) -> None:
+        while not self.create(path, value, ephemeral=True):
+            with self._errors("set", path), contextlib.suppress(NoNodeError):
+                data, stat = self._client.retry(self._client.get, path)
+                if stat.ephemeralOwner == self._client.client_id[0]:
+                    self._client.retry(self._client.set, path, json.dumps(value).encode())
+                    return
+                if path in self._claimed and json.loads(data) != value:
+                    self.taken = path
+                    return
+                # of a session of ours that is over, but not for the server yet
+                self._client.retry(self._client.delete, path)
 
     @contextlib.contextmanager
     def _errors(self, verb: str, path: str) -> Iterator[None]:
@@ -174,6 +250,13 @@ class Registry:
         with self._errors("remove", path), contextlib.suppress(NoNodeError):
             self._client.retry(self._client.delete, path, recursive=True)
 
+    def publish(self, path: str, value: Any) -> None:
+        """Makes a node that anyone may read: see read_public()."""
+        acl = [*self._acl, make_acl("world", "anyone", read=True)]
+        with self._errors("create", path), contextlib.suppress(NodeExistsError):
+            self.ensure(path.rpartition("/")[0])
+            self._client.retry(self._client.create, path, json.dumps(value).encode(), acl=acl)
+
     def ensure(self, path: str) -> None:
         with self._errors("make", path):
             self._client.retry(self._client.ensure_path, path)
@@ -196,10 +279,6 @@ class Registry:
         self.ensure(path)
         with self._errors("watch", path):
             self._client.ChildrenWatch(path, changed)
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Calls `callback()` when the session is lost and its ephemeral nodes with it."""
-        self._client.add_listener(lambda state: callback() if state == KazooState.LOST else None)
 
     def close(self) -> None:
         self._client.stop()

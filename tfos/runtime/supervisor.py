@@ -1,18 +1,16 @@
 """The supervisor: the code in a Spark task that runs one role's TensorFlow process.
 
 It holds the role's port, registers, waits for the other roles, starts the TF process as a child,
-and ends it when the run ends. What it decides is in runtime.lifecycle; here are the sockets, the
-process, and the threads that turn what happens into events of one queue.
+gives it a successor when the driver says so, and ends it when the run ends. What it decides is in
+runtime.lifecycle; here are the sockets, the process, and the threads that turn what happens into
+events of one queue.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import queue
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -25,30 +23,44 @@ from tfos.errors import LakeError, RegistryError
 from tfos.fault.failures import Failure
 from tfos.lake import Lake, remove_local
 from tfos.runtime import keys
+from tfos.runtime.child import TFProcess
 from tfos.runtime.lifecycle import (
     Action,
+    AnnouncePreempted,
     AnnounceReady,
+    Begin,
     End,
     Ended,
     Event,
     Exited,
     Lifecycle,
+    Lives,
     Members,
+    Preempted,
     PublishFailure,
     PublishOutcome,
     PublishProgress,
     Ready,
     Said,
+    SaveSoon,
     Start,
 )
-from tfos.runtime.main import CHANNEL_FD, StartOrder
-from tfos.runtime.process import ChildProcess, describe_status
+from tfos.runtime.main import StartOrder
+from tfos.runtime.process import describe_status
 from tfos.runtime.registry import Registry, RegistryAddress
 from tfos.runtime.roles import Task, all_tasks, servers
 from tfos.spec import JobSpec
 
+_TICK_SECS = 0.1
 _LOG_TAIL_LINES = 15
+_STACK_LINES = 60
 _LOG_UPLOAD_SECS = 10.0
+# a driver whose session expired registers again; one that does not come back is dead
+_DRIVER_GRACE_SECS = 5.0
+# a spare's import should not slow down the start of what it is a spare for
+_SPARE_DELAY_SECS = 6.0
+_SPARE_FREE_BYTES = 4 << 30
+_STOPPED_HUNG = "the driver ended it, since a role hung"
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,14 @@ class Supervisor:
         self._lifecycle = Lifecycle(task, expected, servers(plan.spec))
         self._host = socket.gethostname()
         self._log_path = f"logs/{plan.attempt}/{task}.log"
+        self._process: TFProcess | None = None
+        self._spare: TFProcess | None = None
+        self._spare_due: float | None = None
+        self._driver_here = threading.Event()
+        self._driver_seen = time.monotonic()
+        self._members_changed = threading.Event()
+        self._ready_changed = threading.Event()
+        self._known: dict[Task, str] = {}
 
     def run(self) -> str:
         """Blocks until the role is over; returns why it ended.
@@ -108,82 +128,68 @@ class Supervisor:
                 " driver wrote: name a lake that all machines share with --lake"
             )
         address = local_address(plan.registry.first_server())
-        with hold_port(address) as held, Registry(plan.registry) as registry:
-            self._registry = registry
-            self._scratch = tempfile.mkdtemp(prefix=f"tfos-{self._task}-")
-            try:
-                self._start_child()
-                try:
-                    self._join(address, held.getsockname()[1])
-                    return self._serve()
-                finally:
-                    self._child.end()
-                    self._upload_log()
-            finally:
-                remove_local(self._scratch)
-
-    def _start_child(self) -> None:
-        if self._plan.lake.is_local:
-            self._log = Path(self._plan.lake.path(self._log_path))
+        self._scratch = tempfile.mkdtemp(prefix=f"tfos-{self._task}-")
+        self._log = Path(self._scratch, "log")
+        if plan.lake.is_local:
+            self._log = Path(plan.lake.path(self._log_path))
             self._log.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            self._log = Path(self._scratch, "log")
-        read_end, write_end = os.pipe()
-        env = {
-            **os.environ,
-            # what Spark shipped to this executor is on sys.path: the child needs it as well
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONUNBUFFERED": "1",
-            "TF_GRPC_REUSE_PORT": "true",
-            "GRPC_FAIL_FAST": "use_caller",
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-            "KERAS_BACKEND": "tensorflow",
-            CHANNEL_FD: str(write_end),
-        }
-        with open(self._log, "ab") as log:
-            self._child = ChildProcess(
-                # faulthandler: a crash in C leaves the Python stack in the log; the arguments are
-                # for who reads `ps`
-                [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
-                + [str(self._task), self._plan.run_id],
-                env=env,
-                log=log.fileno(),
-                scratch=self._scratch,
-                pass_fds=[write_end],
-            )
-        os.close(write_end)
-        threading.Thread(target=self._listen, args=(read_end,), daemon=True).start()
+        try:
+            # the first process begins as a spare does: its import overlaps with what follows
+            self._spare = self._new_process()
+            with hold_port(address) as held, Registry(plan.registry) as registry:
+                self._registry = registry
+                self._address = f"{address}:{held.getsockname()[1]}"
+                self._join()
+                return self._serve()
+        finally:
+            for process in (self._process, self._spare):
+                if process is not None:
+                    process.end()
+            self._upload_log()
+            remove_local(self._scratch)
 
-    def _listen(self, read_end: int) -> None:
-        """What the child says, and then its end, as events."""
-        with os.fdopen(read_end, "rb") as channel:
-            for line in channel:
-                self._events.put(Said(json.loads(line)))
-        self._events.put(Exited(self._child.wait()))
-
-    def _join(self, address: str, port: int) -> None:
-        registry, run_id, attempt = self._registry, self._plan.run_id, self._plan.attempt
-        registry.on_lost(lambda: self._events.put(Ended("its session with ZooKeeper was lost")))
-        registry.watch(
-            keys.stop(run_id, attempt),
-            lambda value: self._events.put(Ended("the driver ended it")) if value else None,
+    def _new_process(self) -> TFProcess:
+        return TFProcess(
+            self._task,
+            self._plan.run_id,
+            self._scratch,
+            self._log,
+            lambda process, message: self._events.put(Said(process.life, message)),
+            lambda process, status: self._events.put(Exited(process.life, status)),
         )
+
+    def _join(self) -> None:
+        """Follows what the registry says; kazoo's threads only leave notes for ours."""
+        registry, run_id, attempt = self._registry, self._plan.run_id, self._plan.attempt
+        registry.watch(keys.stop(run_id, attempt), self._stopped)
         registry.watch(
             keys.driver(run_id),
-            lambda value: self._events.put(Ended("the driver is gone")) if value is None else None,
+            lambda value: self._driver_here.clear() if value is None else self._driver_here.set(),
         )
-        me = {"host": self._host, "address": f"{address}:{port}", "pid": self._child.pid}
-        registry.create(f"{keys.members(run_id, attempt)}/{self._task}", me, ephemeral=True)
-        # kazoo's callbacks must not block, and reading the members takes calls: our thread does it
-        self._members_changed = threading.Event()
-        self._known: dict[Task, str] = {}
+        registry.watch(
+            keys.lives(run_id, attempt),
+            self._lives_ordered,
+        )
         registry.watch_children(
             keys.members(run_id, attempt), lambda names: self._members_changed.set()
         )
-        registry.watch_children(
-            keys.ready(run_id, attempt),
-            lambda names: self._events.put(Ready(frozenset(map(Task.parse, names)))),
-        )
+        if self._task.role == "chief":
+            for task in servers(self._plan.spec):
+                registry.watch(
+                    f"{keys.ready(run_id, attempt)}/{task}", lambda _: self._ready_changed.set()
+                )
+            registry.watch_children(
+                keys.preempted(run_id, attempt),
+                lambda names: self._events.put(Preempted()) if names else None,
+            )
+
+    def _lives_ordered(self, value: Any) -> None:
+        if value is not None:
+            self._events.put(Lives(_by_task(value["lives"]), value["hung"]))
+
+    def _stopped(self, value: Any) -> None:
+        if value is not None:
+            self._events.put(Ended(_STOPPED_HUNG if value == "hang" else "the driver ended it"))
 
     def _read_members(self) -> None:
         members = keys.members(self._plan.run_id, self._plan.attempt)
@@ -194,61 +200,127 @@ class Supervisor:
                 self._known[task] = record["address"]
         self._events.put(Members(dict(self._known)))
 
+    def _read_ready(self) -> None:
+        ready = keys.ready(self._plan.run_id, self._plan.attempt)
+        lives = {t: self._registry.get(f"{ready}/{t}") for t in servers(self._plan.spec)}
+        self._events.put(Ready({task: life for task, life in lives.items() if life}))
+
     def _serve(self) -> str:
         uploaded = time.monotonic()
         while True:
             if self._members_changed.is_set():
                 self._members_changed.clear()
                 self._read_members()
+            if self._ready_changed.is_set():
+                self._ready_changed.clear()
+                self._read_ready()
             try:
-                event = self._events.get(timeout=0.1)
+                event = self._events.get(timeout=_TICK_SECS)
             except queue.Empty:
+                self._look_around()
                 if not self._plan.lake.is_local and time.monotonic() - uploaded > _LOG_UPLOAD_SECS:
                     uploaded = time.monotonic()
                     self._upload_log()
                 continue
             for action in self._lifecycle.on(event):
                 if isinstance(action, End):
+                    if action.why == _STOPPED_HUNG and self._process and self._process.is_running:
+                        self._process.write_stacks()
                     return action.why
                 self._act(action)
 
+    def _look_around(self) -> None:
+        """What no event tells: a driver that is gone, a process that hangs, a spare that is due."""
+        now = time.monotonic()
+        if self._driver_here.is_set() or not self._registry.connected_secs():
+            self._driver_seen = now
+        if now - self._driver_seen > _DRIVER_GRACE_SECS:
+            self._events.put(Ended("the driver is gone"))
+        process = self._process
+        if process is not None and process.watch is not None and process.is_running:
+            why = process.watch.verdict(now)
+            if why is not None:
+                self._end_hung(process, why)
+        if self._spare is not None and not self._spare.is_running:
+            self._spare.end()
+            self._spare = None
+        if self._spare_due is not None and now > self._spare_due:
+            self._spare_due = None
+            if self._spare is None and wants_spare(self._plan.spec.spare):
+                self._spare = self._new_process()
+
+    def _end_hung(self, process: TFProcess, why: str) -> None:
+        process.watch = None
+        process.write_stacks()
+        failure = {
+            "kind": "hang",
+            "message": f"{self._task.role} process hung: {why}; what its threads were doing is"
+            f" below, and that of the other roles in {self._plan.lake.uri('logs')}",
+            "traceback": self._log_tail(_STACK_LINES),
+        }
+        self._events.put(Said(process.life, {"failure": failure}))
+        process.kill()
+
+    def _begin(self, life: int, stacks: bool) -> None:
+        """A process for the next life: the spare, or a new one."""
+        before = self._process
+        if before is not None:
+            if stacks and before.is_running:
+                before.write_stacks()
+            before.end()
+        if self._spare is not None and not self._spare.is_running:
+            self._spare.end()
+            self._spare = None
+        process, self._spare = self._spare or self._new_process(), None
+        process.begin(life, self._plan.spec.hang_secs)
+        self._process = process
+        self._spare_due = time.monotonic() + _SPARE_DELAY_SECS
+        me = {"host": self._host, "address": self._address, "pid": process.pid, "life": life}
+        self._registry.hold(
+            f"{keys.members(self._plan.run_id, self._plan.attempt)}/{self._task}", me
+        )
+
     def _act(self, action: Action) -> None:
         run_id, attempt = self._plan.run_id, self._plan.attempt
+        process = self._process
         match action:
-            case Start(cluster):
-                order = StartOrder(
-                    role=self._task.role,
-                    index=self._task.index,
-                    attempt=attempt,
-                    cluster=cluster,
-                    spec=self._plan.spec.as_json(),
-                    lake=self._plan.lake.url,
-                    run_id=run_id,
-                    scratch=self._scratch,
+            case Begin(life, stacks):
+                self._begin(life, stacks)
+            case Start(cluster) if process is not None:
+                process.order(
+                    StartOrder(
+                        role=self._task.role,
+                        index=self._task.index,
+                        attempt=attempt,
+                        life=process.life,
+                        cluster=cluster,
+                        spec=self._plan.spec.as_json(),
+                        lake=self._plan.lake.url,
+                        run_id=run_id,
+                        scratch=process.scratch,
+                    )
                 )
-                try:
-                    self._child.stdin.write(order.to_line())
-                    self._child.stdin.flush()
-                except BrokenPipeError:
-                    pass  # it has just died: its exit is the next event
-            case AnnounceReady():
-                node = f"{keys.ready(run_id, attempt)}/{self._task}"
-                self._registry.create(node, True, ephemeral=True)
+            case SaveSoon() if process is not None:
+                process.save_soon()
+            case AnnounceReady(life):
+                self._registry.hold(f"{keys.ready(run_id, attempt)}/{self._task}", life)
+            case AnnouncePreempted(life):
+                self._registry.put(f"{keys.preempted(run_id, attempt)}/{self._task}.{life}", True)
             case PublishProgress(progress):
                 self._registry.put(keys.progress(run_id, attempt), progress)
             case PublishOutcome(outcome):
                 self._registry.put(keys.outcome(run_id, attempt), outcome)
-            case PublishFailure(failure, status):
-                record = self._failure(failure, status).as_json()
-                self._registry.put(f"{keys.failures(run_id, attempt)}/{self._task}", record)
+            case PublishFailure(life, failure, status):
+                record = self._failure(life, failure, status).as_json()
+                self._registry.put(f"{keys.failures(run_id, attempt)}/{self._task}.{life}", record)
 
-    def _failure(self, said: Mapping[str, Any] | None, status: int) -> Failure:
+    def _failure(self, life: int, said: Mapping[str, Any] | None, status: int) -> Failure:
         if said is None:
             said = {
                 "kind": "signal" if status < 0 else "exit",
                 "message": f"the {self._task.role} process {describe_status(status)}; its log ends"
                 f" with the lines below ({self._plan.lake.uri(self._log_path)})",
-                "traceback": self._log_tail(),
+                "traceback": self._log_tail(_LOG_TAIL_LINES),
             }
         return Failure(
             role=self._task.role,
@@ -258,18 +330,46 @@ class Supervisor:
             message=said["message"],
             traceback=said["traceback"],
             time=time.time(),
+            attempt=self._plan.attempt,
+            life=life,
         )
 
-    def _log_tail(self) -> str:
+    def _log_tail(self, count: int) -> str:
         with open(self._log, "rb") as log:
-            log.seek(max(0, self._log.stat().st_size - 16_384))
+            log.seek(max(0, self._log.stat().st_size - 65_536))
             lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_TAIL_LINES:])
+        return "\n".join(lines[-count:])
 
     def _upload_log(self) -> None:
         if not self._plan.lake.is_local:
             with contextlib.suppress(LakeError):  # a log is worth no run
                 self._plan.lake.upload(str(self._log), self._log_path)
+
+
+def _by_task(names: Mapping[str, int]) -> dict[Task, int]:
+    return {Task.parse(name): life for name, life in names.items()}
+
+
+def wants_spare(option: str) -> bool:
+    """Whether to keep a spare process: as --spare says, or where memory allows."""
+    return option == "on" or (option == "auto" and free_memory() > _SPARE_FREE_BYTES)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its cgroup if that has less.
+
+    Read where Linux keeps them (proc(5), and cgroup-v2.rst of the kernel's documentation); 0 where
+    it does not.
+    """
+    try:
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+    with contextlib.suppress(OSError, ValueError):  # no limit, or no cgroup of this kind
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return free
 
 
 def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str]]:
@@ -286,10 +386,11 @@ def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str
         return [(str(task), Supervisor(plan, task).run())]
     except Exception as error:
         failure = Failure(
-            task.role, task.index, socket.gethostname(), "start", str(error), time=time.time()
-        )
+            task.role, task.index, socket.gethostname(), "start", str(error), time=time.time(),
+            attempt=plan.attempt,
+        )  # fmt: skip
         # first wins: what the role itself had to say stays
         with contextlib.suppress(RegistryError), Registry(plan.registry) as registry:
-            path = f"{keys.failures(plan.run_id, plan.attempt)}/{task}"
+            path = f"{keys.failures(plan.run_id, plan.attempt)}/{task}.0"
             registry.create(path, failure.as_json())
         raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -14,19 +16,24 @@ from tfos.runtime.process import ChildProcess
 
 _START_TIMEOUT_SECS = 30.0
 _PORT_TRIES = 5
+_RESTART_PAUSE_SECS = 0.2
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedZooKeeper:
     """A ZooKeeper server on `host` and a free port, its data in a temporary directory.
 
     host: the address that it listens on and that other processes reach it by.
-    The constructor starts it, wait() waits until it serves. It ends, and its directory goes, by
-    stop() or with the process that started it. Raises RegistryError when it does not come up.
+    The constructor starts it, wait() waits until it serves; from then on it is started again on
+    its port, with its data, when it dies. It ends, and its directory goes, by stop() or with the
+    process that started it. Raises RegistryError when it does not come up.
     """
 
     def __init__(self, host: str) -> None:
         self.host = host
         self._java = find_java()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._start()
 
     def wait(self) -> None:
@@ -36,6 +43,7 @@ class EmbeddedZooKeeper:
             deadline = time.monotonic() + _START_TIMEOUT_SECS
             while self._process.poll() is None and time.monotonic() < deadline:
                 if self._serves():
+                    threading.Thread(target=self._keep_up, daemon=True).start()
                     return
                 time.sleep(0.05)
             last_words = self._log.read_text(errors="replace")[-500:]
@@ -47,9 +55,27 @@ class EmbeddedZooKeeper:
             f" {last_words}; use a server of your own: --zookeeper HOST:PORT"
         )
 
+    def _keep_up(self) -> None:
+        """Starts the server again when it dies; with its data sessions and nodes live on."""
+        while True:
+            self._process.wait()
+            # on its port, which another process may hold by bad luck: then it exits at once
+            if self._stopping.wait(_RESTART_PAUSE_SECS):
+                return
+            _log.warning("the embedded ZooKeeper at %s ended; it is started again", self.hosts)
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._process.end(keep_scratch=True)
+                self._launch()
+
     @property
     def hosts(self) -> str:
         return f"{self.host}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def _start(self) -> None:
         with socket.socket() as probe:
@@ -62,15 +88,18 @@ class EmbeddedZooKeeper:
                     " --zookeeper HOST:PORT"
                 ) from error
             self._port = probe.getsockname()[1]
-        scratch = tempfile.mkdtemp(prefix="tfos-zookeeper-")
-        config = Path(scratch, "zoo.cfg")
-        config.write_text(
-            f"tickTime=500\ndataDir={scratch}/data\nclientPort={self._port}\n"
+        self._scratch = tempfile.mkdtemp(prefix="tfos-zookeeper-")
+        self._config = Path(self._scratch, "zoo.cfg")
+        self._config.write_text(
+            f"tickTime=500\ndataDir={self._scratch}/data\nclientPort={self._port}\n"
             f"clientPortAddress={self.host}\nadmin.enableServer=false\nmaxClientCnxns=0\n"
             "maxSessionTimeout=60000\n"
         )
-        self._log = Path(scratch, "log")
-        with open(self._log, "wb") as sink:
+        self._log = Path(self._scratch, "log")
+        self._launch()
+
+    def _launch(self) -> None:
+        with open(self._log, "ab") as sink:
             self._process = ChildProcess(
                 [
                     self._java,
@@ -83,11 +112,11 @@ class EmbeddedZooKeeper:
                     "-cp",
                     str(spark_home() / "jars" / "*"),
                     "org.apache.zookeeper.server.ZooKeeperServerMain",
-                    str(config),
+                    str(self._config),
                 ],
                 env=os.environ,
                 log=sink.fileno(),
-                scratch=scratch,
+                scratch=self._scratch,
             )
 
     def _serves(self) -> bool:
@@ -100,4 +129,6 @@ class EmbeddedZooKeeper:
             return False
 
     def stop(self) -> None:
-        self._process.end()
+        with self._lock:
+            self._stopping.set()
+            self._process.end()

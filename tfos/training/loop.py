@@ -21,32 +21,31 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.plan import unit_steps, units
 from tfos.training.atomic import make_atomic
-from tfos.training.program import CustomProgram, Program, prepare, random_state
-from tfos.training.runner import Runner
+from tfos.training.program import AppliedRows, CustomProgram, Program, prepare, random_state
+from tfos.training.runner import Reports, Runner
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
 _IN_FLIGHT = 2
 _PROGRESS_SECS = 0.5
 
-Report = Callable[[dict[str, Any]], None]
-
 
 class Trainer:
     """Runs training loops of one process. Not thread-safe.
 
-    report: called with the progress at most every half second, and at each epoch's end.
+    reports: gets the progress at most every half second, and at each epoch's end.
     """
 
     def __init__(
-        self, runner: Runner, checkpointer: Checkpointer, ledger: Ledger, report: Report
+        self, runner: Runner, checkpointer: Checkpointer, ledger: Ledger, reports: Reports
     ) -> None:
         self._runner = runner
         self._checkpointer = checkpointer
         self._ledger = ledger
-        self._report = report
+        self._reports = reports
         self._fits = 0
         self._custom: dict[Any, CustomProgram] = {}
         self._steps = checkpointer.step
+        self._applied = AppliedRows(runner)
         self._reported = 0.0
 
     def fit(
@@ -78,10 +77,10 @@ class Trainer:
         steps = steps_per_execution or unit_steps(
             dataset.rows, dataset.batch_size, self._runner.parallelism
         )
-        program = Program(model, dataset, self._runner, training=True)
+        program = Program(model, dataset, self._runner, self._applied)
         test = None
         if validation is not None:
-            test = Program(model, validation, self._runner, training=False)
+            test = Program(model, validation, self._runner)
         history = keras.callbacks.History()
         hooks = keras.callbacks.CallbackList(
             [*callbacks, history],
@@ -107,7 +106,7 @@ class Trainer:
                 epoch=epoch + 1, row=0, totals=None, stopped=bool(model.stop_training),
                 history={k: [float(x) for x in v] for k, v in history.history.items()},
             )  # fmt: skip
-            self._checkpointer.save(self._steps, state, section)
+            self._save(section, state)
         hooks.on_train_end(logs)
         return history
 
@@ -130,7 +129,21 @@ class Trainer:
         parts = units(first_row, dataset.rows, dataset.batch_size, steps)
         done = first_row
         logs: dict[str, float] = {}
-        for start, stop, values in self._run(program, parts, epoch, self._save_due(section, state)):
+        settled = first_row
+
+        def settle() -> None:
+            nonlocal settled
+            self._settle(dataset.feed, epoch, done - settled)
+            settled = done
+
+        def save() -> None:
+            settle()
+            self._save(section, state)
+
+        def pause() -> Callable[[], None] | None:
+            return save if self._checkpointer.due() else None
+
+        for start, stop, values in self._run(program, parts, epoch, pause):
             hooks.on_train_batch_begin(start // dataset.batch_size)
             program.add(total, values)
             done += stop - start
@@ -143,25 +156,31 @@ class Trainer:
                 "train", epoch + 1, epochs, done, dataset.rows,
                 (done - first_row) / (time.monotonic() - begun), logs, last=done == dataset.rows,
             )  # fmt: skip
+        settle()
         return program.logs(total)
 
-    def _save_due(
-        self, section: str, state: dict[str, Any]
-    ) -> Callable[[], Callable[[], None] | None]:
-        """Says, between units, whether to pause, and what to do in the pause."""
+    def _settle(self, feed: str, epoch: int, done: int) -> None:
+        """Notes which of the steps since the last call were made twice; nothing is under way."""
+        surplus = self._applied.surplus(done)
+        if surplus:
+            self._ledger.repeat(feed, epoch, surplus)
 
-        def save() -> None:
+    def _save(self, section: str, state: dict[str, Any]) -> None:
+        with self._reports.quiet():
             self._checkpointer.save(self._steps, state, section)
-
-        return lambda: save if self._checkpointer.due() else None
 
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """See TrainContext.evaluate."""
         prepare(model, dataset, self._runner)
-        program = Program(model, dataset, self._runner, training=False)
-        return self._test(program, dataset, {})
+        return self._test(Program(model, dataset, self._runner), dataset, {})
 
     def _test(
+        self, program: Program, dataset: FeedDataset, where: dict[str, int]
+    ) -> dict[str, float]:
+        with self._reports.quiet():
+            return self._test_quietly(program, dataset, where)
+
+    def _test_quietly(
         self, program: Program, dataset: FeedDataset, where: dict[str, int]
     ) -> dict[str, float]:
         total = program.zero()
@@ -227,7 +246,7 @@ class Trainer:
         now = time.monotonic()
         if last or now - self._reported >= _PROGRESS_SECS:
             self._reported = now
-            self._report(
+            self._reports.progress(
                 {
                     "phase": phase,
                     "epoch": epoch,
@@ -243,7 +262,7 @@ class Trainer:
         """See TrainContext.run_epoch."""
         key = (step, dataset)
         if key not in self._custom:
-            self._custom[key] = CustomProgram(step, dataset, self._runner)
+            self._custom[key] = CustomProgram(step, dataset, self._runner, self._applied)
         total, done, begun = 0.0, 0, time.monotonic()
         steps = unit_steps(dataset.rows, dataset.batch_size, self._runner.parallelism)
         parts = units(0, dataset.rows, dataset.batch_size, steps)
@@ -256,4 +275,5 @@ class Trainer:
                 "train", epoch + 1, 0, done, dataset.rows, done / (time.monotonic() - begun),
                 {"loss": total / done}, last=done == dataset.rows,
             )  # fmt: skip
+        self._settle(dataset.feed, epoch, done)
         return total / dataset.rows

@@ -52,6 +52,34 @@ def prepare(model: keras.Model, dataset: FeedDataset, runner: Runner) -> None:
     model.reset_metrics()
 
 
+class AppliedRows:
+    """A count of the rows in all training steps, kept where the weights are kept.
+
+    It counts the steps of a worker that died inside a unit, too. What it counted beyond the units
+    that were done is what another worker trained on again.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._count: Any = None
+        if runner.coordinator is not None:  # else no step can be made twice
+            with runner.strategy.scope():
+                self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="applied_rows")
+        self._settled = 0
+
+    def add(self, rows: Any) -> None:
+        """Inside a tf.function: counts `rows`, an int64 scalar."""
+        if self._count is not None:
+            tf.raw_ops.AssignAddVariableOp(resource=self._count.handle, value=rows)
+
+    def surplus(self, done: int) -> int:
+        """Rows counted since the last call, beyond the `done` that should have been."""
+        if self._count is None:
+            return 0
+        counted = int(self._count.numpy()) - self._settled
+        self._settled += counted
+        return counted - done
+
+
 def random_state(model: keras.Model) -> list[tf.Variable]:
     """The state of the model's random layers, which Keras does not count among its weights."""
     counted = [*model.weights, *(v for metric in model.metrics for v in metric.variables)]
@@ -62,12 +90,17 @@ def random_state(model: keras.Model) -> list[tf.Variable]:
 class Program:
     """One model's step over units of one dataset.
 
+    applied: counts the rows of each training step; without it the step is the test step.
     function: a tf.function of an int64 tensor [epoch, start, stop] that trains (or tests) on these
     positions of the dataset and returns the state of the metrics over them.
     """
 
     def __init__(
-        self, model: keras.Model, dataset: FeedDataset, runner: Runner, *, training: bool
+        self,
+        model: keras.Model,
+        dataset: FeedDataset,
+        runner: Runner,
+        applied: AppliedRows | None = None,
     ) -> None:
         self._model = model
         self._metrics = [v for metric in model.metrics for v in metric.variables]
@@ -78,11 +111,11 @@ class Program:
                     " adds up what the workers saw, so it must be 'sum'"
                 )
         self._initial = [variable.numpy() for variable in self._metrics]
-        self.function = self._build(dataset, runner, training)
+        self.function = self._build(dataset, runner, applied)
 
-    def _build(self, dataset: FeedDataset, runner: Runner, training: bool) -> Any:
+    def _build(self, dataset: FeedDataset, runner: Runner, applied: AppliedRows | None) -> Any:
         model, initial = self._model, self._initial
-        step = model.train_step if training else model.test_step
+        step = model.test_step if applied is None else model.train_step
         run = runner.strategy.run
 
         def one_step(state: list[Any], batch: Any) -> list[Any]:
@@ -96,13 +129,17 @@ class Program:
         def unit(bounds: Any) -> Any:
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
             batches = iter(dataset.positions(start, stop, epoch))
-            steps = -((start - stop) // dataset.batch_size)
             state = [tf.constant(value) for value in initial]
+
+            def body(at: Any, state: Any) -> Any:
+                upto = tf.minimum(at + dataset.batch_size, stop)
+                state = run(one_step, args=(state, next(batches)))
+                if applied is not None:
+                    applied.add(upto - at)
+                return upto, state
+
             _, state = tf.while_loop(
-                lambda at, _: at < steps,
-                lambda at, state: (at + 1, run(one_step, args=(state, next(batches)))),
-                (tf.constant(0, tf.int64), state),
-                parallel_iterations=1,
+                lambda at, _: at < stop, body, (start, state), parallel_iterations=1
             )
             return state
 
@@ -172,7 +209,9 @@ class CustomProgram:
     of each batch's loss times its rows.
     """
 
-    def __init__(self, step: Any, dataset: FeedDataset, runner: Runner) -> None:
+    def __init__(
+        self, step: Any, dataset: FeedDataset, runner: Runner, applied: AppliedRows
+    ) -> None:
         run = runner.strategy.run
 
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
@@ -186,6 +225,7 @@ class CustomProgram:
                 if loss is None:
                     raise UsageError("the step given to run_epoch returned None: return a scalar")
                 upto = tf.minimum(at + dataset.batch_size, stop)
+                applied.add(upto - at)
                 return upto, total + tf.cast(loss, tf.float64) * tf.cast(upto - at, tf.float64)
 
             return tf.while_loop(

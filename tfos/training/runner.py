@@ -1,7 +1,11 @@
-"""What the training loop needs of a strategy: a place to run functions. See runtime.strategies."""
+"""What the training loop needs of the process that it runs in.
+
+Of a strategy a place to run functions, see runtime.strategies; and somebody who listens.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -29,3 +33,16 @@ class Runner(Protocol):
 
     def join(self) -> None:
         """Blocks until all that was submitted is done. Raises what any of it raised."""
+
+
+class Reports(Protocol):
+    """Who is told how the training goes on; hearing nothing for long is taken for a hang."""
+
+    def progress(self, progress: dict[str, Any]) -> None:
+        """How far the training is: phase, epoch, epochs, rows_done, rows, rows_per_sec, metrics."""
+
+    def moved(self) -> None:
+        """Something went on that has no other word."""
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """The block may take long and report nothing."""

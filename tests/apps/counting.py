@@ -1,0 +1,75 @@
+"""A model that counts: its embedding has a row per id, and every training row adds one to its id.
+
+The loss is minus the sum of the looked up weights and plain SGD's learning rate is 1, so that after
+a run the weights say how often each row was trained on, to compare with what the ledger says.
+"""
+
+import os
+import time
+
+import tfos
+
+BATCH = 20
+UNIT_STEPS = 5
+
+
+class Counting(tfos.TFOnSparkApp):
+    @classmethod
+    def add_arguments(cls, parser):
+        parser.add_argument("--rows", type=int, default=4000)
+        parser.add_argument("--epochs", type=int, default=3)
+        parser.add_argument("--unit-secs", type=float, default=0.1)
+        parser.add_argument("--until", help="file; the epoch in which it appears is the last one")
+        parser.add_argument("--misbehave", default="", help="deadlock, once; or exit, always")
+
+    def pre_train(self, spark):
+        self.rows = self.args.rows
+        return spark.range(self.rows).selectExpr("id", "cast(0 as float) as y")
+
+    def train(self, ctx):
+        import keras
+        import numpy as np
+
+        with ctx.strategy.scope():
+            ids = keras.Input((), dtype="int64", name="id")
+            table = keras.layers.Embedding(self.rows, 1, embeddings_initializer="zeros")
+            model = keras.Model({"id": ids}, keras.layers.Reshape(())(table(ids)))
+            model.compile(
+                keras.optimizers.SGD(1.0), loss=lambda y, seen: -keras.ops.sum(seen, keepdims=True)
+            )
+        misbehave = self.args.misbehave
+        mark = os.path.join(ctx.log_dir, "misbehaved")
+
+        def between_units(batch, logs):
+            time.sleep(self.args.unit_secs)
+            if misbehave == "exit":
+                os._exit(7)
+            if misbehave == "deadlock" and not os.path.exists(mark):
+                os.makedirs(ctx.log_dir, exist_ok=True)
+                open(mark, "w").close()
+                time.sleep(10_000)
+
+        def after_epoch(epoch, logs):
+            model.stop_training = bool(self.args.until) and os.path.exists(self.args.until)
+
+        history = ctx.fit(
+            model,
+            ctx.dataset("train", BATCH, ["id"], label="y"),
+            self.args.epochs,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_batch_end=between_units, on_epoch_end=after_epoch
+                )
+            ],
+            steps_per_execution=UNIT_STEPS,
+        )
+        epochs = len(history.history["loss"])
+        counts = np.asarray(model.get_weights()[0]).ravel().astype(int)
+        return {
+            "low": int(counts.min()),
+            "high": int(counts.max()),
+            "total": int(counts.sum()),
+            "uneven": int((counts != epochs).sum()),
+            "epochs": epochs,
+            "attempt": ctx.attempt,
+        }

@@ -1,0 +1,387 @@
+"""Any part may die at any moment: real signals to real processes, and then exact accounting.
+
+The app counts in its weights how often each row was trained on; see tests/apps/counting.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import APPS, SparkCluster, poll, role_pids, start_submit, submit
+
+from tfos.control import read_status
+from tfos.lake import Lake
+from tfos.status import Status
+
+sys.path.insert(0, str(APPS))
+from counting import BATCH, UNIT_STEPS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(600)]
+COUNTING = APPS / "counting.py"
+UNIT_ROWS = BATCH * UNIT_STEPS
+
+
+class Run:
+    """A run of the counting app that goes on until it is told to finish."""
+
+    def __init__(self, lake: Path, run_id: str, *options: object, args: tuple[object, ...] = ()):
+        self.lake = Lake(str(lake), run_id)
+        self._until = lake / f"{run_id}.finish"
+        self._process = start_submit(
+            "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
+            COUNTING, "--epochs", 10_000, "--until", self._until, *args,
+        )  # fmt: skip
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.lake)
+
+    @property
+    def trained(self) -> tuple[int, int, int]:
+        """How far the run is: (attempt, restarts of the chief, rows trained on in this life)."""
+        status = self.status
+        progress = status.progress or {}
+        restarts = sum(role.restarts for role in status.roles if role.task == "chief-0")
+        rows = progress.get("epoch", 0) * progress.get("rows", 0) + progress.get("rows_done", 0)
+        return status.attempt or 0, restarts, rows if progress.get("phase") == "train" else 0
+
+    def pid(self, task: str) -> int:
+        return int(poll(lambda: role_pids(self.lake.run_id).get(task), 60, f"{task} runs"))
+
+    def supervisor(self, task: str) -> int:
+        return int(psutil.Process(self.pid(task)).ppid())
+
+    def executor(self, task: str) -> int:
+        """The JVM that the task's supervisor belongs to."""
+        parents = psutil.Process(self.pid(task)).parents()
+        return int(next(process.pid for process in parents if process.name() == "java"))
+
+    def driver(self) -> psutil.Process:
+        def found() -> psutil.Process | None:
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                try:
+                    if any(part.endswith("runner.py") for part in process.cmdline()[1:2]):
+                        return process
+                except psutil.Error:  # it has just ended
+                    pass
+            return None
+
+        return poll(found, 60, "the driver runs")
+
+    def wait_for_training(self, more_than: int = 0) -> int:
+        """Waits for a checkpoint and for rows of the chief's present life; returns the failures."""
+
+        def trains() -> bool:
+            self._check_alive()
+            return (
+                len(self.status.failures) >= more_than
+                and self.trained[2] > 0
+                and self.lake.newest_checkpoint() is not None
+            )
+
+        poll(trains, 180, "the run trains")
+        before = self.trained
+        poll(lambda: self.trained > before, 60, "the training goes on")
+        return len(self.status.failures)
+
+    def survive(self, harm: Callable[[], object]) -> None:
+        """Does `harm`, and waits until the run has noticed and trains again."""
+        failures = self.wait_for_training()
+        harm()
+        self.wait_for_training(failures + 1)
+
+    def _check_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise AssertionError(f"the run ended: {self._process.communicate()[1]}")
+
+    def finish(self, secs: float = 120) -> dict[str, Any]:
+        """Lets the epoch under way be the last one; returns the result."""
+        self._until.touch()
+        try:
+            stdout, stderr = self._process.communicate(timeout=secs)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the run does not finish: {self.status}") from None
+        assert self._process.returncode == 0, stderr
+        self.stderr = stderr
+        return dict(json.loads(stdout.splitlines()[-1]))
+
+    def fail(self, secs: float = 120) -> tuple[dict[str, Any], str]:
+        """Waits until the run fails; returns its result, and its last words on stderr."""
+        stdout, stderr = self._process.communicate(timeout=secs)
+        assert self._process.returncode == 1, stderr
+        result = dict(json.loads(stdout.splitlines()[-1]))
+        assert result["status"] == "failed"
+        return result, stderr.rpartition("tfos: the run failed: ")[2]
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.communicate(timeout=60)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs = []
+
+    def make(run_id: str, *options: object, args: tuple[object, ...] = ()) -> Run:
+        runs.append(Run(tmp_path, run_id, *options, args=args))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory, no_leaks: None) -> Iterator[SparkCluster]:
+    """A Spark cluster of this test alone: three workers of three slots."""
+    cluster = SparkCluster(tmp_path_factory.mktemp("spark"))
+    try:
+        for name in "abc":
+            cluster.add_worker(name, 3)
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def check_counts(result: dict[str, Any], worker_deaths: int) -> None:
+    """The weights have seen each row once per epoch, but for what a dying worker left half done.
+
+    A worker that dies has at most one unit under way; its rows are trained on again by another.
+    """
+    counts, feed = result["metrics"], result["feeds"]["train"]
+    rows, epochs = feed["rows"], counts["epochs"]
+    assert feed["rows_trained"] == [rows] * epochs
+    assert feed["rows_missed"] == [0] * epochs
+    repeated = sum(feed["rows_repeated"])
+    assert counts["low"] == epochs
+    assert counts["high"] <= epochs + worker_deaths
+    assert counts["total"] == rows * epochs + repeated
+    assert counts["uneven"] <= repeated <= worker_deaths * UNIT_ROWS
+
+
+def corrupt(lake: Lake) -> str:
+    """Flips a byte of the newest checkpoint's weights; returns its name."""
+    name = lake.newest_checkpoint()
+    assert name is not None
+    path = next(Path(lake.path("checkpoints", name)).glob("weights.data*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return name
+
+
+def test_every_process_may_die(start, cluster, zookeeper):
+    run = start(
+        "mortal", "--master", cluster.url, "--zookeeper", f"{zookeeper}/mortal",
+        "--num-ps", 2, "--num-workers", 2, "--conf", "spark.driver.host=127.0.0.1",
+    )  # fmt: skip
+    run.survive(lambda: os.kill(run.pid("worker-1"), signal.SIGKILL))
+    run.survive(lambda: os.kill(run.pid("ps-1"), signal.SIGKILL))
+    run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGTERM))
+    damaged = []
+
+    def damage() -> None:
+        os.kill(run.pid("chief-0"), signal.SIGSTOP)  # no newer checkpoint may come
+        damaged.append(corrupt(run.lake))
+        os.kill(run.pid("chief-0"), signal.SIGKILL)
+
+    run.survive(damage)
+    for task in ("ps-0", "worker-0", "chief-0"):
+        run.survive(lambda task=task: os.kill(run.supervisor(task), signal.SIGKILL))
+    run.survive(lambda: os.kill(run.executor("ps-0"), signal.SIGKILL))
+    run.survive(lambda: cluster.kill_worker(cluster.worker_of(run.pid("chief-0"))))
+    result = run.finish()
+    causes = [(failure["task"], failure["kind"]) for failure in first_failures(result)]
+    assert causes[:4] == [
+        ("worker-1", "signal"), ("ps-1", "signal"), ("chief-0", "preempted"), ("chief-0", "signal")
+    ]  # fmt: skip
+    # what lost its peer may tell of it before Spark tells of the cause
+    assert {kind for _, kind in causes[4:]} - {"peer"} == {"spark"}
+    assert result["attempts"] == 6
+    assert result["restarts"] == {"ps": 6, "chief": 3, "worker": 1}
+    assert f"checkpoint {damaged[0]} is passed over" in logs(run.lake)
+    check_counts(result, worker_deaths=1)
+
+
+def first_failures(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cause of each incident: failures of one incident have one attempt and come together."""
+    return [
+        {**failure, "task": f"{failure['role']}-{failure['index']}"}
+        for failure in result["failures"]
+    ]
+
+
+def logs(lake: Lake) -> str:
+    return "".join(path.read_text() for path in Path(lake.path("logs")).rglob("*.log"))
+
+
+def test_too_few_slots_after_a_loss(start, cluster, zookeeper):
+    """What is left does not suffice: the run waits for slots, and then says what is missing."""
+    run = start(
+        "homeless", "--master", cluster.url, "--zookeeper", f"{zookeeper}/homeless",
+        "--num-ps", 2, "--num-workers", 4, "--start-timeout-secs", 40,
+        "--conf", "spark.driver.host=127.0.0.1",
+    )  # fmt: skip
+    run.wait_for_training()
+    victim = cluster.worker_of(run.pid("ps-0"))
+    cluster.kill_worker(victim)
+    poll(lambda: len(run.status.failures) == 1, 30, "the loss is noticed")
+    cluster.add_worker("d", 3)
+    run.wait_for_training(1)
+    cluster.kill_worker(cluster.worker_of(run.pid("ps-0")))
+    result, last_words = run.fail()
+    assert "too few slots: the run asks for 7 slots (1 chief, 2 ps, 4 worker)" in last_words
+    assert result["attempts"] == 2
+
+
+def test_zookeeper_goes_and_comes_back(start, tmp_path):
+    """Away for longer than the session timeout: all sessions expire, the training goes on."""
+    from tfos.runtime.zookeeper import EmbeddedZooKeeper
+
+    server = EmbeddedZooKeeper("127.0.0.1")
+    server.wait()
+    try:
+        run = start("patient", "--zookeeper", server.hosts)
+        run.wait_for_training()
+        java = psutil.Process(server.pid)
+        before = {name: role_pids("patient")[name] for name in ("chief-0", "ps-0", "worker-0")}
+        checkpoint = run.lake.newest_checkpoint()
+        java.suspend()
+        stopped = time.monotonic()
+        poll(lambda: time.monotonic() > stopped + 20, 30, "20 s")
+        assert run.lake.newest_checkpoint() > checkpoint, "the training stopped with ZooKeeper"
+        java.resume()
+        run.wait_for_training()
+        poll(lambda: {r.state for r in run.status.roles} <= {"up", "training"}, 30, "all are back")
+        # a restart is ordered through the new sessions
+        run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
+        result = run.finish()
+        assert role_pids("patient") == {}
+    finally:
+        server.stop()
+    assert result["attempts"] == 1
+    assert result["restarts"] == {"ps": 0, "chief": 0, "worker": 1}
+    assert before["chief-0"] == result["roles"]["chief-0"]["pid"]
+    check_counts(result, worker_deaths=1)
+
+
+def test_embedded_zookeeper_is_killed(start):
+    run = start("embedded")
+    run.wait_for_training()
+    server = next(
+        process
+        for process in run.driver().children(recursive=True)
+        if "org.apache.zookeeper.server.ZooKeeperServerMain" in process.cmdline()
+    )
+    server.kill()
+    run.survive(lambda: os.kill(run.pid("ps-0"), signal.SIGKILL))
+    result = run.finish()
+    assert result["attempts"] == 1
+    assert result["restarts"] == {"ps": 1, "chief": 1, "worker": 0}
+    check_counts(result, worker_deaths=0)
+
+
+def test_hung_processes(start):
+    """A deadlock in user code, then a stopped worker: both count as dead, and leave stacks."""
+    run = start("hung", "--hang-secs", 16, args=("--misbehave", "deadlock"))
+    run.wait_for_training(1)
+    run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGSTOP))
+    result = run.finish()
+    deadlock, stopped = result["failures"]
+    assert (deadlock["role"], deadlock["kind"]) == ("chief", "hang")
+    assert "made no progress for 16 s (--hang-secs" in deadlock["message"]
+    assert "between_units" in deadlock["traceback"]
+    assert (stopped["role"], stopped["kind"]) == ("worker", "hang")
+    assert "no sign of life" in stopped["message"]
+    for log in ("ps-0", "worker-0", "worker-1"):
+        text = Path(run.lake.path("logs", "1", f"{log}.log")).read_text()
+        assert "most recent call first" in text, log
+    assert result["restarts"] == {"ps": 1, "chief": 1, "worker": 3}
+    check_counts(result, worker_deaths=1)
+
+
+def test_crash_loop_ends(tmp_path):
+    """The same exit twice at one place is no accident."""
+    ended = submit(
+        "--json", "--run-id", "loop", "--lake", tmp_path, COUNTING, "--misbehave", "exit"
+    )
+    assert ended.status == 1
+    assert "exited with status 7" in ended.last_words
+    assert "twice, with no checkpoint in between" in ended.last_words
+    assert ended.result["restarts"] == {"ps": 1, "chief": 1, "worker": 0}
+    assert len(ended.result["failures"]) == 2
+
+
+def test_budget_of_restarts(start):
+    run = start("spent", "--max-restarts", 1, "--checkpoint-secs", 1000, args=("--rows", 400_000))
+    poll(lambda: run.trained[2] > 0, 120, "the run trains")
+    for task in ("worker-0", "worker-1"):
+        failures = len(run.status.failures)
+        os.kill(run.pid(task), signal.SIGKILL)
+        if task == "worker-0":
+            poll(lambda n=failures: len(run.status.failures) > n, 30, "the loss is noticed")
+    result, last_words = run.fail()
+    assert result["error"]["role"] == "worker"
+    assert result["error"]["index"] == 0
+    assert "was killed by SIGKILL" in last_words
+    assert "--max-restarts 1" in last_words
+    assert last_words.index("1. worker-0") < last_words.index("2. worker-1")
+
+
+def test_driver_that_spark_starts_again_continues(tmp_path):
+    """What YARN's application attempts and --supervise do: the same command once more."""
+    finish = tmp_path / "finish"
+    dry = submit(
+        "--dry-run", "--run-id", "again", "--lake", tmp_path, "--checkpoint-secs", 2,
+        COUNTING, "--epochs", 10_000, "--until", finish,
+    )  # fmt: skip
+    assert dry.status == 0
+    command = ["bash", "-c", "exec " + dry.stdout.strip()]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    lake = Lake(str(tmp_path), "again")
+    poll(lake.newest_checkpoint, 120, "a checkpoint")
+    first.kill()
+    first.communicate(timeout=30)
+    poll(lambda: not role_pids("again"), 10, "the roles have ended")
+    finish.touch()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert "pre_train() is not run again" in again.stderr
+    result = lake.read_json("result.json")
+    assert result["status"] == "succeeded"
+    assert result["metrics"]["attempt"] == 2
+    check_counts(result, worker_deaths=0)
+
+
+def test_full_lake(tmp_path, start):
+    """No space left: retried, and then the root cause."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount the small filesystem that this test fills")
+    try:
+        run = Run(disk, "full")
+        run.wait_for_training()
+        filler = disk / "filler"
+        with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        result, last_words = run.fail()
+        assert "No space left on device" in last_words
+        assert result["error"]["role"] == "chief"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

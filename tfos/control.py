@@ -1,0 +1,243 @@
+"""A run looked at, and ended, from outside: by whoever can read its directory in the lake.
+
+result.json, written last, says how a run ended. While there is none, registry.json has the address
+and the credential with which the run's nodes in ZooKeeper are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tfos.errors import LakeError, RegistryError, UsageError
+from tfos.fault.failures import Failure
+from tfos.lake import Lake
+from tfos.runtime import keys
+from tfos.runtime.registry import Registry, RegistryAddress
+from tfos.status import (
+    AttemptNodes,
+    Status,
+    dead_status,
+    finished_status,
+    headline,
+    live_status,
+    local_time,
+    resume_command,
+)
+
+# the embedded server is gone with its run: most often nobody answers
+_CONNECT_SECS = 3.0
+# between the end of a driver's node and its result.json Spark is stopped
+_ENDING_SECS = 3.0
+_KILL_SECS = 60.0
+# without a driver for that long, a run that was asked to end has ended
+_LEFT_SECS = 20.0
+_POLL_SECS = 0.2
+
+
+class _NotLive(RegistryError):
+    """A run has no driver; says how that was seen."""
+
+
+def read_status(lake: Lake, zookeeper: str | None = None) -> Status:
+    """The state of a run that is in the lake. zookeeper: overrides what the lake says of it."""
+    result = _result(lake)
+    if result is None:
+        try:
+            with _live(lake, zookeeper) as nodes:
+                return live_status(
+                    lake.run_id,
+                    lake.url,
+                    _attempts(nodes, lake.run_id),
+                    _newest_checkpoint(lake),
+                    (nodes.get(keys.kill(lake.run_id)) or {}).get("by"),
+                )
+        except _NotLive as gone:
+            why = str(gone)
+        result = _await_result(lake, _ENDING_SECS)
+    checkpoint = _newest_checkpoint(lake)
+    if result is None:
+        ensemble = zookeeper or _own_ensemble(lake)
+        return dead_status(lake.run_id, lake.url, why, ensemble, checkpoint)
+    return finished_status(lake.run_id, lake.url, result, checkpoint)
+
+
+def kill(lake: Lake, zookeeper: str | None = None, secs: float = _KILL_SECS) -> None:
+    """Asks the driver to end the run, waits until it has, and prints how it ended.
+
+    Raises RegistryError when the run is not live, or has not ended after `secs`.
+    """
+    run_id = lake.run_id
+    result = _result(lake)
+    if result is not None:
+        raise RegistryError(_not_running(lake, result))
+    try:
+        with _live(lake, zookeeper) as nodes:
+            nodes.create(keys.kill(run_id), {"by": f"{_user()}@{socket.gethostname()}"})
+            print(f"tfos: asked the driver of run {run_id} to end it", file=sys.stderr)
+            result = _await_end(lake, nodes, secs)
+    except _NotLive as gone:
+        result = _await_result(lake, _ENDING_SECS)
+        if result is not None:
+            raise RegistryError(_not_running(lake, result)) from gone
+        raise RegistryError(
+            f"run {run_id} is not running: {gone}; continue it with:"
+            f" {resume_command(run_id, lake.url, zookeeper or _own_ensemble(lake))}"
+        ) from gone
+    if result is None:
+        resume = resume_command(run_id, lake.url, zookeeper or _own_ensemble(lake))
+        print(
+            f"run {run_id} ended: its driver is gone without a result; continue it with: {resume}"
+        )
+    else:
+        print(f"run {run_id} ended: {_ending(result)}")
+
+
+def _await_end(lake: Lake, nodes: Registry, secs: float) -> dict[str, Any] | None:
+    """Blocks until the run has ended; returns its result, None when its driver left none."""
+    # a node that is gone may be made again, by a driver that has lost its session: see hold()
+    is_gone = threading.Event()
+    nodes.watch(
+        keys.driver(lake.run_id),
+        lambda value: is_gone.set() if value is None else is_gone.clear(),
+    )
+    begun = alive = time.monotonic()
+    while (result := _result(lake)) is None:
+        now = time.monotonic()
+        # the run's own server ends with the driver, and then asking it would only block
+        if nodes.connected_secs() and not is_gone.is_set():
+            alive = now
+        if now - alive > _LEFT_SECS:
+            return None
+        if now - begun > secs:
+            raise RegistryError(
+                f"run {lake.run_id} has not ended within {secs:g} s of being asked to: look at"
+                f" pl_submit status {lake.run_id}, or end its Spark application"
+            )
+        time.sleep(_POLL_SECS)
+    return result
+
+
+def _ending(result: dict[str, Any]) -> str:
+    error = result.get("error")
+    cause = f": {headline(Failure(kind='exception', **error))}" if error else ""
+    return f"{result['status']}{cause}"
+
+
+def _not_running(lake: Lake, result: dict[str, Any]) -> str:
+    at = _modified(lake, "result.json")
+    when = f" at {local_time(at)}" if at else ""
+    return f"run {lake.run_id} is not running: it {result['status']}{when}"
+
+
+def _result(lake: Lake) -> dict[str, Any] | None:
+    return dict(lake.read_json("result.json")) if lake.exists("result.json") else None
+
+
+def _await_result(lake: Lake, secs: float) -> dict[str, Any] | None:
+    deadline = time.monotonic() + secs
+    while (result := _result(lake)) is None and time.monotonic() < deadline:
+        time.sleep(_POLL_SECS)
+    return result
+
+
+@contextlib.contextmanager
+def _live(lake: Lake, zookeeper: str | None) -> Iterator[Registry]:
+    """The registry of a run whose driver is there. Raises _NotLive when it is not."""
+    record = lake.read_json("registry.json") if lake.exists("registry.json") else {}
+    hosts = zookeeper or record.get("hosts")
+    if not hosts:
+        raise _NotLive("its lake names no ZooKeeper, so its driver cannot be looked for")
+    address = RegistryAddress(hosts, record.get("user", ""), record.get("password", ""))
+    unreached = (
+        f"no ZooKeeper server answers at {hosts}: its driver is gone,"
+        " or cannot be reached from here"
+    )
+    if not _answers(hosts):
+        raise _NotLive(unreached)
+    try:
+        nodes = Registry(address)
+    except RegistryError as error:  # another program has the port now
+        raise _NotLive(unreached) from error
+    with nodes:
+        if nodes.get(keys.driver(lake.run_id)) is None:
+            raise _NotLive(f"its driver is gone: it has no node in ZooKeeper at {hosts}")
+        yield nodes
+
+
+def _answers(hosts: str) -> bool:
+    """Whether a server of the ensemble can be connected to, found out within seconds."""
+    for server in hosts.partition("/")[0].split(","):
+        try:
+            place = RegistryAddress(server, "", "").first_server()
+            socket.create_connection(place, _CONNECT_SECS).close()
+            return True
+        except (ValueError, OverflowError) as error:
+            message = f"--zookeeper {hosts}: {error}; write host:port,host:port/chroot"
+            raise UsageError(message) from error
+        except OSError:
+            continue
+    return False
+
+
+def _attempts(nodes: Registry, run_id: str) -> dict[int, AttemptNodes]:
+    """What the registry holds of each attempt."""
+
+    def values(path: str) -> dict[str, Any]:
+        found = {name: nodes.get(f"{path}/{name}") for name in nodes.children(path)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    numbers = [int(name) for name in nodes.children(f"{keys.run(run_id)}/attempts")]
+    return {
+        number: AttemptNodes(
+            members=values(keys.members(run_id, number)),
+            ready=values(keys.ready(run_id, number)),
+            lives=(nodes.get(keys.lives(run_id, number)) or {}).get("lives", {}),
+            failures=values(keys.failures(run_id, number)),
+            progress=nodes.get(keys.progress(run_id, number)),
+        )
+        for number in numbers
+    }
+
+
+def _newest_checkpoint(lake: Lake) -> dict[str, Any] | None:
+    for name in reversed(lake.list("checkpoints")):
+        path = f"checkpoints/{name}"
+        try:
+            marker = lake.committed(path)
+        except LakeError:  # just removed, as newer ones came; or damaged, and then of no use
+            continue
+        if marker is not None:
+            at = _modified(lake, f"{path}/COMMIT")
+            return {"step": marker["step"], "age_secs": round(time.time() - at, 1) if at else None}
+    return None
+
+
+def _modified(lake: Lake, path: str) -> float | None:
+    """When a file was written, seconds since the epoch; None where that is not easily known."""
+    if not lake.is_local:
+        return None
+    try:
+        return os.stat(lake.path(path)).st_mtime
+    except OSError:
+        return None
+
+
+def _own_ensemble(lake: Lake) -> str:
+    """The --zookeeper of the run; empty when its driver started a server of its own."""
+    spec = lake.read_json("spec.json") if lake.exists("spec.json") else {}
+    return str(spec.get("zookeeper", ""))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())

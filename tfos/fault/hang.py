@@ -1,0 +1,58 @@
+"""When a TF process hangs: no sign of life, or no progress of the training. Pure.
+
+A process that is stopped, or holds Python's lock for ever, falls silent. One that is deadlocked
+in user code still gives signs of life, but the training makes no progress; then nobody knows which
+process is to blame. Silence is noticed in half the time, so that the silent process is found before
+those that wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class HangWatch:
+    """Watches one process. Times are seconds of one monotonic clock.
+
+    hang_secs: 0 never finds anything. trains: whether progress is expected of the process.
+    """
+
+    def __init__(self, hang_secs: float, trains: bool, now: float) -> None:
+        self._hang_secs = hang_secs
+        self._trains = trains
+        self._seen = now
+        self._moved = now
+        self._quiet = False
+        self._progress: Mapping[str, Any] = {}
+
+    def said(self, message: Mapping[str, Any], now: float) -> None:
+        """The process said something: see runtime.main. {"alive": true} alone is no progress.
+
+        {"quiet": true} begins, {"quiet": false} ends, what may take long with nothing to report: an
+        evaluation, a checkpoint, an export.
+        """
+        self._seen = now
+        if "alive" in message:
+            return
+        self._moved = now
+        self._quiet = message.get("quiet", self._quiet)
+        self._progress = message.get("progress", self._progress)
+
+    def verdict(self, now: float) -> str | None:
+        """Why the process is taken for hung, or None."""
+        if not self._hang_secs:
+            return None
+        if now - self._seen > self._hang_secs / 2:
+            return (
+                f"it gave no sign of life for {self._hang_secs / 2:g} s"
+                f" (half of --hang-secs {self._hang_secs:g})"
+            )
+        if self._trains and not self._quiet and now - self._moved > self._hang_secs:
+            phase = self._progress.get("phase", "nothing yet")
+            where = f" epoch {self._progress['epoch']}" if self._progress.get("epoch") else ""
+            return (
+                f"it made no progress for {self._hang_secs:g} s (--hang-secs; in a loop of your own"
+                f" ctx.report() counts as progress); it reported last: {phase}{where}"
+            )
+        return None

@@ -1,0 +1,211 @@
+"""The logs of a run's processes, read from the lake, also while they grow."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from tfos.errors import LakeError, UsageError
+from tfos.lake import Lake
+from tfos.runtime.roles import Task, all_tasks
+from tfos.spec import JobSpec
+
+_CHUNK_BYTES = 1 << 20
+_LOCAL_POLL_SECS = 0.3
+# each look fetches the logs anew, and a supervisor uploads its log only now and then
+_REMOTE_POLL_SECS = 2.0
+_SELECTION = re.compile(r"([a-z]+)(?:[:-](\d+))?")
+_LOG = re.compile(r"([a-z]+-\d+)\.log")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Whose logs are wanted: everybody's, those of a role, or one task's."""
+
+    role: str | None = None
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Selection:
+        """Of "worker", "worker:1" or "worker-1"; None is everybody. Raises UsageError."""
+        if text is None:
+            return cls()
+        match = _SELECTION.fullmatch(text)
+        if not match:
+            raise UsageError(f"ROLE is {text!r}: write e.g. chief, worker or worker:1")
+        return cls(match[1], None if match[2] is None else int(match[2]))
+
+    def takes(self, task: Task) -> bool:
+        return self.role in (None, task.role) and self.index in (None, task.index)
+
+    def __str__(self) -> str:
+        return "any role" if self.role is None else ":".join(map(str, self._words()))
+
+    def _words(self) -> list[object]:
+        return [word for word in (self.role, self.index) if word is not None]
+
+
+class _Tail:
+    """One log, read from where the last read ended."""
+
+    def __init__(self, lake: Lake, path: str) -> None:
+        self._lake = lake
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> bytes:
+        """What is new; of a local file at most 1 MiB at a time. Empty when nothing is."""
+        data = self._read_local() if self._lake.is_local else self._read_remote()
+        self._offset += len(data)
+        return data
+
+    def _read_local(self) -> bytes:
+        path = self._lake.path(self._path)
+        try:
+            with open(path, "rb") as file:
+                self._seen(file.seek(0, 2))
+                file.seek(self._offset)
+                return file.read(_CHUNK_BYTES)
+        except OSError as error:
+            raise LakeError(f"cannot read {path}: {error.strerror}") from error
+
+    def _read_remote(self) -> bytes:
+        data = self._lake.read(self._path)
+        self._seen(len(data))
+        return data[self._offset :]
+
+    def _seen(self, size: int) -> None:
+        if size < self._offset:  # begun anew, on another executor
+            self._offset = 0
+
+
+class _Printer:
+    """Prints the logs of one attempt on `sink`, each part once.
+
+    The log of a single task comes as it is; of others come whole lines, with the task before them.
+    """
+
+    def __init__(self, lake: Lake, attempt: int, selection: Selection, sink: BinaryIO) -> None:
+        self._lake = lake
+        self._attempt = attempt
+        self._selection = selection
+        self._sink = sink
+        self._tails: dict[Task, _Tail] = {}
+        self._begun_lines: dict[Task, bytes] = {}
+
+    def print_new(self, is_last: bool) -> None:
+        """is_last: nothing will be added, and a line that was begun is printed as it is."""
+        for task in log_tasks(self._lake, self._attempt):
+            if not self._selection.takes(task):
+                continue
+            path = f"logs/{self._attempt}/{task}.log"
+            tail = self._tails.setdefault(task, _Tail(self._lake, path))
+            while data := tail.read():
+                self._print(task, data)
+            if is_last and task in self._begun_lines:
+                self._print(task, b"\n")
+        self._sink.flush()
+
+    def _print(self, task: Task, data: bytes) -> None:
+        if self._selection.index is not None:
+            self._sink.write(data)
+            return
+        *lines, rest = (self._begun_lines.pop(task, b"") + data).split(b"\n")
+        self._sink.write(b"".join(b"%s | %s\n" % (str(task).encode(), line) for line in lines))
+        if rest:
+            self._begun_lines[task] = rest
+
+
+def attempts(lake: Lake) -> list[int]:
+    """The attempts that have logs."""
+    return sorted(int(name) for name in lake.list("logs") if name.isdigit())
+
+
+def log_tasks(lake: Lake, attempt: int) -> list[Task]:
+    """The tasks that have a log in an attempt."""
+    names = map(_LOG.fullmatch, lake.list(f"logs/{attempt}"))
+    return sorted(Task.parse(name[1]) for name in names if name)
+
+
+def print_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
+    """Prints on stdout what there is. attempt: None for the newest.
+
+    Raises LakeError when there is no such log.
+    """
+    known = _check_attempt(lake, attempt)
+    if not known:
+        raise LakeError(f"run {lake.run_id} has no logs in {lake.url} yet; -f waits for them")
+    number = attempt or known[-1]
+    _check_selection(selection, log_tasks(lake, number), f"attempt {number} has logs of")
+    with _stdout() as sink:
+        _Printer(lake, number, selection, sink).print_new(is_last=True)
+
+
+def follow_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
+    """Prints logs on stdout as they grow, until the run or the attempt is over.
+
+    attempt: None for the newest, and then those that begin meanwhile.
+    Raises LakeError when the run will have no such log.
+    """
+    known = _check_attempt(lake, attempt)
+    if lake.exists("spec.json"):
+        tasks = all_tasks(_spec(lake))
+        _check_selection(selection, tasks, f"run {lake.run_id} has")
+    with _stdout() as sink:
+        _follow(lake, selection, attempt, attempt or max(known, default=0), sink)
+
+
+def _follow(
+    lake: Lake, selection: Selection, wanted: int | None, current: int, sink: BinaryIO
+) -> None:
+    """wanted: the one attempt to follow; None for `current` and all after it."""
+    printer = _Printer(lake, current, selection, sink)
+    while True:
+        # first whether it is over, then the rest: what was printed last is then all there is
+        has_ended = lake.exists("result.json")
+        newest = max(attempts(lake), default=0)
+        is_over = has_ended or newest > current
+        printer.print_new(is_over)
+        if not is_over:
+            time.sleep(_LOCAL_POLL_SECS if lake.is_local else _REMOTE_POLL_SECS)
+            continue
+        if wanted is not None or newest <= current:
+            return
+        if current:
+            print(f"tfos: attempt {newest} begins", file=sys.stderr, flush=True)
+        current = newest
+        printer = _Printer(lake, current, selection, sink)
+
+
+def _stdout() -> BinaryIO:
+    # sys.stdout.buffer may be unbuffered (PYTHONUNBUFFERED), and then writes only a part at times
+    return open(sys.stdout.fileno(), "wb", closefd=False)
+
+
+def _check_attempt(lake: Lake, attempt: int | None) -> list[int]:
+    known = attempts(lake)
+    if attempt is not None and attempt not in known:
+        there = f"there are {_join(known)}" if known else "there are none yet"
+        raise LakeError(f"run {lake.run_id} has no logs of attempt {attempt}: {there}")
+    return known
+
+
+def _check_selection(selection: Selection, tasks: Iterable[Task], there: str) -> None:
+    if not any(selection.takes(task) for task in tasks):
+        raise LakeError(
+            f"there is no log of {selection}: {there} {_join(sorted(tasks)) or 'no role'}"
+        )
+
+
+def _join(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _spec(lake: Lake) -> JobSpec:
+    spec = lake.read_json("spec.json")
+    # which roles there are depends on these alone; the rest may be of another version
+    return JobSpec(**{key: spec[key] for key in ("strategy", "num_ps", "num_workers")})

@@ -1,0 +1,128 @@
+"""A TF process as its supervisor holds it: begun early, given its order late, watched all the time.
+
+It begins by importing TensorFlow and then waits for its start order, so a process that is begun
+before it is needed, a spare, takes over without the seconds that the import takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tfos.fault.hang import HangWatch
+from tfos.runtime.main import CHANNEL_FD, SAVE_SOON, STACKS_SIGNAL, StartOrder
+from tfos.runtime.process import ChildProcess
+from tfos.runtime.roles import Task
+
+_STACKS_SECS = 0.5
+
+
+class TFProcess:
+    """One TF process of `task`.
+
+    scratch: a directory of the supervisor's; it goes when the supervisor dies. Ours is inside it.
+    log: a file that all processes of the task append to.
+    on_said, on_exit: called from a thread of ours, with this process and what it said or its exit
+    status.
+    life, watch: 0 and None until begin().
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        run_id: str,
+        scratch: str,
+        log: Path,
+        on_said: Callable[[TFProcess, dict[str, Any]], None],
+        on_exit: Callable[[TFProcess, int], None],
+    ) -> None:
+        self.task = task
+        self.life = 0
+        self.watch: HangWatch | None = None
+        self._on_said, self._on_exit = on_said, on_exit
+        self.scratch = tempfile.mkdtemp(prefix="process-", dir=scratch)
+        read_end, write_end = os.pipe()
+        env = {
+            **os.environ,
+            # what Spark shipped to this executor is on sys.path: the child needs it as well
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONUNBUFFERED": "1",
+            "TF_GRPC_REUSE_PORT": "true",
+            "GRPC_FAIL_FAST": "use_caller",
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
+            "KERAS_BACKEND": "tensorflow",
+            CHANNEL_FD: str(write_end),
+        }
+        with open(log, "ab") as sink:
+            self._process = ChildProcess(
+                # faulthandler: a crash in C leaves the Python stack in the log; the arguments are
+                # for who reads `ps`
+                [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
+                + [str(task), run_id],
+                env=env,
+                log=sink.fileno(),
+                scratch=scratch,
+                pass_fds=[write_end],
+            )
+        os.close(write_end)
+        self.pid = self._process.pid
+        threading.Thread(target=self._listen, args=(read_end,), daemon=True).start()
+
+    def _listen(self, read_end: int) -> None:
+        with os.fdopen(read_end, "rb") as channel:
+            for line in channel:
+                message = json.loads(line)
+                if self.watch is not None:
+                    self.watch.said(message, time.monotonic())
+                if "alive" not in message:
+                    self._on_said(self, message)
+        self._on_exit(self, self._process.wait())
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def begin(self, life: int, hang_secs: float) -> None:
+        """Makes it the process of life `life`."""
+        self.life = life
+        self._hang_secs = hang_secs
+        self.watch = HangWatch(hang_secs, False, time.monotonic())
+
+    def order(self, order: StartOrder) -> None:
+        """Tells it to begin its work."""
+        self.watch = HangWatch(self._hang_secs, self.task.role == "chief", time.monotonic())
+        self._write(order.to_line())
+
+    def save_soon(self) -> None:
+        self._write(SAVE_SOON)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just died: its exit is the next event
+
+    def write_stacks(self) -> None:
+        """Leaves the stacks of its threads in its log."""
+        self._process.signal(STACKS_SIGNAL)
+        self._process.signal(signal.SIGCONT)  # one that is stopped takes a signal when it goes on
+        time.sleep(_STACKS_SECS)
+
+    def kill(self) -> None:
+        """Ends it; on_exit follows."""
+        self._process.signal_group(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Ends it and removes what it left. May be called again."""
+        self._process.end(grace_secs=0, keep_scratch=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,0 +1,299 @@
+"""The state of a run as data, and as text for a person.
+
+A Status is assembled from plain dicts: a live run's from what its nodes in ZooKeeper hold, a
+finished run's from its result.json. Who reads them is tfos.operate; here is no I/O but printing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tfos.display import describe_progress
+from tfos.fault.failures import Failure
+from tfos.runtime.roles import Task
+
+_STYLES = {
+    **dict.fromkeys(("up", "training", "running", "succeeded"), "green"),
+    **dict.fromkeys(("failed", "gone", "dead"), "red"),
+    "starting": "yellow",
+}
+# no text is wider, so that nothing is cut or wrapped where no terminal limits it
+_PIPE_COLUMNS = 100_000
+
+
+@dataclass(frozen=True)
+class AttemptNodes:
+    """What ZooKeeper holds of one attempt: the values of its nodes, by name; see runtime/keys.py.
+
+    failures: by "<task>.<life>".
+    """
+
+    members: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ready: Mapping[str, int] = field(default_factory=dict)
+    lives: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    progress: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RoleStatus:
+    """One task.
+
+    state: "starting" (not up yet), "up", "training" (the chief, when rows are being trained on),
+    "failed" (its process died; to be restarted), "gone" (its supervisor is), or "ended" (with the
+    run).
+    """
+
+    task: str
+    state: str
+    host: str | None
+    pid: int | None
+    restarts: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run.
+
+    state: "running", "succeeded", "failed", or "dead": its driver left without a result.
+    message: what a person should know besides: the root cause, or what to do.
+    checkpoint: the newest: {"step", "age_secs"}; of a finished run also what the result says.
+    failures: the first one first.
+    """
+
+    run_id: str
+    lake: str
+    state: str
+    attempt: int | None = None
+    message: str = ""
+    roles: tuple[RoleStatus, ...] = ()
+    progress: Mapping[str, Any] | None = None
+    checkpoint: Mapping[str, Any] | None = None
+    failures: tuple[Failure, ...] = ()
+    metrics: Mapping[str, Any] | None = None
+    model: str | None = None
+    seconds: Mapping[str, float] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def live_status(
+    run_id: str,
+    lake: str,
+    attempts: Mapping[int, AttemptNodes],
+    checkpoint: Mapping[str, Any] | None,
+    killed_by: str | None = None,
+) -> Status:
+    """A run whose driver lives. attempts: all that ZooKeeper holds, by number."""
+    number = max(attempts, default=None)
+    now = AttemptNodes() if number is None else attempts[number]
+    tasks = sorted(Task.parse(name) for name in {*now.lives, *now.members})
+    failures = (
+        Failure.from_json(record)
+        for nodes in attempts.values()
+        for record in nodes.failures.values()
+    )
+    return Status(
+        run_id,
+        lake,
+        "running",
+        attempt=number,
+        message=f"{killed_by} asked to end it" if killed_by else "",
+        roles=tuple(_role(task, now, attempts.values()) for task in tasks),
+        progress={"phase": "before training: pre_train, feeds"} if number is None else now.progress,
+        checkpoint=checkpoint,
+        failures=_by_time(failures),
+    )
+
+
+def _role(task: Task, now: AttemptNodes, attempts: Iterable[AttemptNodes]) -> RoleStatus:
+    name = str(task)
+    member = now.members.get(name, {})
+    return RoleStatus(
+        name,
+        _state(task, now),
+        member.get("host"),
+        member.get("pid"),
+        sum(max(0, nodes.lives.get(name, 1) - 1) for nodes in attempts),
+    )
+
+
+def _state(task: Task, now: AttemptNodes) -> str:
+    name = str(task)
+    life = now.lives.get(name, 1)
+    member = now.members.get(name)
+    if member is None:
+        # before training one that never came up is waited for; later it was there once
+        is_new = now.progress is None and not any(
+            key.rpartition(".")[0] == name for key in now.failures
+        )
+        return "starting" if is_new and life == 1 else "gone"
+    if f"{name}.{life}" in now.failures:
+        return "failed"
+    if member.get("life", life) != life:
+        return "starting"
+    if task.role == "chief":  # it has no TensorFlow server that could be ready
+        if now.progress is None:
+            return "starting"
+        return "training" if "rows" in now.progress else "up"
+    return "up" if now.ready.get(name) == life else "starting"
+
+
+def finished_status(
+    run_id: str, lake: str, result: Mapping[str, Any], checkpoint: Mapping[str, Any] | None
+) -> Status:
+    """A run that has a result.json. The result may be of an older version, and then says less."""
+    error = result.get("error")
+    cause = Failure(kind="exception", **error) if error else None
+    records = result.get("failures")
+    if records is None:
+        failures: Iterable[Failure] = [cause] if cause else []
+    else:
+        failures = map(Failure.from_json, records)
+    saved = {**(result.get("checkpoints") or {}), **(checkpoint or {})}
+    return Status(
+        run_id,
+        lake,
+        result["status"],
+        attempt=result.get("attempts"),
+        message=headline(cause) if cause else "",
+        roles=tuple(
+            RoleStatus(
+                str(task),
+                "failed" if cause and cause.task == str(task) else "ended",
+                record.get("host"),
+                record.get("pid"),
+                record.get("restarts", 0),
+            )
+            for task, record in sorted(
+                (Task.parse(name), record) for name, record in result.get("roles", {}).items()
+            )
+        ),
+        checkpoint=saved if saved.get("step") is not None else None,
+        failures=_by_time(failures),
+        metrics=result.get("metrics"),
+        model=result.get("model"),
+        seconds=result.get("seconds"),
+    )
+
+
+def dead_status(
+    run_id: str,
+    lake: str,
+    why: str,
+    zookeeper: str,
+    checkpoint: Mapping[str, Any] | None,
+) -> Status:
+    """A run without a driver and without a result. why: how that was seen."""
+    message = f"{why}; continue the run with: {resume_command(run_id, lake, zookeeper)}"
+    return Status(run_id, lake, "dead", message=message, checkpoint=checkpoint)
+
+
+def resume_command(run_id: str, lake: str, zookeeper: str = "") -> str:
+    """The pl_submit that continues a run. zookeeper: the user's ensemble, if the run has one."""
+    ensemble = ["--zookeeper", zookeeper] if zookeeper else []
+    command = ["pl_submit", "--resume", "--run-id", run_id, "--lake", lake, *ensemble, "app.py"]
+    return shlex.join(command)
+
+
+def headline(failure: Failure) -> str:
+    """A failure in one line."""
+    return f"{failure.role} {failure.index} on {failure.host}: {_first_line(failure.message)}"
+
+
+def local_time(secs: float) -> str:
+    """Seconds since the epoch as a date and a time of day, here."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(secs))
+
+
+def _by_time(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    return tuple(sorted(failures, key=lambda failure: failure.time))
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
+
+
+def _duration(secs: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if secs >= 2 * size:
+            return f"{secs / size:.0f} {unit}"
+    return f"{max(0.0, secs):.0f} s"
+
+
+def _checkpoint_text(checkpoint: Mapping[str, Any]) -> str:
+    parts = [f"step {checkpoint['step']:,}"]
+    if checkpoint.get("age_secs") is not None:
+        parts.append(f"{_duration(checkpoint['age_secs'])} ago")
+    if checkpoint.get("saved") is not None:
+        parts.append(f"{checkpoint['saved']} saved in all")
+    return ", ".join(parts)
+
+
+def _table(*headers: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left")
+    return table
+
+
+def print_status(status: Status) -> None:
+    """Prints the status on stdout. Widths follow the content, except on a terminal."""
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    blocks: list[RenderableType] = []
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_row("run", status.run_id)
+    attempt = f", attempt {status.attempt}" if status.attempt else ""
+    facts.add_row("state", Text.assemble((status.state, _STYLES.get(status.state, "")), attempt))
+    if status.message:
+        facts.add_row("", status.message)
+    facts.add_row("lake", status.lake)
+    if status.progress:
+        facts.add_row("progress", describe_progress(status.progress))
+    facts.add_row(
+        "checkpoint", _checkpoint_text(status.checkpoint) if status.checkpoint else "none"
+    )
+    for name, value in (("metrics", status.metrics), ("seconds", status.seconds)):
+        if value:
+            facts.add_row(name, "  ".join(f"{key} {item}" for key, item in value.items()))
+    if status.model:
+        facts.add_row("model", status.model)
+    if status.roles:
+        roles = _table("role", "state", "host", "pid", "restarts", right=("pid", "restarts"))
+        for role in status.roles:
+            roles.add_row(
+                role.task,
+                Text(role.state, _STYLES.get(role.state, "")),
+                role.host or "-",
+                "-" if role.pid is None else str(role.pid),
+                str(role.restarts),
+            )
+        blocks += [roles, ""]
+    blocks.append(facts)
+    if status.failures:
+        failures = _table("time", "failed", "host", "kind", "message")
+        for failure in status.failures:
+            failures.add_row(
+                local_time(failure.time) if failure.time else "-",
+                failure.task,
+                failure.host,
+                failure.kind,
+                _first_line(failure.message),
+            )
+        blocks += ["", failures]
+    with console.capture() as printed:  # what a pipe that breaks should do is not rich's to decide
+        console.print(Group(*blocks))
+    for line in printed.get().splitlines():
+        print(line.rstrip())
