@@ -251,3 +251,15 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cluster.add_worker(name, 4)
     yield cluster.url
     cluster.close()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory, no_leaks: None) -> Iterator[SparkCluster]:
+    """A Spark cluster of this test alone: three workers of three slots."""
+    cluster = SparkCluster(tmp_path_factory.mktemp("spark"))
+    try:
+        for name in "abc":
+            cluster.add_worker(name, 3)
+        yield cluster
+    finally:
+        cluster.close()

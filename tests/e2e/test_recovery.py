@@ -5,7 +5,6 @@ The app counts in its weights how often each row was trained on; see tests/apps/
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,11 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import APPS, SparkCluster, poll, role_pids, start_submit, submit
+from conftest import APPS, poll, role_pids, submit
+from runs import Run
 
-from tfos.control import read_status
 from tfos.lake import Lake
-from tfos.status import Status
 
 sys.path.insert(0, str(APPS))
 from counting import BATCH, UNIT_STEPS
@@ -31,127 +29,17 @@ COUNTING = APPS / "counting.py"
 UNIT_ROWS = BATCH * UNIT_STEPS
 
 
-class Run:
-    """A run of the counting app that goes on until it is told to finish."""
-
-    def __init__(self, lake: Path, run_id: str, *options: object, args: tuple[object, ...] = ()):
-        self.lake = Lake(str(lake), run_id)
-        self._until = lake / f"{run_id}.finish"
-        self._process = start_submit(
-            "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
-            COUNTING, "--epochs", 10_000, "--until", self._until, *args,
-        )  # fmt: skip
-
-    @property
-    def status(self) -> Status:
-        return read_status(self.lake)
-
-    @property
-    def trained(self) -> tuple[int, int, int]:
-        """How far the run is: (attempt, restarts of the chief, rows trained on in this life)."""
-        status = self.status
-        progress = status.progress or {}
-        restarts = sum(role.restarts for role in status.roles if role.task == "chief-0")
-        rows = progress.get("epoch", 0) * progress.get("rows", 0) + progress.get("rows_done", 0)
-        return status.attempt or 0, restarts, rows if progress.get("phase") == "train" else 0
-
-    def pid(self, task: str) -> int:
-        return int(poll(lambda: role_pids(self.lake.run_id).get(task), 60, f"{task} runs"))
-
-    def supervisor(self, task: str) -> int:
-        return int(psutil.Process(self.pid(task)).ppid())
-
-    def executor(self, task: str) -> int:
-        """The JVM that the task's supervisor belongs to."""
-        parents = psutil.Process(self.pid(task)).parents()
-        return int(next(process.pid for process in parents if process.name() == "java"))
-
-    def driver(self) -> psutil.Process:
-        def found() -> psutil.Process | None:
-            for process in psutil.Process(self._process.pid).children(recursive=True):
-                try:
-                    if any(part.endswith("runner.py") for part in process.cmdline()[1:2]):
-                        return process
-                except psutil.Error:  # it has just ended
-                    pass
-            return None
-
-        return poll(found, 60, "the driver runs")
-
-    def wait_for_training(self, more_than: int = 0) -> int:
-        """Waits for a checkpoint and for rows of the chief's present life; returns the failures."""
-
-        def trains() -> bool:
-            self._check_alive()
-            return (
-                len(self.status.failures) >= more_than
-                and self.trained[2] > 0
-                and self.lake.newest_checkpoint() is not None
-            )
-
-        poll(trains, 180, "the run trains")
-        before = self.trained
-        poll(lambda: self.trained > before, 60, "the training goes on")
-        return len(self.status.failures)
-
-    def survive(self, harm: Callable[[], object]) -> None:
-        """Does `harm`, and waits until the run has noticed and trains again."""
-        failures = self.wait_for_training()
-        harm()
-        self.wait_for_training(failures + 1)
-
-    def _check_alive(self) -> None:
-        if self._process.poll() is not None:
-            raise AssertionError(f"the run ended: {self._process.communicate()[1]}")
-
-    def finish(self, secs: float = 120) -> dict[str, Any]:
-        """Lets the epoch under way be the last one; returns the result."""
-        self._until.touch()
-        try:
-            stdout, stderr = self._process.communicate(timeout=secs)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the run does not finish: {self.status}") from None
-        assert self._process.returncode == 0, stderr
-        self.stderr = stderr
-        return dict(json.loads(stdout.splitlines()[-1]))
-
-    def fail(self, secs: float = 120) -> tuple[dict[str, Any], str]:
-        """Waits until the run fails; returns its result, and its last words on stderr."""
-        stdout, stderr = self._process.communicate(timeout=secs)
-        assert self._process.returncode == 1, stderr
-        result = dict(json.loads(stdout.splitlines()[-1]))
-        assert result["status"] == "failed"
-        return result, stderr.rpartition("tfos: the run failed: ")[2]
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.communicate(timeout=60)
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs = []
 
     def make(run_id: str, *options: object, args: tuple[object, ...] = ()) -> Run:
-        runs.append(Run(tmp_path, run_id, *options, args=args))
+        runs.append(Run(tmp_path, run_id, *options, args=("--epochs", 10_000, *args)))
         return runs[-1]
 
     yield make
     for run in runs:
         run.close()
-
-
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, no_leaks: None) -> Iterator[SparkCluster]:
-    """A Spark cluster of this test alone: three workers of three slots."""
-    cluster = SparkCluster(tmp_path_factory.mktemp("spark"))
-    try:
-        for name in "abc":
-            cluster.add_worker(name, 3)
-        yield cluster
-    finally:
-        cluster.close()
 
 
 def check_counts(result: dict[str, Any], worker_deaths: int) -> None:
@@ -202,7 +90,7 @@ def test_every_process_may_die(start, cluster, zookeeper):
     run.survive(lambda: os.kill(run.executor("ps-0"), signal.SIGKILL))
     run.survive(lambda: cluster.kill_worker(cluster.worker_of(run.pid("chief-0"))))
     result = run.finish()
-    causes = [(failure["task"], failure["kind"]) for failure in first_failures(result)]
+    causes = [(f"{f['role']}-{f['index']}", f["kind"]) for f in result["failures"]]
     assert causes[:4] == [
         ("worker-1", "signal"), ("ps-1", "signal"), ("chief-0", "preempted"), ("chief-0", "signal")
     ]  # fmt: skip
@@ -212,14 +100,6 @@ def test_every_process_may_die(start, cluster, zookeeper):
     assert result["restarts"] == {"ps": 6, "chief": 3, "worker": 1}
     assert f"checkpoint {damaged[0]} is passed over" in logs(run.lake)
     check_counts(result, worker_deaths=1)
-
-
-def first_failures(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cause of each incident: failures of one incident have one attempt and come together."""
-    return [
-        {**failure, "task": f"{failure['role']}-{failure['index']}"}
-        for failure in result["failures"]
-    ]
 
 
 def logs(lake: Lake) -> str:
@@ -270,7 +150,7 @@ def test_zookeeper_goes_and_comes_back(start, tmp_path):
         assert role_pids("patient") == {}
     finally:
         server.stop()
-    assert result["attempts"] == 1
+    assert result["attempts"] == 1, run.stderr
     assert result["restarts"] == {"ps": 0, "chief": 0, "worker": 1}
     assert before["chief-0"] == result["roles"]["chief-0"]["pid"]
     check_counts(result, worker_deaths=1)
@@ -348,16 +228,16 @@ def test_driver_that_spark_starts_again_continues(tmp_path):
     )  # fmt: skip
     assert dry.status == 0
     command = ["bash", "-c", "exec " + dry.stdout.strip()]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     lake = Lake(str(tmp_path), "again")
     poll(lake.newest_checkpoint, 120, "a checkpoint")
     first.kill()
-    first.communicate(timeout=30)
+    first.wait(30)
     poll(lambda: not role_pids("again"), 10, "the roles have ended")
     finish.touch()
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert again.returncode == 0, again.stderr
-    assert "pre_train() is not run again" in again.stderr
+    assert "pre_train() is not run again" in again.stdout
     result = lake.read_json("result.json")
     assert result["status"] == "succeeded"
     assert result["metrics"]["attempt"] == 2

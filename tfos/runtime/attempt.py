@@ -245,7 +245,7 @@ class Attempt:
                 self.roles[name] = record
         now = time.monotonic()
         self._missing = {name: self._missing.get(name, now) for name in self.roles.keys() - here}
-        if self._registry.connected_secs() < _MISSING_SECS:
+        if not self._registry.is_settled:
             return []
         return sorted(n for n, since in self._missing.items() if now - since > _MISSING_SECS)
 

@@ -96,9 +96,10 @@ def main() -> int:
             return 0
         _begin(StartOrder(**json.loads(line)), channel, preemption)
     except BaseException as error:
-        traceback.print_exc()
         message = f"{type(error).__name__}: {error}".strip()
         channel.fail(_kind(error), message, traceback.format_exc())
+        with contextlib.suppress(OSError):  # the log may lie on a full disk, too
+            traceback.print_exc()
         return 1
     return 0
 

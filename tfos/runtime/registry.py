@@ -35,6 +35,9 @@ CONNECT_TIMEOUT_SECS = 10.0
 # our own server is there: on a busy machine it may be slow
 EMBEDDED_TIMEOUT_SECS = 60.0
 SESSION_TIMEOUT_SECS = 10.0
+# after an outage the members of a run find their way back one after the other; until then nobody's
+# absence means anything
+SETTLED_SECS = 30.0
 # how long a run goes on without a ZooKeeper that answers
 OUTAGE_SECS = 300.0
 logging.getLogger("kazoo").setLevel(logging.ERROR)
@@ -161,6 +164,11 @@ class Registry:
         """For how long this session has been in touch with a server; 0 while it is not."""
         since = self._connected_since
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether we have been in touch long enough for others to be, too, if they live."""
+        return self.connected_secs() > SETTLED_SECS
 
     def hold(self, path: str, value: Any) -> None:
         """Keeps a node with a JSON value for as long as this Registry is open.

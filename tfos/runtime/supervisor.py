@@ -56,7 +56,7 @@ _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
 _LOG_UPLOAD_SECS = 10.0
 # a driver whose session expired registers again; one that does not come back is dead
-_DRIVER_GRACE_SECS = 5.0
+_DRIVER_GRACE_SECS = 10.0
 # a spare's import should not slow down the start of what it is a spare for
 _SPARE_DELAY_SECS = 6.0
 _SPARE_FREE_BYTES = 4 << 30
@@ -232,7 +232,7 @@ class Supervisor:
     def _look_around(self) -> None:
         """What no event tells: a driver that is gone, a process that hangs, a spare that is due."""
         now = time.monotonic()
-        if self._driver_here.is_set() or not self._registry.connected_secs():
+        if self._driver_here.is_set() or not self._registry.is_settled:
             self._driver_seen = now
         if now - self._driver_seen > _DRIVER_GRACE_SECS:
             self._events.put(Ended("the driver is gone"))

@@ -1,0 +1,125 @@
+"""A run that is looked at, harmed and finished by a test."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from conftest import APPS, poll, role_pids, start_submit
+
+from tfos.control import read_status
+from tfos.lake import Lake
+from tfos.status import Status
+
+
+class Run:
+    """A run of `app` with a lake on this machine.
+
+    An app that takes `--until FILE` goes on until finish() makes the file.
+    """
+
+    def __init__(
+        self,
+        lake: Path,
+        run_id: str,
+        *options: object,
+        app: Path = APPS / "counting.py",
+        args: tuple[object, ...] = ("--epochs", 10_000),
+    ):
+        self.lake = Lake(str(lake), run_id)
+        self._until = lake / f"{run_id}.finish"
+        self._process = start_submit(
+            "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
+            app, "--until", self._until, *args,
+        )  # fmt: skip
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.lake)
+
+    @property
+    def trained(self) -> tuple[int, int, int]:
+        """How far the run is: (attempt, restarts of the chief, rows trained on in this life)."""
+        status = self.status
+        progress = status.progress or {}
+        restarts = sum(role.restarts for role in status.roles if role.task == "chief-0")
+        rows = progress.get("epoch", 0) * progress.get("rows", 0) + progress.get("rows_done", 0)
+        return status.attempt or 0, restarts, rows if progress.get("phase") == "train" else 0
+
+    def pid(self, task: str) -> int:
+        return int(poll(lambda: role_pids(self.lake.run_id).get(task), 60, f"{task} runs"))
+
+    def supervisor(self, task: str) -> int:
+        return int(psutil.Process(self.pid(task)).ppid())
+
+    def executor(self, task: str) -> int:
+        """The JVM that the task's supervisor belongs to."""
+        parents = psutil.Process(self.pid(task)).parents()
+        return int(next(process.pid for process in parents if process.name() == "java"))
+
+    def driver(self) -> psutil.Process:
+        def found() -> psutil.Process | None:
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                try:
+                    if any(part.endswith("runner.py") for part in process.cmdline()[1:2]):
+                        return process
+                except psutil.Error:  # it has just ended
+                    pass
+            return None
+
+        return poll(found, 60, "the driver runs")
+
+    def wait_for_training(self, more_than: int = 0) -> int:
+        """Waits for a checkpoint and for rows of the chief's present life; returns the failures."""
+
+        def trains() -> bool:
+            self._check_alive()
+            return (
+                len(self.status.failures) >= more_than
+                and self.trained[2] > 0
+                and self.lake.newest_checkpoint() is not None
+            )
+
+        poll(trains, 180, "the run trains")
+        before = self.trained
+        poll(lambda: self.trained > before, 60, "the training goes on")
+        return len(self.status.failures)
+
+    def survive(self, harm: Callable[[], object]) -> None:
+        """Does `harm`, and waits until the run has noticed and trains again."""
+        failures = self.wait_for_training()
+        harm()
+        self.wait_for_training(failures + 1)
+
+    def _check_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise AssertionError(f"the run ended: {self._process.communicate()[1]}")
+
+    def finish(self, secs: float = 120) -> dict[str, Any]:
+        """Lets the epoch under way be the last one; returns the result."""
+        self._until.touch()
+        try:
+            stdout, stderr = self._process.communicate(timeout=secs)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the run does not finish: {self.status}") from None
+        assert self._process.returncode == 0, stderr
+        self.stderr = stderr
+        return dict(json.loads(stdout.splitlines()[-1]))
+
+    def fail(self, secs: float = 120) -> tuple[dict[str, Any], str]:
+        """Waits until the run fails; returns its result, and its last words on stderr."""
+        stdout, stderr = self._process.communicate(timeout=secs)
+        assert self._process.returncode == 1, stderr
+        result = dict(json.loads(stdout.splitlines()[-1]))
+        assert result["status"] == "failed"
+        return result, stderr.rpartition("tfos: the run failed: ")[2]
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.communicate(timeout=60)
