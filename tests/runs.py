@@ -119,6 +119,10 @@ class Run:
         assert result["status"] == "failed"
         return result, stderr.rpartition("tfos: the run failed: ")[2]
 
+    def wait_for_end(self, secs: float = 60) -> None:
+        """Waits until pl_submit has ended, however the run did."""
+        self._process.communicate(timeout=secs)
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

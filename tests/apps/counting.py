@@ -20,6 +20,7 @@ class Counting(tfos.TFOnSparkApp):
         parser.add_argument("--epochs", type=int, default=3)
         parser.add_argument("--unit-secs", type=float, default=0.1)
         parser.add_argument("--until", help="file; the epoch in which it appears is the last one")
+        parser.add_argument("--timeline", help="file that gets the time and the steps of each unit")
         parser.add_argument("--misbehave", default="", help="deadlock, once; or exit, always")
 
     def pre_train(self, spark):
@@ -40,7 +41,17 @@ class Counting(tfos.TFOnSparkApp):
         misbehave = self.args.misbehave
         mark = os.path.join(ctx.log_dir, "misbehaved")
 
+        epoch = 0
+
+        def before_epoch(number, logs):
+            nonlocal epoch
+            epoch = number
+
         def between_units(batch, logs):
+            if self.args.timeline:
+                with open(self.args.timeline, "a") as timeline:
+                    steps = epoch * -(-self.rows // BATCH) + batch + 1
+                    timeline.write(f"{time.time()} {steps}\n")
             time.sleep(self.args.unit_secs)
             if misbehave == "exit":
                 os._exit(7)
@@ -58,7 +69,9 @@ class Counting(tfos.TFOnSparkApp):
             self.args.epochs,
             callbacks=[
                 keras.callbacks.LambdaCallback(
-                    on_train_batch_end=between_units, on_epoch_end=after_epoch
+                    on_epoch_begin=before_epoch,
+                    on_train_batch_end=between_units,
+                    on_epoch_end=after_epoch,
                 )
             ],
             steps_per_execution=UNIT_STEPS,

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import APPS, poll, role_pids, submit
+from kazoo.client import KazooClient
 from runs import Run
 
 from tfos.lake import Lake
@@ -100,6 +101,18 @@ def test_every_process_may_die(start, cluster, zookeeper):
     assert result["restarts"] == {"ps": 6, "chief": 3, "worker": 1}
     assert f"checkpoint {damaged[0]} is passed over" in logs(run.lake)
     check_counts(result, worker_deaths=1)
+    assert nodes_left(zookeeper, "mortal") == []
+
+
+def nodes_left(zookeeper: str, chroot: str) -> list[str]:
+    """The runs of which nodes are left under a chroot in ZooKeeper."""
+    client = KazooClient(f"{zookeeper}/{chroot}")
+    client.start()
+    try:
+        return list(client.get_children("/tfos"))
+    finally:
+        client.stop()
+        client.close()
 
 
 def logs(lake: Lake) -> str:

@@ -47,7 +47,7 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
     driver.kill()
     process.communicate(timeout=60)
     assert process.returncode == 1
-    poll(lambda: not any(map(psutil.pid_exists, roles.values())), 15, "the roles have ended")
+    poll(lambda: not any(map(psutil.pid_exists, roles.values())), 10, "the roles have ended")
     assert not (tmp_path / "killed/result.json").exists()
 
     ended = submit(*job, "--resume", LINEAR, "--epochs", "5")  # new arguments count

@@ -9,6 +9,7 @@ events of one queue.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import socket
 import tempfile
@@ -351,8 +352,13 @@ def _by_task(names: Mapping[str, int]) -> dict[Task, int]:
 
 
 def wants_spare(option: str) -> bool:
-    """Whether to keep a spare process: as --spare says, or where memory allows."""
-    return option == "on" or (option == "auto" and free_memory() > _SPARE_FREE_BYTES)
+    """Whether to keep a spare process: as --spare says, or where memory allows.
+
+    Not by itself in a container of YARN (it sets CONTAINER_ID): its memory limit counts every
+    process, is in no cgroup, and is enforced by killing all of them.
+    """
+    allows = "CONTAINER_ID" not in os.environ and free_memory() > _SPARE_FREE_BYTES
+    return option == "on" or (option == "auto" and allows)
 
 
 def free_memory() -> int:

@@ -1,0 +1,197 @@
+"""How long a failure holds up the training: python benchmarks/recovery.py [--quick]
+
+Runs the counting app of the tests on a standalone Spark cluster on this machine (a master and three
+workers), kills one part after the other, and reads from the chief's own record of its steps:
+
+  back      seconds from the kill to the first training step after it; where roles restart, the
+            first step of the new chief
+  standing  seconds in which no worker trained, beyond the usual pause between two units
+  lost      steps that had been made and are made again, from the last checkpoint on
+
+The last column compares with the alternative to recovery inside the run: the driver killed, and the
+run continued by `pl_submit --resume`. --quick leaves out what needs a new attempt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from conftest import APPS, SparkCluster, poll
+from runs import Run
+
+sys.path.insert(0, str(APPS))
+from counting import UNIT_STEPS
+
+from tfos.runtime.zookeeper import EmbeddedZooKeeper
+
+_ARGS = ("--epochs", 100_000, "--rows", 40_000, "--unit-secs", 0.02)
+
+
+@dataclass
+class Row:
+    what: str
+    back: float
+    standing: float
+    lost: int
+
+
+class Timeline:
+    """The chief's record: when it had made how many steps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[tuple[float, int]]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text().splitlines()
+        return [(float(at), int(steps)) for at, steps in (line.split() for line in lines)]
+
+    def measure(self, what: str, killed: float, restarts: bool) -> Row:
+        points = self.read()
+        before = [point for point in points if point[0] <= killed]
+        after = [point for point in points if point[0] > killed]
+        usual = statistics.median(b[0] - a[0] for a, b in pairwise(before[-200:]))
+        # the old chief may have ended a unit or two after the kill: the new one begins behind it
+        first = 0
+        if restarts:
+            around = [before[-1], *after]
+            first = max(
+                range(len(after)), key=lambda at: around[at + 1][0] - around[at][0], default=0
+            )
+        made = max(steps for _, steps in [before[-1], *after[:first]])
+        window = [before[-1], *[point for point in after if point[0] < killed + 60]]
+        gap = max(b[0] - a[0] for a, b in pairwise(window))
+        # a unit is in the record when it has ended
+        lost = max(0, made - (after[first][1] - UNIT_STEPS)) if restarts else 0
+        return Row(what, after[first][0] - killed, max(0.0, gap - usual), lost)
+
+
+def measure(
+    run: Run, timeline: Timeline, what: str, harm: Callable[[], object], restarts: bool
+) -> Row:
+    failures = run.wait_for_training()
+    settled = time.monotonic() + 9  # a spare is begun 6 s after its process
+    poll(lambda: time.monotonic() > settled, 20, "the spares are ready")
+    killed = time.time()
+    harm()
+    run.wait_for_training(failures + 1)
+    end = time.monotonic() + 3
+    poll(lambda: time.monotonic() > end, 10, "some more steps")
+    row = timeline.measure(what, killed, restarts)
+    print(f"  {row.what:44s} {row.back:7.2f} {row.standing:9.2f} {row.lost:6d}", flush=True)
+    return row
+
+
+def processes(run: Run, timeline: Timeline, label: str) -> list[Row]:
+    def kill(task: str, signum: int = signal.SIGKILL) -> Callable[[], object]:
+        return lambda: os.kill(run.pid(task), signum)
+
+    return [
+        measure(run, timeline, f"worker process, {label}", kill("worker-1"), False),
+        measure(run, timeline, f"ps process, {label}", kill("ps-1"), True),
+        measure(run, timeline, f"chief process, {label}", kill("chief-0"), True),
+        measure(
+            run, timeline, f"chief process, SIGTERM, {label}", kill("chief-0", signal.SIGTERM), True
+        ),
+    ]
+
+
+def attempts(run: Run, timeline: Timeline, cluster: SparkCluster) -> list[Row]:
+    rows = [
+        measure(
+            run, timeline, f"supervisor of {task}",
+            lambda task=task: os.kill(run.supervisor(task), signal.SIGKILL), True,
+        )
+        for task in ("worker-0", "ps-0", "chief-0")
+    ]  # fmt: skip
+    rows.append(
+        measure(
+            run, timeline, "executor JVM of ps-0",
+            lambda: os.kill(run.executor("ps-0"), signal.SIGKILL), True,
+        )
+    )  # fmt: skip
+    rows.append(
+        measure(
+            run, timeline, "Spark worker of chief-0, with its executors",
+            lambda: cluster.kill_worker(cluster.worker_of(run.pid("chief-0"))), True,
+        )
+    )  # fmt: skip
+    return rows
+
+
+def resume(run: Run, timeline: Timeline, again: Callable[[], Run]) -> tuple[Row, Run]:
+    run.wait_for_training()
+    killed = time.time()
+    run.driver().kill()
+    run.wait_for_end()
+    continued = again()
+    continued.wait_for_training()
+    row = timeline.measure("driver, and then pl_submit --resume", killed, True)
+    print(f"  {row.what:44s} {row.back:7.2f} {row.standing:9.2f} {row.lost:6d}", flush=True)
+    return row, continued
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only failures of single processes")
+    quick = parser.parse_args().quick
+    home = Path(tempfile.mkdtemp(prefix="bench-recovery-"))
+    server = EmbeddedZooKeeper("127.0.0.1")
+    server.wait()
+    cluster = SparkCluster(home)
+    runs: list[Run] = []
+    rows: list[Row] = []
+    try:
+        for name in "abc":
+            cluster.add_worker(name, 3)
+        print(f"  {'what is killed':44s} {'back':>7s} {'standing':>9s} {'lost':>6s}")
+        for spare in ("on", "off"):
+            timeline = Timeline(home / f"timeline-{spare}")
+
+            def start(*options: object, spare: str = spare, timeline: Timeline = timeline) -> Run:
+                return Run(
+                    home, f"spare-{spare}", "--master", cluster.url, "--zookeeper", server.hosts,
+                    "--num-ps", 2, "--num-workers", 2, "--spare", spare,
+                    "--conf", "spark.driver.host=127.0.0.1", *options,
+                    args=(*_ARGS, "--timeline", timeline.path),
+                )  # fmt: skip
+
+            runs.append(start())
+            label = "with a spare" if spare == "on" else "without"
+            rows += processes(runs[-1], timeline, label)
+            if spare == "on" and not quick:
+                rows += attempts(runs[-1], timeline, cluster)
+            if spare == "off":
+                row, continued = resume(runs[-1], timeline, lambda: start("--resume"))
+                runs.append(continued)
+                rows.append(row)
+            result = runs[-1].finish()
+            stats = result["checkpoints"]
+            save, stall = (stats[key] / stats["saved"] for key in ("save_secs", "stall_secs"))
+            print(
+                f"  a checkpoint takes {save:.3f} s; training stands still for {stall:.3f} s of it"
+            )
+    finally:
+        for run in runs:
+            run.close()
+        cluster.close()
+        server.stop()
+    print("\nseconds until training again, and how many times faster than --resume:")
+    for row in rows:
+        print(f"  {row.what:44s} {row.back:7.2f} {rows[-1].back / max(row.back, 0.01):8.1f}x")
+
+
+if __name__ == "__main__":
+    main()
