@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,13 @@ class Run:
     ):
         self.lake = Lake(str(lake), run_id)
         self._until = lake / f"{run_id}.finish"
+        # no pipe, which would be full one day: nobody reads it while the run is under way
+        sink, self._stderr = tempfile.mkstemp(prefix=f"{run_id}-")
         self._process = start_submit(
             "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
-            app, "--until", self._until, *args,
+            app, "--until", self._until, *args, stderr=sink,
         )  # fmt: skip
+        os.close(sink)
 
     @property
     def status(self) -> Status:
@@ -45,11 +50,12 @@ class Run:
     @property
     def trained(self) -> tuple[int, int, int]:
         """How far the run is: (attempt, restarts of the chief, rows trained on in this life)."""
-        status = self.status
-        progress = status.progress or {}
-        restarts = sum(role.restarts for role in status.roles if role.task == "chief-0")
-        rows = progress.get("epoch", 0) * progress.get("rows", 0) + progress.get("rows_done", 0)
-        return status.attempt or 0, restarts, rows if progress.get("phase") == "train" else 0
+        return _trained(self.status)
+
+    @property
+    def stderr(self) -> str:
+        """What pl_submit has written there so far."""
+        return Path(self._stderr).read_text(errors="replace")
 
     def pid(self, task: str) -> int:
         return int(poll(lambda: role_pids(self.lake.run_id).get(task), 60, f"{task} runs"))
@@ -74,11 +80,32 @@ class Run:
 
         return poll(found, 60, "the driver runs")
 
+    def wait_until_well(self, struck: Container[int]) -> None:
+        """Waits until every role is up again, and rows are trained on.
+
+        struck: the pids of the processes that were harmed; in them no role is up.
+        """
+
+        def is_well() -> bool:
+            self.check_alive()
+            status = self.status
+            return (
+                bool(status.roles)
+                and all(role.state in ("up", "training") for role in status.roles)
+                and all(_runs(role.pid) and role.pid not in struck for role in status.roles)
+                and _trained(status)[2] > 0
+                and self.lake.newest_checkpoint() is not None
+            )
+
+        poll(is_well, 180, "the run recovers")
+        before = self.trained
+        poll(lambda: self.trained > before, 60, "the training goes on")
+
     def wait_for_training(self, more_than: int = 0) -> int:
         """Waits for a checkpoint and for rows of the chief's present life; returns the failures."""
 
         def trains() -> bool:
-            self._check_alive()
+            self.check_alive()
             return (
                 len(self.status.failures) >= more_than
                 and self.trained[2] > 0
@@ -96,24 +123,25 @@ class Run:
         harm()
         self.wait_for_training(failures + 1)
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Fails the test when the run has ended."""
         if self._process.poll() is not None:
-            raise AssertionError(f"the run ended: {self._process.communicate()[1]}")
+            raise AssertionError(f"the run ended: {self.stderr}")
 
     def finish(self, secs: float = 120) -> dict[str, Any]:
         """Lets the epoch under way be the last one; returns the result."""
         self._until.touch()
         try:
-            stdout, stderr = self._process.communicate(timeout=secs)
+            stdout, _ = self._process.communicate(timeout=secs)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the run does not finish: {self.status}") from None
-        assert self._process.returncode == 0, stderr
-        self.stderr = stderr
+        assert self._process.returncode == 0, self.stderr
         return dict(json.loads(stdout.splitlines()[-1]))
 
     def fail(self, secs: float = 120) -> tuple[dict[str, Any], str]:
         """Waits until the run fails; returns its result, and its last words on stderr."""
-        stdout, stderr = self._process.communicate(timeout=secs)
+        stdout, _ = self._process.communicate(timeout=secs)
+        stderr = self.stderr
         assert self._process.returncode == 1, stderr
         result = dict(json.loads(stdout.splitlines()[-1]))
         assert result["status"] == "failed"
@@ -127,3 +155,18 @@ class Run:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.communicate(timeout=60)
+
+
+def _trained(status: Status) -> tuple[int, int, int]:
+    progress = status.progress or {}
+    restarts = sum(role.restarts for role in status.roles if role.task == "chief-0")
+    rows = progress.get("epoch", 0) * progress.get("rows", 0) + progress.get("rows_done", 0)
+    return status.attempt or 0, restarts, rows if progress.get("phase") == "train" else 0
+
+
+def _runs(pid: int | None) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

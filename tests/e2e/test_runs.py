@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,14 +13,10 @@ import psutil
 import pytest
 from conftest import APPS, poll, role_pids, start_submit, submit
 
+from tfos.lake import Lake
+
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(400)]
 LINEAR = APPS / "linear.py"
-
-
-@pytest.fixture
-def external(request):
-    """Whether the run uses a ZooKeeper server that outlives its driver."""
-    return ["--zookeeper", request.getfixturevalue("zookeeper")] if request.param else []
 
 
 def is_runner(process: psutil.Process) -> bool:
@@ -29,27 +26,25 @@ def is_runner(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.parametrize("external", [False, True], indirect=True, ids=["embedded", "external"])
-def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
-    job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1", *external]
-    process = start_submit(*job, LINEAR, "--epochs", "4", "--step-secs", "0.15")
-    checkpoints = poll(
-        lambda: sorted(tmp_path.glob("killed/checkpoints/*/COMMIT")), 120, "a checkpoint"
-    )
-    state = json.loads((checkpoints[-1].parent / "state.json").read_text())
+def kill_driver(process, lake):
+    """Kills the driver of a run that has a checkpoint; the whole run must end with it."""
+    poll(lake.newest_checkpoint, 120, "a checkpoint")
+    state = lake.read_json(f"checkpoints/{lake.newest_checkpoint()}/state.json")
     assert state["sections"]["fit0"]["epoch"] < 4
-    roles = role_pids("killed")
-    driver = next(
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "python" in child.name() and is_runner(child)
-    )
-    driver.kill()
+    roles = role_pids(lake.run_id)
+    parent = psutil.Process(process.pid)
+    next(child for child in parent.children(recursive=True) if is_runner(child)).kill()
     process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode != 0
     poll(lambda: not any(map(psutil.pid_exists, roles.values())), 10, "the roles have ended")
-    assert not (tmp_path / "killed/result.json").exists()
+    assert not lake.exists("result.json")
 
+
+def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
+    job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1"]
+    job += ["--zookeeper", zookeeper]
+    process = start_submit(*job, LINEAR, "--epochs", "4", "--step-secs", "0.15")
+    kill_driver(process, Lake(str(tmp_path), "killed"))
     ended = submit(*job, "--resume", LINEAR, "--epochs", "5")  # new arguments count
     assert ended.status == 0, ended.stderr
     result = ended.result
@@ -58,6 +53,25 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, external):
     assert result["metrics"]["slope"] == 2.0  # what pre_train() set, though it did not run again
     assert result["metrics"]["attempt"] == 2
     assert "pre_train() is not run again" in ended.stderr
+
+
+def test_driver_that_spark_starts_again_continues(tmp_path):
+    """What YARN's application attempts and --supervise do: the same command once more."""
+    dry = submit(
+        "--dry-run", "--run-id", "again", "--lake", tmp_path, "--checkpoint-secs", "1",
+        LINEAR, "--epochs", "4", "--step-secs", "0.15",
+    )  # fmt: skip
+    assert dry.status == 0
+    command = shlex.split(dry.stdout)
+    lake = Lake(str(tmp_path), "again")
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    kill_driver(first, lake)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert "pre_train() is not run again" in again.stdout
+    result = lake.read_json("result.json")
+    assert result["feeds"]["train"]["rows_trained"] == [4000] * 4
+    assert result["metrics"]["attempt"] == 2
 
 
 def test_two_runs_in_one_session(tmp_path):

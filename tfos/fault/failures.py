@@ -54,6 +54,11 @@ class Failure:
     def task(self) -> str:
         return f"{self.role}-{self.index}"
 
+    @property
+    def headline(self) -> str:
+        """The first line of its message."""
+        return self.message.partition("\n")[0]
+
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -104,7 +104,7 @@ def _spent(stalled: Sequence[Incident], budget: int) -> Failure:
     if budget == 0:
         return first
     lines = [
-        f"  {number}. {i.cause.task} on {i.cause.host}: {i.cause.message.splitlines()[0]}"
+        f"  {number}. {i.cause.task} on {i.cause.host}: {i.cause.headline}"
         for number, i in enumerate(stalled, 1)
     ]
     head = (

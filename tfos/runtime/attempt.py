@@ -177,8 +177,9 @@ class Attempt:
         decision = decide(self._history, self._plan.spec.max_restarts)
         if not isinstance(decision, GiveUp):
             cause = root_cause(failures)
-            words = cause.message.splitlines()[0]
-            self._display.line(f"{cause.role} {cause.index} on {cause.host} failed: {words}")
+            self._display.line(
+                f"{cause.role} {cause.index} on {cause.host} failed: {cause.headline}"
+            )
         return decision
 
     def _restart(self, decision: Restart, failures: list[Failure]) -> None:

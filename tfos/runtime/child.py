@@ -24,6 +24,7 @@ from tfos.runtime.process import ChildProcess
 from tfos.runtime.roles import Task
 
 _STACKS_SECS = 0.5
+_LAST_WORDS_SECS = 2.0
 
 
 class TFProcess:
@@ -75,7 +76,16 @@ class TFProcess:
             )
         os.close(write_end)
         self.pid = self._process.pid
-        threading.Thread(target=self._listen, args=(read_end,), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(read_end,), daemon=True)
+        listener.start()
+        threading.Thread(target=self._await_end, args=(listener,), daemon=True).start()
+
+    def _await_end(self, listener: threading.Thread) -> None:
+        status = self._process.wait()
+        # what user code forked holds the channel open, too; it ends with the one that forked it
+        self._process.signal_group(signal.SIGKILL)
+        listener.join(_LAST_WORDS_SECS)
+        self._on_exit(self, status)
 
     def _listen(self, read_end: int) -> None:
         with os.fdopen(read_end, "rb") as channel:
@@ -85,7 +95,6 @@ class TFProcess:
                     self.watch.said(message, time.monotonic())
                 if "alive" not in message:
                     self._on_said(self, message)
-        self._on_exit(self, self._process.wait())
 
     @property
     def is_running(self) -> bool:
