@@ -33,6 +33,30 @@ atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
 _LEAK_SECS = 15.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tfos")
+    group.addoption("--chaos", action="store_true", help="run the tests marked chaos, no others")
+    group.addoption("--chaos-seed", type=int, help="of the schedule of kills; default: a new one")
+    group.addoption("--chaos-kills", type=int, default=20, help="how many, in the long test")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--chaos")
+    others = [item for item in items if (item.get_closest_marker("chaos") is not None) != wanted]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests have to tell even when they pass: record_property("tell", text)."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, text in report.user_properties:
+                    if name == "tell":
+                        terminalreporter.write_line(f"{report.nodeid}: {text}")
+
+
 # processes and directories of the servers that all tests share
 _shared: set[int | str] = set()
 
@@ -65,16 +89,22 @@ def our_processes() -> dict[int, str]:
     return found
 
 
-def role_pids(run_id: str) -> dict[str, int]:
-    """The TensorFlow processes of a run on this machine: "worker-0" -> pid; no spares."""
-    found: dict[str, int] = {}
+def role_processes(run_id: str) -> dict[str, list[int]]:
+    """The TensorFlow processes of a run on this machine, "worker-0" -> pids: its spare is last."""
+    found: dict[str, list[int]] = {}
     processes = psutil.process_iter(["pid", "cmdline", "create_time"])
     # a spare is younger than what it is a spare for
-    for process in sorted(processes, key=lambda p: p.info["create_time"] or 0, reverse=True):
+    for process in sorted(processes, key=lambda p: p.info["create_time"] or 0):
         line = process.info["cmdline"] or []
         if "tfos.runtime.main" in line and run_id in line:
-            found[line[line.index("tfos.runtime.main") + 1]] = process.info["pid"]
+            task = line[line.index("tfos.runtime.main") + 1]
+            found.setdefault(task, []).append(process.info["pid"])
     return found
+
+
+def role_pids(run_id: str) -> dict[str, int]:
+    """The TensorFlow processes of a run on this machine: "worker-0" -> pid; no spares."""
+    return {task: pids[0] for task, pids in role_processes(run_id).items()}
 
 
 def _scratch() -> set[int | str]:
@@ -131,12 +161,12 @@ class Submitted:
         return after if found else self.stderr.strip().splitlines()[-1]
 
 
-def start_submit(*argv: object) -> subprocess.Popen[str]:
-    """Starts pl_submit as a user would, in a session of its own."""
+def start_submit(*argv: object, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it."""
     return subprocess.Popen(
         [str(ROOT / "bin" / "pl_submit"), *map(str, argv)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         stdin=subprocess.DEVNULL,
         text=True,
         start_new_session=True,

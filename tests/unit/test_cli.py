@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tfos import cli
-from tfos.spec import JobSpec
+from tfos.spec import SUBMISSION_CONF, JobSpec
 from tfos.version import __version__
 
 
@@ -90,15 +90,25 @@ class TestDryRun:
         conf = dry_run(app).conf
         assert conf["spark.pyspark.python"] == sys.executable
         assert conf["spark.tfos.lake"] == str(tmp_path.resolve() / "tfos-runs")
-        assert {key for key in conf if key.startswith("spark.tfos.")} == {"spark.tfos.lake"}
+        assert {key for key in conf if key.startswith("spark.tfos.")} == {
+            "spark.tfos.lake",
+            SUBMISSION_CONF,
+        }
+
+    def test_each_submission_has_a_name_of_its_own(self, dry_run, app):
+        names = {dry_run(app).conf[SUBMISSION_CONF] for _ in range(3)}
+        assert len(names) == 3
+        assert all(len(name) == 16 for name in names)
 
     def test_each_flag_becomes_its_conf_key(self, dry_run, app):
         conf = dry_run(
             *("--num-ps", 2, "--num-workers", 3, "--zookeeper", "a:1,b:2/c", "--resume"),
             *("--lake", "s3://b/runs/", "--run-id", "r1", "--checkpoint-secs", 0.5),
             *("--start-timeout-secs", 9, "--max-restarts", 0, "--strategy", "ps"),
+            *("--hang-secs", 0, "--spare", "off"),
             app,
         ).conf
+        del conf[SUBMISSION_CONF]
         assert {key: value for key, value in conf.items() if key.startswith("spark.tfos.")} == {
             "spark.tfos.numPs": "2",
             "spark.tfos.numWorkers": "3",
@@ -109,6 +119,8 @@ class TestDryRun:
             "spark.tfos.checkpointSecs": "0.5",
             "spark.tfos.startTimeoutSecs": "9",
             "spark.tfos.maxRestarts": "0",
+            "spark.tfos.hangSecs": "0",
+            "spark.tfos.spare": "off",
             "spark.tfos.strategy": "ps",
         }
 
@@ -369,6 +381,27 @@ class TestHelp:
             cli.main(["--version"])
         assert caught.value.code == 0
         assert capsys.readouterr().out == f"tfos {__version__}\n"
+
+
+class TestCommands:
+    @pytest.mark.parametrize("command", ["status", "logs", "kill"])
+    def test_first_word_chooses(self, command, capsys, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli, "find_java", lambda: pytest.fail("it needs no Java"))
+        assert cli.main([command, "nightly", "--lake", str(tmp_path)]) == 1
+        assert "no run nightly" in capsys.readouterr().err
+
+    def test_bad_usage(self, refused):
+        assert "RUN_ID" in refused("status")
+
+    def test_app_comes_before_its_own_arguments(self, dry_run, app):
+        assert dry_run(app, "status").after_runner[-1] == "status"
+
+    def test_are_named_in_the_help(self, capsys):
+        with pytest.raises(SystemExit):
+            cli.main(["--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        for command in ("status", "logs", "kill"):
+            assert f"pl_submit {command} RUN_ID" in said
 
 
 ERROR = {"role": "worker", "index": 1, "host": "h", "message": "was killed", "traceback": ""}

@@ -15,7 +15,7 @@ def failure(kind, time=0.0, role="worker", index=0, **more):
 
 
 class TestRootCause:
-    @pytest.mark.parametrize("direct", ["exception", "signal", "exit"])
+    @pytest.mark.parametrize("direct", ["exception", "signal", "exit", "hang", "preempted"])
     @pytest.mark.parametrize("indirect", ["start", "spark", "peer"])
     def test_direct_kinds_win_whatever_the_time(self, direct, indirect):
         late, early = failure(direct, time=100.0), failure(indirect, time=1.0)
@@ -48,6 +48,8 @@ class TestMayBeConsequence:
             ("exception", False),
             ("signal", False),
             ("exit", False),
+            ("hang", False),
+            ("preempted", False),
             ("start", True),
             ("spark", True),
             ("peer", True),
@@ -66,8 +68,18 @@ class TestFailure:
         assert failure("exit", role="ps", index=3).task == "ps-3"
 
     def test_json_round_trip(self):
-        before = Failure("chief", 0, "h", "exception", "ValueError: 1", "Traceback\n  é", 12.25)
+        before = Failure(
+            "chief", 0, "h", "exception", "ValueError: 1", "Traceback\n  é", 12.25, 2, 3
+        )
+        assert (before.attempt, before.life) == (2, 3)
         assert Failure.from_json(json.loads(json.dumps(before.as_json()))) == before
+
+    def test_error_of_a_result_has_five_keys(self):
+        error = failure("signal", role="ps", index=2, traceback="...", attempt=1).as_error()
+        assert error == {
+            "role": "ps", "index": 2, "host": "host-a", "message": "signal happened",
+            "traceback": "...",
+        }  # fmt: skip
 
 
 class TestDescribe:

@@ -16,8 +16,9 @@ ROOT = Path(tfos.__file__).parent
 # Top first. A module imports from lower layers, and from its own package (runtime, training, ...).
 LAYERS = [
     {"tfos", "tfos.cli", "tfos.runner"},
-    {"tfos.driver"},
-    {"tfos.etl", "tfos.session"},
+    {"tfos.operate"},
+    {"tfos.driver", "tfos.control"},
+    {"tfos.etl", "tfos.session", "tfos.status", "tfos.logs"},
     {"tfos.app", "tfos.shipping"},
     {"tfos.runtime"},
     {"tfos.context", "tfos.display"},
@@ -38,6 +39,8 @@ PURE = {
     "tfos.feeding.ledger",
     "tfos.feeding.plan",
     "tfos.fault.failures",
+    "tfos.fault.hang",
+    "tfos.fault.policy",
     "tfos.spec",
     "tfos.errors",
 }
@@ -144,8 +147,9 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
     ("package", "users"),
     [
         ("kazoo", {"tfos.runtime.registry"}),
-        ("rich", {"tfos.display"}),
+        ("rich", {"tfos.display", "tfos.status"}),
         ("fsspec", {"tfos.lake"}),
+        ("tenacity", {"tfos.lake"}),
         ("pyarrow", {"tfos.feeding.reader", "tfos.feeding.writer"}),
         (
             "pyspark",
@@ -181,6 +185,7 @@ def test_pyspark_is_never_imported_with_a_module():
         ("import tfos.cli", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runner", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runtime.supervisor", ["tensorflow", "keras", "pyspark"]),
+        ("import tfos.runtime.child", ["tensorflow", "keras", "pyspark", "kazoo"]),
         ("import tfos.runtime.main", ["tensorflow", "keras", "pyspark", "kazoo"]),
     ],
 )

@@ -7,17 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfos.runtime.lifecycle import (
+    AnnouncePreempted,
     AnnounceReady,
+    Begin,
     End,
     Ended,
     Exited,
     Lifecycle,
+    Lives,
     Members,
+    Preempted,
     PublishFailure,
     PublishOutcome,
     PublishProgress,
     Ready,
     Said,
+    SaveSoon,
     Start,
 )
 from tfos.runtime.roles import Task, all_tasks, servers
@@ -33,143 +38,384 @@ CLUSTER = {
     "ps": [ADDRESSES[PS]],
     "worker": [ADDRESSES[Task("worker", 0)], ADDRESSES[WORKER]],
 }
+START = Start(CLUSTER)
+
+
+def all_in(life, **others):
+    """{task: life}, but for those named: worker_1=2."""
+    lives = dict.fromkeys(TASKS, life)
+    lives.update({Task.parse(name.replace("_", "-")): number for name, number in others.items()})
+    return lives
+
+
+def ready_in(life, **others):
+    return Ready({t: n for t, n in all_in(life, **others).items() if t in SERVERS and n})
 
 
 def lifecycle(task):
     return Lifecycle(task, frozenset(TASKS), SERVERS)
 
 
-def started(task):
+def begun(task):
     machine = lifecycle(task)
-    machine.on(Ready(SERVERS))
-    assert machine.on(Members(ADDRESSES)) == [Start(CLUSTER)]
+    assert machine.on(Lives(all_in(1))) == [Begin(1, False)]
     return machine
+
+
+def started(task):
+    machine = begun(task)
+    assert machine.on(ready_in(1)) == []
+    assert machine.on(Members(ADDRESSES)) == [START]
+    return machine
+
+
+class TestBegin:
+    def test_waits_for_the_driver(self):
+        machine = lifecycle(PS)
+        assert machine.on(Members(ADDRESSES)) == []
+        assert machine.on(ready_in(1)) == []
+        assert machine.life == 0
+        assert machine.on(Lives(all_in(1))) == [Begin(1, False), START]
+        assert machine.life == 1
+
+    def test_is_ordered_once(self):
+        machine = begun(PS)
+        assert machine.on(Lives(all_in(1))) == []
+
+    @pytest.mark.parametrize("hung", [False, True])
+    def test_next_life_begins_while_the_last_one_runs(self, hung):
+        machine = started(WORKER)
+        assert machine.on(Lives(all_in(1, worker_1=2), hung)) == [Begin(2, hung), START]
+
+    def test_next_life_begins_after_the_last_ones_end(self):
+        machine = started(WORKER)
+        machine.on(Exited(1, -9))
+        assert machine.on(Lives(all_in(1, worker_1=2))) == [Begin(2, False), START]
+
+    def test_life_of_another_task_is_nothing_to_us(self):
+        machine = started(WORKER)
+        assert machine.on(Lives(all_in(1, worker_0=5, ps_0=2, chief_0=2), hung=True)) == []
+        assert machine.life == 1
+
+    def test_late_order_does_not_bring_an_old_life_back(self):
+        machine = started(WORKER)
+        machine.on(Lives(all_in(3)))
+        assert machine.on(Lives(all_in(2))) == []
+        assert machine.life == 3
+
+    def test_supervisor_that_missed_a_life_begins_the_newest(self):
+        assert lifecycle(PS).on(Lives(all_in(4))) == [Begin(4, False)]
 
 
 class TestStart:
     @pytest.mark.parametrize("task", [PS, WORKER])
     def test_server_starts_when_all_members_are_there(self, task):
-        machine = lifecycle(task)
         for missing in TASKS:
             some = {t: a for t, a in ADDRESSES.items() if t != missing}
-            assert lifecycle(task).on(Members(some)) == []
-        assert machine.on(Members(ADDRESSES)) == [Start(CLUSTER)]
+            assert begun(task).on(Members(some)) == []
+        assert begun(task).on(Members(ADDRESSES)) == [START]
 
     def test_members_may_come_one_by_one(self):
-        machine = lifecycle(PS)
+        machine = begun(PS)
         answers = [machine.on(Members({task: ADDRESSES[task]})) for task in TASKS]
-        assert answers == [[]] * (len(TASKS) - 1) + [[Start(CLUSTER)]]
+        assert answers == [[]] * (len(TASKS) - 1) + [[START]]
 
-    def test_start_is_ordered_once(self):
+    def test_is_ordered_once(self):
         machine = started(PS)
         assert machine.on(Members(ADDRESSES)) == []
-        assert machine.on(Ready(SERVERS)) == []
+        assert machine.on(ready_in(1)) == []
+        assert machine.on(Lives(all_in(1))) == []
 
     def test_chief_waits_for_each_server(self):
         for missing in SERVERS:
-            machine = lifecycle(CHIEF)
+            machine = begun(CHIEF)
+            some = dict.fromkeys(SERVERS - {missing}, 1)
             assert machine.on(Members(ADDRESSES)) == []
-            assert machine.on(Ready(SERVERS - {missing})) == []
-            assert machine.on(Ready(SERVERS)) == [Start(CLUSTER)]
+            assert machine.on(Ready(some)) == []
+            assert machine.on(ready_in(1)) == [START]
 
     def test_server_that_went_away_again_is_not_ready(self):
-        machine = lifecycle(CHIEF)
-        assert machine.on(Ready(SERVERS)) == []
-        assert machine.on(Ready(SERVERS - {WORKER})) == []
+        machine = begun(CHIEF)
+        assert machine.on(ready_in(1)) == []
+        assert machine.on(ready_in(1, worker_1=0)) == []
         assert machine.on(Members(ADDRESSES)) == []
-        assert machine.on(Ready(SERVERS)) == [Start(CLUSTER)]
+        assert machine.on(ready_in(1)) == [START]
 
     def test_single_chief_needs_nobody(self):
         machine = Lifecycle(CHIEF, frozenset([CHIEF]), frozenset())
-        assert machine.on(Members({CHIEF: "a:1"})) == [Start({"chief": ["a:1"]})]
+        assert machine.on(Members({CHIEF: "a:1"})) == []
+        assert machine.on(Lives({CHIEF: 1})) == [Begin(1, False), Start({"chief": ["a:1"]})]
 
-    @settings(max_examples=60, deadline=None)
-    @given(st.data())
-    def test_starts_exactly_once_whatever_the_order_of_events(self, data):
-        task = data.draw(st.sampled_from(TASKS))
-        arrivals = [("member", t) for t in TASKS] + [("ready", t) for t in sorted(SERVERS)]
-        here: set[Task] = set()
-        ready: set[Task] = set()
-        machine = lifecycle(task)
-        starts = 0
-        for kind, other in data.draw(st.permutations(arrivals)):
-            if kind == "member":
-                here.add(other)
-                actions = machine.on(Members({t: ADDRESSES[t] for t in here}))
-            else:
-                ready.add(other)
-                actions = machine.on(Ready(frozenset(ready)))
-            complete = here == set(TASKS) and (task != CHIEF or ready == SERVERS)
-            assert actions == ([Start(CLUSTER)] if complete and not starts else [])
-            starts += len(actions)
-        assert starts == 1
+    def test_next_life_of_a_server_starts_at_once(self):
+        """The addresses are those of the supervisors, who keep them."""
+        machine = started(PS)
+        assert machine.on(Lives(all_in(1, ps_0=2, chief_0=2)))[1:] == [START]
+
+
+class TestChiefsNextLife:
+    def test_waits_for_the_ready_life_that_is_wanted(self):
+        machine = started(CHIEF)
+        assert machine.on(Lives(all_in(1, ps_0=2, chief_0=2))) == [Begin(2, False)]
+        assert machine.on(ready_in(1)) == []  # the server that is about to be replaced
+        assert machine.on(ready_in(1, ps_0=0)) == []
+        assert machine.on(ready_in(1, ps_0=2)) == [START]
+
+    def test_ready_may_come_before_the_order(self):
+        """The registry's two watches know of no order among each other."""
+        machine = started(CHIEF)
+        assert machine.on(ready_in(1, ps_0=2)) == []
+        assert machine.on(Lives(all_in(1, ps_0=2, chief_0=2))) == [Begin(2, False), START]
+
+    def test_waits_for_a_worker_that_dies_meanwhile(self):
+        machine = started(CHIEF)
+        machine.on(Lives(all_in(1, ps_0=2, chief_0=2)))
+        assert machine.on(Lives(all_in(1, ps_0=2, chief_0=2, worker_0=2))) == []
+        assert machine.on(ready_in(1, ps_0=2)) == []
+        assert machine.on(ready_in(1, ps_0=2, worker_0=2)) == [START]
+
+    def test_server_that_is_further_than_we_know_is_not_wanted_yet(self):
+        machine = begun(CHIEF)
+        machine.on(Members(ADDRESSES))
+        assert machine.on(ready_in(1, worker_0=2)) == []
+        assert machine.on(Lives(all_in(1, worker_0=2))) == [START]
+
+    def test_started_chief_does_not_care_for_a_worker_that_is_replaced(self):
+        machine = started(CHIEF)
+        assert machine.on(Lives(all_in(1, worker_0=2))) == []
+        assert machine.on(ready_in(1, worker_0=0)) == []
+        assert machine.on(ready_in(1, worker_0=2)) == []
 
 
 class TestMessages:
-    def test_ready_is_announced(self):
-        assert started(PS).on(Said({"ready": True})) == [AnnounceReady()]
+    def test_ready_is_announced_with_its_life(self):
+        assert started(PS).on(Said(1, {"ready": True})) == [AnnounceReady(1)]
+        machine = started(PS)
+        machine.on(Lives(all_in(2)))
+        assert machine.on(Said(2, {"ready": True})) == [AnnounceReady(2)]
 
     def test_progress_is_published(self):
-        said = Said({"progress": {"epoch": 1}})
+        said = Said(1, {"progress": {"epoch": 1}})
         assert started(CHIEF).on(said) == [PublishProgress({"epoch": 1})]
 
-    @pytest.mark.parametrize("message", [{"outcome": {}}, {"failure": {"kind": "exit"}}])
-    def test_outcome_and_failure_wait_for_the_exit(self, message):
-        assert started(CHIEF).on(Said(message)) == []
+    @pytest.mark.parametrize("task", [CHIEF, PS, WORKER])
+    def test_preemption_is_announced_with_its_life(self, task):
+        assert started(task).on(Said(1, {"preempted": True})) == [AnnouncePreempted(1)]
+
+    @pytest.mark.parametrize(
+        "message", [{"outcome": {}}, {"failure": {"kind": "exit"}}, {"moved": True}, {"quiet": 1}]
+    )
+    def test_others_wait_for_the_exit_or_are_for_the_hang_watch(self, message):
+        assert started(CHIEF).on(Said(1, message)) == []
+
+    @pytest.mark.parametrize(
+        "message", [{"ready": True}, {"progress": {}}, {"preempted": True}, {"outcome": {}}]
+    )
+    @pytest.mark.parametrize("life", [0, 1, 3])
+    def test_of_a_process_that_is_not_ours_any_more_are_ignored(self, message, life):
+        machine = started(CHIEF)
+        machine.on(Lives(all_in(2)))
+        assert machine.on(Said(life, message)) == []
+        # nor is its outcome taken for that of the next one
+        assert machine.on(Exited(2, 0)) == [PublishFailure(2, None, 0)]
+
+    @pytest.mark.parametrize("event", [Said(0, {"ready": True}), Exited(0, 0)])
+    def test_of_a_spare_before_the_first_life_are_ignored(self, event):
+        assert lifecycle(PS).on(event) == []
 
 
 class TestExit:
     def test_with_outcome_succeeds(self):
         machine = started(CHIEF)
-        machine.on(Said({"outcome": {"metrics": {"auc": 0.9}}}))
-        actions = machine.on(Exited(0))
+        machine.on(Said(1, {"outcome": {"metrics": {"auc": 0.9}}}))
+        actions = machine.on(Exited(1, 0))
         assert actions[0] == PublishOutcome({"metrics": {"auc": 0.9}})
         assert isinstance(actions[1], End)
+        assert len(actions) == 2
 
     def test_empty_outcome_is_an_outcome(self):
         machine = started(CHIEF)
-        machine.on(Said({"outcome": {}}))
-        assert machine.on(Exited(0))[0] == PublishOutcome({})
+        machine.on(Said(1, {"outcome": {}}))
+        assert machine.on(Exited(1, 0))[0] == PublishOutcome({})
 
     def test_without_outcome_is_a_failure_even_with_status_0(self):
-        assert started(CHIEF).on(Exited(0))[0] == PublishFailure(None, 0)
+        assert started(CHIEF).on(Exited(1, 0)) == [PublishFailure(1, None, 0)]
 
     @pytest.mark.parametrize("status", [1, -9])
     def test_bad_status_is_a_failure_even_with_outcome(self, status):
         machine = started(CHIEF)
-        machine.on(Said({"outcome": {}}))
-        assert machine.on(Exited(status))[0] == PublishFailure(None, status)
+        machine.on(Said(1, {"outcome": {}}))
+        assert machine.on(Exited(1, status)) == [PublishFailure(1, None, status)]
 
-    def test_failure_is_passed_through(self):
+    def test_failure_is_passed_through_and_the_supervisor_stays(self):
         machine = started(WORKER)
         said = {"kind": "exception", "message": "ValueError: x", "traceback": "..."}
-        machine.on(Said({"failure": said}))
-        actions = machine.on(Exited(1))
-        assert actions[0] == PublishFailure(said, 1)
-        assert isinstance(actions[1], End)
+        machine.on(Said(1, {"failure": said}))
+        assert machine.on(Exited(1, 1)) == [PublishFailure(1, said, 1)]
+        assert machine.on(Lives(all_in(1, worker_1=2)))[0] == Begin(2, False)
+
+    def test_failure_of_one_life_is_not_that_of_the_next(self):
+        machine = started(WORKER)
+        machine.on(Said(1, {"failure": {"kind": "exception"}}))
+        machine.on(Exited(1, 1))
+        machine.on(Lives(all_in(1, worker_1=2)))
+        assert machine.on(Exited(2, -9)) == [PublishFailure(2, None, -9)]
+
+    @pytest.mark.parametrize("status", [0, -9])
+    def test_of_a_process_that_was_replaced_is_ignored(self, status):
+        machine = started(CHIEF)
+        machine.on(Said(1, {"outcome": {"stale": True}}))
+        machine.on(Lives(all_in(2)))
+        assert machine.on(Exited(1, status)) == []
+        machine.on(Said(2, {"outcome": {"fresh": True}}))
+        assert machine.on(Exited(2, 0))[0] == PublishOutcome({"fresh": True})
+
+    def test_outcome_of_one_life_is_not_that_of_the_next(self):
+        machine = started(CHIEF)
+        machine.on(Said(1, {"outcome": {"stale": True}}))
+        machine.on(Lives(all_in(2)))
+        assert machine.on(Exited(2, 0)) == [PublishFailure(2, None, 0)]
 
     def test_before_the_start_is_a_failure(self):
-        assert lifecycle(PS).on(Exited(-11))[0] == PublishFailure(None, -11)
+        assert begun(PS).on(Exited(1, -11)) == [PublishFailure(1, None, -11)]
+
+
+class TestPreempted:
+    def test_started_chief_saves(self):
+        machine = started(CHIEF)
+        assert machine.on(Preempted()) == [SaveSoon()]
+        assert machine.on(Preempted()) == [SaveSoon()]
+
+    def test_chief_that_has_not_started_has_nothing_to_save(self):
+        assert lifecycle(CHIEF).on(Preempted()) == []
+        assert begun(CHIEF).on(Preempted()) == []
+        machine = started(CHIEF)
+        machine.on(Lives(all_in(1, ps_0=2, chief_0=2)))
+        assert machine.on(Preempted()) == []
+
+    @pytest.mark.parametrize("task", [PS, WORKER])
+    def test_is_the_chiefs_business(self, task):
+        assert started(task).on(Preempted()) == []
 
 
 class TestEnd:
-    @pytest.mark.parametrize("make", [lifecycle, started])
-    def test_ends_in_any_state_and_says_why(self, make):
-        assert make(WORKER).on(Ended("the driver is gone")) == [End("the driver is gone")]
+    @pytest.mark.parametrize("make", [lifecycle, begun, started])
+    @pytest.mark.parametrize("task", [CHIEF, WORKER])
+    def test_ends_in_any_state_and_says_why(self, make, task):
+        assert make(task).on(Ended("the driver is gone")) == [End("the driver is gone")]
 
-    @pytest.mark.parametrize("last", [Ended("enough"), Exited(0), Exited(1)])
+    @pytest.mark.parametrize("last", [Ended("enough"), Exited(1, 0)])
     @pytest.mark.parametrize(
         "event",
         [
             Members(ADDRESSES),
-            Ready(SERVERS),
-            Said({"ready": True}),
-            Said({"progress": {}}),
-            Exited(1),
+            Lives(all_in(2)),
+            ready_in(1),
+            Said(1, {"ready": True}),
+            Said(1, {"progress": {}}),
+            Exited(1, 1),
+            Preempted(),
             Ended("again"),
         ],
     )
     def test_nothing_happens_after_the_end(self, last, event):
-        machine = lifecycle(PS)
-        machine.on(last)
+        machine = started(CHIEF)
+        machine.on(Said(1, {"outcome": {}}))
+        assert isinstance(machine.on(last)[-1], End)
         assert machine.on(event) == []
+
+
+lives = st.builds(
+    Lives,
+    st.lists(st.integers(1, 3), min_size=len(TASKS), max_size=len(TASKS)).map(
+        lambda numbers: dict(zip(TASKS, numbers, strict=True))
+    ),
+    st.booleans(),
+)
+events = st.one_of(
+    st.builds(
+        lambda tasks: Members({task: ADDRESSES[task] for task in tasks}),
+        st.sets(st.sampled_from(TASKS)),
+    ),
+    st.just(Members(ADDRESSES)),
+    lives,
+    st.integers(1, 3).map(lambda life: Lives(all_in(life))),
+    st.dictionaries(st.sampled_from(sorted(SERVERS)), st.integers(1, 3)).map(Ready),
+    st.integers(1, 3).map(ready_in),
+    st.builds(
+        Said,
+        st.integers(0, 3),
+        st.sampled_from(
+            [{"ready": True}, {"progress": {}}, {"outcome": {}}, {"failure": {}}, {"preempted": 1}]
+        ),
+    ),
+    st.builds(Exited, st.integers(0, 3), st.sampled_from([0, 1, -9])),
+    st.just(Preempted()),
+    st.just(Ended("enough")),
+)
+
+
+class TestWhateverHappens:
+    @settings(max_examples=400, deadline=None)
+    @given(st.sampled_from([CHIEF, PS, WORKER]), st.lists(events, max_size=30))
+    def test_a_life_begins_and_starts_at_most_once_and_nothing_follows_the_end(self, task, story):
+        machine = lifecycle(task)
+        current = 0
+        begins, starts, over = [], [], False
+        wanted, ready = {}, {}
+        for event in story:
+            actions = machine.on(event)
+            assert not over or not actions
+            if isinstance(event, Lives):
+                wanted = event.lives
+            if isinstance(event, Ready):
+                ready = event.lives
+            for action in actions:
+                assert not over
+                match action:
+                    case Begin(life, _):
+                        assert life > current
+                        current = life
+                        begins.append(life)
+                    case Start(cluster):
+                        assert current > 0
+                        assert cluster == CLUSTER
+                        if task == CHIEF:
+                            assert all(ready.get(s) == wanted[s] for s in SERVERS)
+                        starts.append(current)
+                    case AnnounceReady(life) | AnnouncePreempted(life) | PublishFailure(life):
+                        assert life == current > 0
+                        assert event.life == life
+                    case SaveSoon():
+                        assert starts and starts[-1] == current
+                    case End():
+                        over = True
+        assert len(set(begins)) == len(begins)
+        assert len(set(starts)) == len(starts)
+        assert set(starts) <= set(begins)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def test_starts_exactly_once_whatever_the_order_of_events(self, data):
+        task = data.draw(st.sampled_from(TASKS))
+        arrivals = [("lives", None), *[("member", t) for t in TASKS]]
+        arrivals += [("ready", t) for t in sorted(SERVERS)]
+        here: dict[Task, str] = {}
+        ready: dict[Task, int] = {}
+        wanted = False
+        machine = lifecycle(task)
+        starts = 0
+        for kind, other in data.draw(st.permutations(arrivals)):
+            if kind == "member":
+                here[other] = ADDRESSES[other]
+                actions = machine.on(Members(dict(here)))
+            elif kind == "ready":
+                ready[other] = 1
+                actions = machine.on(Ready(dict(ready)))
+            else:
+                wanted = True
+                actions = machine.on(Lives(all_in(1)))
+                assert actions.pop(0) == Begin(1, False)
+            complete = wanted and here == ADDRESSES and (task != CHIEF or set(ready) == SERVERS)
+            assert actions == ([START] if complete and not starts else [])
+            starts += len(actions)
+        assert starts == 1

@@ -170,6 +170,25 @@ class TestEnd:
         assert child.end() == 3
         assert left.exists()
 
+    def test_without_grace_the_whole_group_is_killed_at_once(self, started, tmp_path):
+        child, pids = start_family(started, tmp_path)
+        assert child.end(grace_secs=0) == -signal.SIGKILL  # SIGTERM would have ended it first
+        eventually(lambda: all(map(is_gone, pids)), "the family is gone")
+
+    def test_scratch_is_kept_for_a_child_that_takes_over(self, started, tmp_path):
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        (scratch / "data").touch()
+        sleeps = python("import time; time.sleep(600)")
+        one = started(*sleeps, scratch=str(scratch))
+        guardian = one._guardian.pid
+        one.end(grace_secs=0, keep_scratch=True)
+        assert is_gone(guardian)  # which would remove it
+        assert (scratch / "data").exists()
+        two = started(*sleeps, scratch=str(scratch))
+        two.end(grace_secs=0)
+        assert not scratch.exists()
+
     def test_stopped_child_takes_sigterm(self, started, tmp_path):
         child, pids = start_family(started, tmp_path)
         os.kill(child.pid, signal.SIGSTOP)
@@ -210,6 +229,22 @@ class TestEnd:
         child.wait(DEADLINE_SECS)
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(b"too late")
+        assert child.end() == 0
+
+
+class TestSignal:
+    def test_goes_to_the_child_alone(self, started, tmp_path):
+        child, (pid, grandchild) = start_family(started, tmp_path)
+        child.signal(signal.SIGUSR1)
+        assert child.wait(DEADLINE_SECS) == -signal.SIGUSR1
+        assert is_gone(pid)
+        assert not is_gone(grandchild)
+
+    def test_after_its_end_is_no_error(self, started):
+        child = started(*python("pass"))
+        child.wait(DEADLINE_SECS)
+        child.signal(signal.SIGUSR1)
+        child.signal_group(signal.SIGUSR1)
         assert child.end() == 0
 
 

@@ -9,7 +9,16 @@ import re
 import pytest
 
 from tfos.errors import UsageError
-from tfos.spec import JobSpec, conf_key, flag, job_spec, new_run_id, options
+from tfos.spec import (
+    SUBMISSION_CONF,
+    JobSpec,
+    app_stem,
+    conf_key,
+    flag,
+    job_spec,
+    new_run_id,
+    options,
+)
 
 
 class TestSpellings:
@@ -20,6 +29,7 @@ class TestSpellings:
             ("num_ps", "spark.tfos.numPs"),
             ("run_id", "spark.tfos.runId"),
             ("start_timeout_secs", "spark.tfos.startTimeoutSecs"),
+            ("hang_secs", "spark.tfos.hangSecs"),
         ],
     )
     def test_conf_key_is_camel_case(self, name, key):
@@ -45,6 +55,10 @@ class TestJobSpec:
         spec = JobSpec()
         assert (spec.strategy, spec.num_ps, spec.num_workers) == ("ps", 1, 2)
 
+    def test_recovery_is_on_by_default(self):
+        spec = JobSpec()
+        assert (spec.max_restarts, spec.hang_secs, spec.spare) == (10, 300.0, "auto")
+
     def test_is_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
             JobSpec().num_ps = 3
@@ -60,6 +74,10 @@ class TestJobSpec:
             ("checkpoint_secs", float("nan")),
             ("start_timeout_secs", -2.5),
             ("max_restarts", -1),
+            ("hang_secs", -0.5),
+            ("hang_secs", float("nan")),
+            ("spare", "yes"),
+            ("spare", ""),
             ("run_id", "-begins-with-a-dash"),
             ("run_id", "a/b"),
             ("run_id", ".."),
@@ -77,6 +95,18 @@ class TestJobSpec:
         assert flag(name) in message
         assert conf_key(name) in message
         assert f"run({name}=" in message
+
+    def test_zero_turns_off(self):
+        spec = JobSpec(max_restarts=0, hang_secs=0.0)
+        assert (spec.max_restarts, spec.hang_secs) == (0, 0.0)
+
+    @pytest.mark.parametrize("spare", ["auto", "on", "off"])
+    def test_spare(self, spare):
+        assert JobSpec(spare=spare).spare == spare
+
+    def test_bad_spare_lists_the_good_ones(self):
+        with pytest.raises(UsageError, match=r"auto.*on.*off"):
+            JobSpec(spare="maybe")
 
     def test_empty_lake_is_refused(self):
         with pytest.raises(UsageError, match="--lake"):
@@ -138,6 +168,18 @@ class TestJobSpecOfConfAndArguments:
     def test_false_argument_wins_over_true_conf(self):
         conf = {"spark.tfos.resume": "true", "spark.tfos.runId": "r"}
         assert job_spec(conf, {"resume": False}).resume is False
+
+    def test_recovery_from_conf_and_arguments(self):
+        conf = {"spark.tfos.hangSecs": "0", "spark.tfos.spare": "on"}
+        spec = job_spec(conf, {"max_restarts": 1})
+        assert (spec.hang_secs, spec.spare, spec.max_restarts) == (0.0, "on", 1)
+        assert type(spec.hang_secs) is float
+
+    def test_name_of_the_submission_is_no_option(self):
+        assert SUBMISSION_CONF == "spark.tfos.submission"
+        assert job_spec({SUBMISSION_CONF: "0a1b"}, {}) == JobSpec()
+        with pytest.raises(UsageError, match="submission"):
+            job_spec({}, {"submission": "0a1b"})
 
     def test_other_conf_keys_are_passed_over(self):
         conf = {"spark.master": "local[2]", "spark.tfosomething.x": "1"}
@@ -210,6 +252,7 @@ class TestNewRunId:
         run_id = new_run_id(name)
         assert JobSpec(run_id=run_id).run_id == run_id
         assert re.fullmatch(re.escape(stem) + r"-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
+        assert app_stem(name) == stem
 
     def test_two_in_the_same_second_differ(self):
         # 4 hex digits: five in a row are all different but for one case in 6,500; all alike never

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 from pathlib import Path
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 from helpers import write_feed
 
 from tfos.errors import UsageError
-from tfos.fault.checkpoint import KEPT, Checkpointer, checkpoint_path
+from tfos.fault.checkpoint import Checkpointer
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
@@ -65,6 +65,25 @@ def feeds(tmp_path_factory):
     return FeedReader(lake, str(tmp_path_factory.mktemp("cache")))
 
 
+class Heard:
+    """Reports that keep what they were told, in order: progress dicts, and "quiet", "loud"."""
+
+    def __init__(self):
+        self.all = []
+
+    def progress(self, progress):
+        self.all.append(progress)
+
+    def moved(self):
+        self.all.append("moved")
+
+    @contextlib.contextmanager
+    def quiet(self):
+        self.all.append("quiet")
+        yield
+        self.all.append("loud")
+
+
 class World:
     """One run's lake; each trainer() is a new process's beginning in it."""
 
@@ -72,7 +91,7 @@ class World:
         self.reader = reader
         self.lake = Lake(str(root / "lake"), "run")
         self.scratch = str(root)
-        self.progress = []
+        self.heard = Heard()
 
     def dataset(self, name="train", **options):
         options = {"features": ["x"], "label": "y", "shuffle": False, **options}
@@ -83,16 +102,27 @@ class World:
         shared = (ledger.as_json, ledger.restore)
         return Checkpointer(self.lake, self.scratch, every_secs, shared=shared)
 
-    def trainer(self, every_secs=1e9):
+    def trainer(self, every_secs=1e9, runner=None):
         self.ledger = Ledger()
-        checkpointer = self.checkpointer(every_secs, self.ledger)
-        return Trainer(SingleRunner(), checkpointer, self.ledger, self.progress.append)
+        self.saver = self.checkpointer(every_secs, self.ledger)
+        return Trainer(runner or SingleRunner(), self.saver, self.ledger, self.heard)
+
+    @property
+    def progress(self):
+        return [item for item in self.heard.all if isinstance(item, dict)]
+
+    @property
+    def trained(self):
+        return {feed: record["rows_trained"] for feed, record in self.ledger.as_json().items()}
 
     def fit(self, model, epochs=1, *, every_secs=1e9, validation=None, callbacks=(), **options):
         steps = options.pop("steps_per_execution", None)
         dataset = options.pop("dataset", None) or self.dataset(**options)
         trainer = self.trainer(every_secs)
-        return trainer.fit(model, dataset, epochs, validation, callbacks, steps)
+        try:
+            return trainer.fit(model, dataset, epochs, validation, callbacks, steps)
+        finally:
+            self.saver.wait()
 
 
 @pytest.fixture
@@ -190,7 +220,7 @@ class TestFit:
             assert len(history.history["loss"]) == 1
         expected.fit(as_tf_data(TRAIN, "y"), epochs=2, verbose=0)
         assert_same_weights(model, expected, 1e-5)
-        assert world.ledger.as_json() == {"train": [2 * ROWS]}
+        assert world.trained == {"train": [2 * ROWS]}
 
     def test_no_epochs_train_nothing(self, world):
         model, fresh = make_model(), make_model()
@@ -204,7 +234,23 @@ class TestFit:
 
     def test_rows_trained_are_counted(self, world):
         world.fit(make_model(metrics=[]), 2, validation=world.dataset("eval"))
-        assert world.ledger.as_json() == {"train": [ROWS, ROWS]}
+        assert world.trained == {"train": [ROWS, ROWS]}
+
+    def test_evaluation_and_saving_may_be_quiet_and_nothing_else(self, world):
+        """What a process may be silent in without being taken for hung."""
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: world.heard.all.append("epoch begins"),
+            on_train_batch_end=lambda batch, logs: world.heard.all.append("batch"),
+            on_epoch_end=lambda epoch, logs: world.heard.all.append("epoch ends"),
+        )
+        world.fit(
+            make_model(metrics=[]), 2, validation=world.dataset("eval"), callbacks=[callback],
+            steps_per_execution=4,
+        )  # fmt: skip
+        words = [word for word in world.heard.all if isinstance(word, str)]
+        validation = save = ["quiet", "loud"]
+        epoch = ["epoch begins", "batch", "batch", *validation, "epoch ends", *save]
+        assert words == 2 * epoch
 
     def test_progress_is_reported_at_the_end_of_each_epoch(self, world):
         world.fit(make_model(metrics=[]), 2)
@@ -242,7 +288,7 @@ class TestCallbacks:
         history = world.fit(model, 5, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=stop)])
         assert history.epoch == [0, 1]
         assert len(history.history["loss"]) == 2
-        assert world.ledger.as_json() == {"train": [ROWS, ROWS]}
+        assert world.trained == {"train": [ROWS, ROWS]}
 
     def test_early_stopping_of_keras_works(self, world):
         model = make_model(metrics=[])
@@ -273,7 +319,7 @@ class TestResume:
         world = World(feeds, tmp_path_factory.mktemp("whole"))
         model = self.model()
         history = world.fit(model, 3, shuffle=True)
-        return model, history, world.ledger.as_json()
+        return model, history, world.trained
 
     def model(self):
         return make_model(keras.layers.BatchNormalization(), metrics=["mae"])
@@ -300,7 +346,7 @@ class TestResume:
         again = world.fit(resumed, 3, shuffle=True)
         assert_same_weights(resumed, whole, 1e-6)
         assert_same_history(again, history, 1e-6)
-        assert world.ledger.as_json() == rows == {"train": [ROWS] * 3}
+        assert world.trained == rows == {"train": [ROWS] * 3}
 
     def test_begins_where_it_stopped(self, world):
         epochs = []
@@ -357,11 +403,126 @@ class TestResume:
 
         with pytest.raises(Interrupted):
             run(interrupt(on_epoch_begin=1))
-        assert world.ledger.as_json() == {"train": [2 * ROWS]}
+        world.saver.wait()
+        assert world.trained == {"train": [2 * ROWS]}
         first, second = run()
         assert (first.epoch, second.epoch) == ([0], [0, 1])
         assert first.history["loss"] == second.history["loss"][:1]
-        assert world.ledger.as_json() == {"train": [2 * ROWS, ROWS]}
+        assert world.trained == {"train": [2 * ROWS, ROWS]}
+
+
+class TestHurriedSave:
+    def test_is_made_at_the_next_moment_that_allows_one(self, world):
+        """The chief is asked for a checkpoint when a process is about to be taken away."""
+        trainer = world.trainer()
+
+        def hurry(batch, logs):
+            if batch == 2:
+                world.saver.hurry()
+
+        callbacks = [
+            keras.callbacks.LambdaCallback(on_train_batch_end=hurry),
+            interrupt(on_train_batch_end=5),
+        ]
+        with pytest.raises(Interrupted):
+            trainer.fit(make_model(metrics=[]), world.dataset(), 1, None, callbacks, 1)
+        world.saver.wait()
+        assert world.saver.stats["saved"] == 1
+        step = world.saver.stats["step"]
+        assert 3 <= step <= 5
+        trainer = world.trainer()
+        assert world.trained == {"train": [step * BATCH]}
+
+
+class TwiceRunner(SingleRunner):
+    """Does some units a second time, as when a worker dies in one: counts steps, as under ps.
+
+    again: the bounds (epoch, start, stop) to be done before the unit that holds them.
+    """
+
+    def __init__(self, *again):
+        super().__init__()
+        self.coordinator = object()
+        self._again = list(again)
+
+    def submit(self, function, bounds):
+        epoch, start, stop = bounds.numpy().tolist()
+        for other in list(self._again):
+            if other[0] == epoch and start <= other[1] < stop:
+                self._again.remove(other)
+                function(tf.constant(other, tf.int64))
+        return super().submit(function, bounds)
+
+
+class TestRepeatedRows:
+    @pytest.fixture
+    def trainer(self, world):
+        def make(*again, every_secs=1e9):
+            runner = TwiceRunner(*again)
+            trainer = world.trainer(every_secs, runner)
+            runner.coordinator = None  # of use for the count alone: variables are here
+            return trainer
+
+        return make
+
+    def repeated(self, world):
+        return {feed: record["rows_repeated"] for feed, record in world.ledger.as_json().items()}
+
+    def fit(self, trainer, world, epochs):
+        model = make_model(metrics=[])
+        trainer.fit(model, world.dataset(), epochs, world.dataset("eval"), (), 2)
+        return model
+
+    def test_none_where_nothing_is_done_twice(self, trainer, world):
+        self.fit(trainer(), world, 2)
+        assert world.trained == {"train": [ROWS, ROWS]}
+        assert self.repeated(world) == {"train": [0, 0]}
+
+    @pytest.mark.parametrize("every_secs", [1e9, 0.0], ids=["one save", "a save after each unit"])
+    def test_are_counted_in_their_epoch(self, trainer, world, every_secs):
+        again = [(0, 16, 32), (1, 0, 8), (1, 48, 50)]  # a whole unit, half of one, the last rows
+        self.fit(trainer(*again, every_secs=every_secs), world, 3)
+        assert world.trained == {"train": [ROWS] * 3}
+        assert self.repeated(world) == {"train": [16, 10, 0]}
+
+    def test_are_in_the_checkpoint_that_has_their_weights(self, trainer, world):
+        """A save inside an epoch knows of those before it and of no others."""
+        with pytest.raises(Interrupted):
+            trainer((0, 0, 16), (0, 40, 48), every_secs=0.0).fit(
+                make_model(metrics=[]), world.dataset(), 1, None,
+                [interrupt(on_train_batch_end=1)], 2,
+            )  # fmt: skip
+        world.saver.wait()
+        trainer((0, 16, 24), every_secs=0.0)  # a new process, with a count of its own
+        saved = world.ledger.as_json()
+        assert saved == {"train": {"rows_trained": [16], "rows_repeated": [16]}}
+
+    def test_of_a_run_that_goes_on_are_added_to_what_was_restored(self, trainer, world):
+        with pytest.raises(Interrupted):
+            trainer((0, 0, 16), every_secs=0.0).fit(
+                make_model(metrics=[]), world.dataset(), 1, None,
+                [interrupt(on_train_batch_end=2)], 2,
+            )  # fmt: skip
+        world.saver.wait()
+        self.fit(trainer((0, 48, 50)), world, 1)
+        assert world.trained == {"train": [ROWS]}
+        assert self.repeated(world) == {"train": [18]}
+
+    def test_of_a_loop_of_ones_own(self, trainer, world):
+        def step(features, label):
+            return tf.reduce_mean(label)
+
+        one = trainer((1, 0, 16))
+        for epoch in range(3):
+            one.run_epoch(step, world.dataset(), epoch)
+        assert world.trained == {"train": [ROWS] * 3}
+        assert self.repeated(world) == {"train": [0, 16, 0]}
+
+    def test_evaluation_counts_nothing(self, trainer, world):
+        one = trainer((0, 0, 8))
+        one.evaluate(make_model(), world.dataset("eval"))
+        self.fit(one, world, 1)
+        assert self.repeated(world) == {"train": [0]}
 
 
 class TestEvaluate:
@@ -395,7 +556,7 @@ class TestRunEpoch:
         assert mean == pytest.approx(float(TRAIN["x"][:, 0].mean()), abs=1e-6)
         np.testing.assert_array_equal(seen, TRAIN["x"][:, 0])
         trainer.run_epoch(step, world.dataset(), 1)
-        assert world.ledger.as_json() == {"train": [ROWS, ROWS]}
+        assert world.trained == {"train": [ROWS, ROWS]}
 
     def test_step_that_returns_none_is_refused(self, world):
         with pytest.raises(UsageError, match="None"):
@@ -480,123 +641,6 @@ class TestMakeAtomic:
         optimizer = make()
         make_atomic(optimizer, 8)
         assert "update_step" not in vars(optimizer)
-
-
-class TestCheckpointer:
-    def test_restores_the_newest_with_its_state(self, world):
-        one = world.checkpointer()
-        variable = tf.Variable(0.0)
-        assert one.step == 0
-        assert one.restore(v=variable) is None
-        for step in (3, 5):
-            variable.assign(float(step))
-            one.save(step, {"seen": step})
-        two = world.checkpointer()
-        other = tf.Variable(-1.0)
-        assert two.step == 5
-        assert two.restore(v=other) == {"seen": 5}
-        assert float(other) == 5.0
-
-    def test_keeps_the_newest(self, world):
-        checkpointer = world.checkpointer()
-        checkpointer.restore(v=tf.Variable(0.0))
-        for step in range(1, 6):
-            checkpointer.save(step)
-        assert KEPT == 3
-        assert world.lake.list("checkpoints") == [
-            checkpoint_path(step).rpartition("/")[2] for step in (3, 4, 5)
-        ]
-
-    def test_names_sort_by_step(self):
-        assert sorted(map(checkpoint_path, [9, 100, 20])) == list(
-            map(checkpoint_path, [9, 20, 100])
-        )
-
-    @pytest.fixture
-    def two_saved(self, world):
-        checkpointer = world.checkpointer()
-        variable = tf.Variable(0.0)
-        checkpointer.restore(v=variable)
-        for step in (1, 2):
-            variable.assign(float(step))
-            checkpointer.save(step, step)
-        return world
-
-    def restored(self, world):
-        variable = tf.Variable(-1.0)
-        state = world.checkpointer().restore(v=variable)
-        return state, float(variable)
-
-    def test_passes_over_one_that_was_never_committed(self, two_saved):
-        two_saved.lake.remove(f"{checkpoint_path(2)}/{COMMIT}")
-        assert self.restored(two_saved) == (1, 1.0)
-
-    @pytest.mark.parametrize("file", ["state.json", "weights.index"])
-    def test_passes_over_a_damaged_one_with_a_warning(self, two_saved, file, caplog):
-        path = f"{checkpoint_path(2)}/{file}"
-        two_saved.lake.write(path, two_saved.lake.read(path)[:-1])
-        with caplog.at_level(logging.WARNING):
-            assert self.restored(two_saved) == (1, 1.0)
-        assert file in caplog.text
-
-    def test_passes_over_one_with_a_damaged_marker(self, two_saved):
-        two_saved.lake.write(f"{checkpoint_path(2)}/{COMMIT}", b'{"step": 2, "fi')
-        assert self.restored(two_saved) == (1, 1.0)
-
-    def test_what_was_passed_over_does_not_push_out_newer_ones(self, two_saved):
-        """Left-overs of crashed saves have higher steps than what a resumed run saves first."""
-        for step in (10, 11, 12):
-            two_saved.lake.write(f"{checkpoint_path(step)}/weights.index", b"half")
-        checkpointer = two_saved.checkpointer()
-        variable = tf.Variable(0.0)
-        checkpointer.restore(v=variable)
-        variable.assign(3.0)
-        checkpointer.save(3, 3)
-        assert self.restored(two_saved) == (3, 3.0)
-
-    def test_nothing_saved_is_a_beginning(self, world):
-        assert self.restored(world) == (None, -1.0)
-
-    def test_same_step_again_is_refused(self, two_saved):
-        checkpointer = two_saved.checkpointer()
-        checkpointer.restore(v=tf.Variable(0.0))
-        with pytest.raises(UsageError, match="step 2"):
-            checkpointer.save(2)
-
-    def test_sections_do_not_mix(self, world):
-        one = world.checkpointer()
-        a, b = tf.Variable(1.0), tf.Variable(2.0)
-        one.restore("a", v=a)
-        one.restore("b", v=b)
-        one.save(1, "of a", "a")
-        one.save(2, "of b", "b")
-        two = world.checkpointer()
-        c, d = tf.Variable(0.0), tf.Variable(0.0)
-        assert two.restore("b", v=c) == "of b"
-        assert two.restore("a", v=d) == "of a"
-        assert (float(c), float(d)) == (2.0, 1.0)
-        assert two.restore("unknown", v=tf.Variable(0.0)) is None
-
-    def test_shared_state_comes_back(self, world):
-        ledger = Ledger()
-        checkpointer = world.checkpointer(ledger=ledger)
-        checkpointer.restore(v=tf.Variable(0.0))
-        ledger.add("train", 1, 9)
-        checkpointer.save(1)
-        other = Ledger()
-        world.checkpointer(ledger=other)
-        assert other.as_json() == {"train": [0, 9]}
-
-    def test_due_counts_from_the_last_save(self, world):
-        checkpointer = world.checkpointer(every_secs=1e9)
-        assert not checkpointer.due()
-        assert world.checkpointer(every_secs=0.0).due()
-
-    def test_leaves_nothing_in_scratch_but_what_it_restored(self, two_saved):
-        scratch = Path(two_saved.scratch)
-        assert not list(scratch.glob("save-*"))
-        self.restored(two_saved)
-        assert len(list(scratch.glob("restore-*"))) == 1
 
 
 @keras.saving.register_keras_serializable("tfos-tests")

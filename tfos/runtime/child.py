@@ -100,6 +100,11 @@ class TFProcess:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def status(self) -> int:
+        """The exit status of a process that has ended."""
+        return self._process.wait()
+
     def begin(self, life: int, hang_secs: float) -> None:
         """Makes it the process of life `life`."""
         self.life = life

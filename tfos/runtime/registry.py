@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class Registry:
         self.address = address
         self._acl = [make_digest_acl(address.user, address.password, all=True)]
         self._held: dict[str, Any] = {}
+        self._holding = threading.RLock()
         self._claimed: set[str] = set()
         # a claimed node that somebody else took while our session was lost
         self.taken = ""
@@ -156,9 +158,9 @@ class Registry:
 
     def _hold_again(self) -> None:
         """Makes the nodes anew that went with a session that expired."""
-        for path, value in list(self._held.items()):
-            with contextlib.suppress(RegistryError):  # it comes with the next session
-                self._put_ephemeral(path, value)
+        for path in list(self._held):
+            with self._holding, contextlib.suppress(RegistryError):  # else with the next session
+                self._put_ephemeral(path, self._held[path])
 
     def connected_secs(self) -> float:
         """For how long this session has been in touch with a server; 0 while it is not."""
@@ -175,8 +177,9 @@ class Registry:
 
         It is ephemeral, and made again when the session was lost and another one began.
         """
-        self._held[path] = value
-        self._put_ephemeral(path, value)
+        with self._holding:
+            self._held[path] = value
+            self._put_ephemeral(path, value)
 
     def claim(self, path: str, value: Any) -> bool:
         """As hold(), where the node must be nobody else's; False when it is."""
@@ -190,7 +193,10 @@ class Registry:
         while not self.create(path, value, ephemeral=True):
             with self._errors("set", path), contextlib.suppress(NoNodeError):
                 data, stat = self._client.retry(self._client.get, path)
-                if stat.ephemeralOwner == self._client.client_id[0]:
+                session = self._client.client_id
+                if session is None:  # the connection has just been lost
+                    continue
+                if stat.ephemeralOwner == session[0]:
                     self._client.retry(self._client.set, path, json.dumps(value).encode())
                     return
                 if path in self._claimed and json.loads(data) != value:

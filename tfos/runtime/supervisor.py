@@ -274,6 +274,8 @@ class Supervisor:
             self._spare = None
         process, self._spare = self._spare or self._new_process(), None
         process.begin(life, self._plan.spec.hang_secs)
+        if not process.is_running:  # a spare that died before it had a life to tell of
+            self._events.put(Exited(life, process.status))
         self._process = process
         self._spare_due = time.monotonic() + _SPARE_DELAY_SECS
         me = {"host": self._host, "address": self._address, "pid": process.pid, "life": life}
@@ -372,9 +374,12 @@ def free_memory() -> int:
         free = int(meminfo["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 0
-    with contextlib.suppress(OSError, ValueError):  # no limit, or no cgroup of this kind
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no limit, or none of this kind
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+        cached = int(dict(line.split() for line in lines)["inactive_file"])
+        free = min(free, limit - used + cached)
     return free
 
 

@@ -1,0 +1,56 @@
+"""The parts of the driver that need no cluster: which submission this is, and numbers in JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from tfos.driver import finite, run_id_of, submission
+from tfos.spec import SUBMISSION_CONF, JobSpec
+
+YARN = "application_1700000000000_0042"
+
+
+def spark(application, **conf):
+    conf = {key: value for key, value in conf.items() if value is not None}
+    context = SimpleNamespace(applicationId=application, getConf=lambda: conf)
+    return SimpleNamespace(sparkContext=context)
+
+
+class TestSubmission:
+    def test_pl_submit_names_it(self):
+        """The second application of one submission, as --supervise starts it."""
+        for application in (YARN, "app-20260101-0001", "app-20260101-0002"):
+            assert submission(spark(application, **{SUBMISSION_CONF: "0a1b"})) == "0a1b"
+
+    def test_else_it_is_the_application(self):
+        assert submission(spark(YARN)) == YARN
+        assert submission(spark("local-1")) != submission(spark("local-2"))
+
+
+class TestRunId:
+    def test_of_each_driver_of_a_yarn_application_is_the_same(self):
+        assert run_id_of(YARN, "MyApp") == run_id_of(YARN, "MyApp") == f"myapp-{YARN}"
+
+    @pytest.mark.parametrize("name", ["MyApp", "x" * 500, "../.."])
+    def test_is_a_valid_one(self, name):
+        for of in (YARN, "0a1b"):
+            run_id = run_id_of(of, name)
+            assert JobSpec(run_id=run_id).run_id == run_id
+
+    @pytest.mark.parametrize("of", ["0a1b", "local-1700000000000", "app-20260101-0001"])
+    def test_elsewhere_is_new_each_time(self, of):
+        ids = {run_id_of(of, "MyApp") for _ in range(5)}
+        assert len(ids) > 1
+        assert all(re.fullmatch(r"myapp-\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+
+
+class TestFinite:
+    def test_what_json_has_no_word_for_is_null(self):
+        value = {"a": [1.5, float("nan")], "b": {"c": float("inf")}, "d": -float("inf"), "e": "x"}
+        found = finite(value)
+        assert found == {"a": [1.5, None], "b": {"c": None}, "d": None, "e": "x"}
+        json.dumps(found, allow_nan=False)

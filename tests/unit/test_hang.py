@@ -1,0 +1,133 @@
+"""When a process is taken for hung. Time is a number here."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfos.fault.hang import HangWatch
+
+SECS = 100.0
+ALIVE = {"alive": True}
+PROGRESS = {"progress": {"phase": "train", "epoch": 3}}
+
+
+def alive_until(watch, begin, end):
+    """A sign of life every second."""
+    for now in range(int(begin), int(end) + 1):
+        watch.said(ALIVE, float(now))
+
+
+class TestSilence:
+    @pytest.mark.parametrize("trains", [False, True])
+    def test_half_the_time_is_enough(self, trains):
+        watch = HangWatch(SECS, trains, 1000.0)
+        assert watch.verdict(1000.0 + SECS / 2) is None
+        why = watch.verdict(1000.5 + SECS / 2)
+        assert "no sign of life for 50 s" in why
+        assert "--hang-secs 100" in why
+
+    @pytest.mark.parametrize(
+        "message", [ALIVE, PROGRESS, {"moved": True}, {"quiet": True}, {"ready": True}]
+    )
+    def test_any_word_is_a_sign_of_life(self, message):
+        watch = HangWatch(SECS, False, 0.0)
+        watch.said(message, 40.0)
+        assert watch.verdict(90.0) is None
+        assert watch.verdict(90.5) is not None
+
+    def test_counts_inside_what_may_take_long(self):
+        watch = HangWatch(SECS, True, 0.0)
+        watch.said({"quiet": True}, 0.0)
+        assert "no sign of life" in watch.verdict(50.5)
+
+
+class TestProgress:
+    def test_signs_of_life_are_no_progress(self):
+        watch = HangWatch(SECS, True, 0.0)
+        alive_until(watch, 0, 101)
+        assert watch.verdict(100.0) is None
+        assert "no progress for 100 s" in watch.verdict(100.5)
+
+    def test_is_not_expected_of_a_server(self):
+        watch = HangWatch(SECS, False, 0.0)
+        alive_until(watch, 0, 5000)
+        assert watch.verdict(5000.0) is None
+
+    @pytest.mark.parametrize("message", [PROGRESS, {"moved": True}])
+    def test_restarts_the_clock(self, message):
+        watch = HangWatch(SECS, True, 0.0)
+        watch.said(message, 60.0)
+        alive_until(watch, 60, 161)
+        assert watch.verdict(160.0) is None
+        assert watch.verdict(160.5) is not None
+
+    def test_is_not_expected_in_what_may_take_long_and_is_after_it(self):
+        watch = HangWatch(SECS, True, 0.0)
+        watch.said({"quiet": True}, 10.0)
+        alive_until(watch, 10, 1000)
+        assert watch.verdict(1000.0) is None
+        watch.said({"quiet": False}, 1000.0)
+        alive_until(watch, 1000, 1101)
+        assert watch.verdict(1100.0) is None
+        assert watch.verdict(1100.5) is not None
+
+    def test_progress_does_not_end_what_may_take_long(self):
+        """An evaluation reports how far it is."""
+        watch = HangWatch(SECS, True, 0.0)
+        watch.said({"quiet": True}, 0.0)
+        watch.said(PROGRESS, 1.0)
+        alive_until(watch, 1, 1000)
+        assert watch.verdict(1000.0) is None
+
+    def test_verdict_names_what_was_reported_last_and_the_remedy(self):
+        watch = HangWatch(SECS, True, 0.0)
+        watch.said(PROGRESS, 0.0)
+        watch.said({"moved": True}, 1.0)
+        alive_until(watch, 1, 110)
+        why = watch.verdict(110.0)
+        assert why.endswith("train epoch 3")
+        assert "--hang-secs" in why
+        assert "ctx.report()" in why
+
+    @pytest.mark.parametrize(
+        ("progress", "words"),
+        [
+            (None, "nothing yet"),
+            ({"phase": "train() begins"}, "train() begins"),
+            ({"phase": "train", "epoch": 0}, "train"),
+        ],
+    )
+    def test_verdict_before_the_first_epoch(self, progress, words):
+        watch = HangWatch(SECS, True, 0.0)
+        if progress:
+            watch.said({"progress": progress}, 0.0)
+        alive_until(watch, 0, 110)
+        assert watch.verdict(110.0).endswith(f"it reported last: {words}")
+
+
+class TestOff:
+    @pytest.mark.parametrize("trains", [False, True])
+    def test_zero_never_finds_anything(self, trains):
+        assert HangWatch(0, trains, 0.0).verdict(1e9) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ALIVE, PROGRESS, {"moved": True}, {"quiet": True}, {"quiet": False}]),
+            st.floats(0, SECS / 2),
+        )
+    ),
+    st.booleans(),
+)
+def test_silence_is_always_found_and_a_talking_server_never_hangs(said, trains):
+    watch = HangWatch(SECS, trains, 0.0)
+    now = 0.0
+    for message, later in said:
+        now += later
+        if not trains:
+            assert watch.verdict(now) is None
+        watch.said(message, now)
+    assert watch.verdict(now + SECS) is not None

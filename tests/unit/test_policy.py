@@ -1,0 +1,275 @@
+"""What is done about a failure: a pure function of the failures so far."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfos.fault.failures import Failure
+from tfos.fault.policy import GiveUp, Incident, NewAttempt, Restart, decide
+
+TASKS = [("chief", 0), ("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1)]
+# the second of the same of these is no accident
+DETERMINISTIC = ["exception", "exit", "start", "hang"]
+ACCIDENTAL = ["signal", "preempted", "spark", "peer"]
+BUDGET = 3
+
+
+def failure(task, kind="signal", message=None, time=1.0):
+    role, _, index = task.partition("-")
+    words = message or f"{task} ended by {kind}"
+    return Failure(role, int(index), f"host-of-{task}", kind, words, time=time)
+
+
+def incident(*failures, step=0):
+    return Incident(failures, step)
+
+
+def once(*failures):
+    return decide([incident(*failures)], BUDGET)
+
+
+def restart(*names):
+    return Restart(frozenset(names))
+
+
+class TestRestart:
+    @pytest.mark.parametrize("kind", ["signal", "exit", "exception", "hang", "peer", "preempted"])
+    def test_worker_alone(self, kind):
+        assert once(failure("worker-1", kind)) == restart("worker-1")
+
+    @pytest.mark.parametrize("task", ["ps-0", "ps-1", "chief-0"])
+    @pytest.mark.parametrize("kind", ["signal", "exit", "peer", "preempted"])
+    def test_what_holds_state_takes_all_of_it_along_and_no_worker(self, task, kind):
+        decision = once(failure(task, kind))
+        assert {t for t in TASKS if decision.includes(*t)} == {
+            ("chief", 0), ("ps", 0), ("ps", 1),
+        }  # fmt: skip
+
+    def test_exception_of_a_ps_is_a_restart(self):
+        assert once(failure("ps-0", "exception")).includes("chief", 0)
+
+    def test_dead_workers_are_restarted_beside_the_state(self):
+        decision = once(failure("worker-1"), failure("ps-0"))
+        assert {t for t in TASKS if decision.includes(*t)} == {
+            ("chief", 0), ("ps", 0), ("ps", 1), ("worker", 1),
+        }  # fmt: skip
+
+    def test_several_workers(self):
+        assert once(failure("worker-1"), failure("worker-3")) == restart("worker-1", "worker-3")
+
+    def test_hang_of_the_chief_restarts_all(self):
+        decision = once(failure("chief-0", "hang"))
+        assert all(decision.includes(*task) for task in TASKS)
+
+    def test_hang_of_a_ps_restarts_the_state(self):
+        decision = once(failure("ps-1", "hang"))
+        assert [t for t in TASKS if not decision.includes(*t)] == [("worker", 0), ("worker", 1)]
+
+    def test_includes_is_exact(self):
+        decision = restart("worker-1", "ps")
+        assert decision.includes("worker", 1)
+        assert not decision.includes("worker", 11)
+        assert not decision.includes("worker", 0)
+        assert decision.includes("ps", 7)
+        assert not decision.includes("chief", 0)
+
+
+class TestNewAttempt:
+    @pytest.mark.parametrize("kind", ["spark", "start"])
+    @pytest.mark.parametrize("task", ["worker-0", "ps-0", "chief-0"])
+    def test_lost_executor(self, task, kind):
+        assert once(failure(task, kind)) == NewAttempt()
+
+    @pytest.mark.parametrize("kind", ["spark", "start"])
+    @pytest.mark.parametrize("cause", ["signal", "hang"])
+    def test_whatever_the_cause(self, kind, cause):
+        """No process can be given to a task whose supervisor is gone."""
+        assert once(failure("chief-0", cause), failure("worker-0", kind)) == NewAttempt()
+
+
+class TestGiveUp:
+    def test_exception_of_the_chief_at_once(self):
+        raised = failure("chief-0", "exception", "ValueError: in train()")
+        assert once(raised) == GiveUp(raised)
+        assert decide([incident(raised)], 10**6) == GiveUp(raised)
+
+    def test_exception_of_the_chief_beside_a_lost_executor(self):
+        raised = failure("chief-0", "exception")
+        assert once(failure("worker-0", "spark"), raised) == GiveUp(raised)
+
+    def test_exception_of_the_chief_that_follows_from_a_dead_worker_is_none(self):
+        decision = once(failure("worker-0", time=1.0), failure("chief-0", "exception", time=2.0))
+        assert [t for t in TASKS if not decision.includes(*t)] == [("worker", 1)]
+
+    @pytest.mark.parametrize("kind", DETERMINISTIC)
+    @pytest.mark.parametrize("task", ["worker-0", "ps-0"])
+    def test_same_failure_twice(self, kind, task):
+        one, two = failure(task, kind, time=1.0), failure(task, kind, time=2.0)
+        decision = decide([incident(one), incident(two)], BUDGET)
+        assert isinstance(decision, GiveUp)
+        assert (decision.cause.task, decision.cause.kind) == (task, kind)
+        assert decision.cause.message == f"{two.message} (twice, with no checkpoint in between)"
+
+    def test_same_exception_of_two_workers_is_the_same(self):
+        """Rows that no worker can take go to the next one."""
+        history = [incident(failure(f"worker-{i}", "exception", "KeyError: 'x'")) for i in (0, 1)]
+        assert isinstance(decide(history, BUDGET), GiveUp)
+
+    def test_same_failure_with_another_between(self):
+        history = [
+            incident(failure(task, kind))
+            for task, kind in (("worker-0", "exit"), ("worker-1", "signal"), ("worker-0", "exit"))
+        ]
+        assert isinstance(decide(history, BUDGET), GiveUp)
+
+    @pytest.mark.parametrize("kind", DETERMINISTIC)
+    def test_not_with_a_checkpoint_between(self, kind):
+        history = [incident(failure("worker-0", kind), step=step) for step in (10, 11)]
+        assert not isinstance(decide(history, BUDGET), GiveUp)
+
+    @pytest.mark.parametrize("kind", ACCIDENTAL)
+    def test_accidents_are_never_the_same(self, kind):
+        history = [incident(failure("worker-0", kind))] * BUDGET
+        assert not isinstance(decide(history, BUDGET), GiveUp)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            failure("worker-0", "exception", "KeyError: 'y'"),
+            failure("ps-0", "exception", "KeyError: 'x'"),
+            failure("worker-0", "exit", "KeyError: 'x'"),
+        ],
+        ids=["words", "role", "kind"],
+    )
+    def test_not_for_a_failure_that_differs(self, other):
+        first = incident(failure("worker-0", "exception", "KeyError: 'x'"))
+        assert isinstance(decide([first, incident(other)], BUDGET), Restart)
+
+    def test_only_causes_are_compared(self):
+        """A worker that loses its peer each time is no sign of a deterministic failure."""
+        lost = failure("worker-0", "exit", "the same", time=9.0)
+        history = [
+            incident(failure("ps-0", "signal", time=1.0), lost),
+            incident(failure("ps-1", "signal", time=1.0), lost),
+        ]
+        assert isinstance(decide(history, BUDGET), Restart)
+
+
+class TestBudget:
+    def crashes(self, count, step=0):
+        return [
+            incident(failure(f"worker-{i}", "signal", f"crash {i}\nits log", time=i), step=step)
+            for i in range(count)
+        ]
+
+    def test_that_many_are_survived(self):
+        for count in range(1, BUDGET + 1):
+            assert isinstance(decide(self.crashes(count), BUDGET), Restart)
+
+    def test_one_more_ends_the_run_with_the_list_of_all_first_first(self):
+        decision = decide(self.crashes(BUDGET + 1), BUDGET)
+        assert isinstance(decision, GiveUp)
+        cause = decision.cause
+        assert (cause.task, cause.host, cause.time) == ("worker-0", "host-of-worker-0", 0)
+        assert cause.message.startswith("crash 0")
+        assert f"--max-restarts {BUDGET}" in cause.message
+        assert f"first of {BUDGET + 1} failures" in cause.message
+        assert cause.message.splitlines()[-(BUDGET + 1) :] == [
+            f"  {i + 1}. worker-{i} on host-of-worker-{i}: crash {i}" for i in range(BUDGET + 1)
+        ]
+
+    def test_none_ends_the_run_at_the_first_failure_as_it_is(self):
+        (crash,) = self.crashes(1)
+        assert decide([crash], 0) == GiveUp(crash.cause)
+
+    def test_is_refilled_by_a_checkpoint(self):
+        history = self.crashes(BUDGET)
+        history += self.crashes(BUDGET, step=1)
+        assert isinstance(decide(history, BUDGET), Restart)
+        history += self.crashes(1, step=1)
+        decision = decide(history, BUDGET)
+        assert isinstance(decision, GiveUp)
+        assert f"first of {BUDGET + 1} failures" in decision.cause.message
+
+    def test_counts_new_attempts(self):
+        lost = incident(failure("worker-0", "spark"))
+        assert decide([lost] * BUDGET, BUDGET) == NewAttempt()
+        assert isinstance(decide([lost] * (BUDGET + 1), BUDGET), GiveUp)
+
+    def test_failures_at_one_time_are_one_incident(self):
+        many = [failure(f"worker-{i}") for i in range(BUDGET + 1)]
+        assert isinstance(decide([incident(*many)], 1), Restart)
+
+    def test_failure_without_words_can_be_listed(self):
+        """An exception of a supervisor may have no text: see runtime.supervisor.supervise."""
+        history = [incident(Failure("worker", 0, "h", "start", "")), *self.crashes(1)]
+        assert "1. worker-0 on h" in decide(history, 1).cause.message
+
+
+failures = st.builds(
+    Failure,
+    role=st.sampled_from(["chief", "ps", "worker"]),
+    index=st.integers(0, 2),
+    host=st.just("h"),
+    kind=st.sampled_from(DETERMINISTIC + ACCIDENTAL),
+    message=st.sampled_from(["one", "two\nlines", "three"]),
+    time=st.floats(0, 100),
+)
+
+
+@st.composite
+def histories(draw):
+    """Incidents at steps that never fall, as the driver notes them."""
+    steps = sorted(draw(st.lists(st.integers(0, 3), min_size=1, max_size=8)))
+    some = st.lists(failures, min_size=1, max_size=3)
+    return [Incident(tuple(draw(some)), step) for step in steps]
+
+
+class TestProperties:
+    @given(histories(), st.integers(0, 5))
+    def test_same_answer_twice_and_nothing_is_changed(self, history, budget):
+        before = copy.deepcopy(history)
+        assert decide(history, budget) == decide(history, budget)
+        assert history == before
+
+    @given(histories(), st.integers(0, 5))
+    def test_spent_budget_ends_the_run(self, history, budget):
+        here = [i for i in history if i.step == history[-1].step]
+        if len(here) > budget:
+            assert isinstance(decide(history, budget), GiveUp)
+
+    @given(histories(), st.integers(0, 5))
+    def test_restart_takes_all_that_failed(self, history, budget):
+        decision = decide(history, budget)
+        if isinstance(decision, Restart):
+            for failed in history[-1].failures:
+                assert decision.includes(failed.role, failed.index)
+                assert failed.kind not in ("spark", "start")
+
+    @given(histories(), st.integers(0, 5))
+    def test_chief_and_ps_go_together(self, history, budget):
+        decision = decide(history, budget)
+        if isinstance(decision, Restart):
+            taken = {decision.includes(*task) for task in TASKS if task[0] != "worker"}
+            assert len(taken) == 1
+
+    @given(histories(), st.integers(0, 5))
+    def test_what_is_told_happened_since_the_last_checkpoint(self, history, budget):
+        decision = decide(history, budget)
+        if isinstance(decision, GiveUp):
+            causes = [i.cause for i in history if i.step == history[-1].step]
+            assert (decision.cause.task, decision.cause.kind) in {(c.task, c.kind) for c in causes}
+
+    @given(histories(), histories(), st.integers(0, 5))
+    def test_what_was_before_the_last_checkpoint_counts_for_nothing(self, old, new, budget):
+        later = [Incident(i.failures, i.step + 10) for i in new]
+        assert decide([*old, *later], budget) == decide(later, budget)
+
+    @given(histories(), st.integers(0, 5))
+    def test_more_budget_never_gives_up_earlier(self, history, budget):
+        if not isinstance(decide(history, budget), GiveUp):
+            assert decide(history, budget + 1) == decide(history, budget)
