@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from conftest import APPS, SparkCluster, poll
+from conftest import APPS, SparkCluster
 from runs import Run
 
 sys.path.insert(0, str(APPS))
@@ -78,17 +78,28 @@ class Timeline:
         return Row(what, after[first][0] - killed, max(0.0, gap - usual), lost)
 
 
+def wait(condition: Callable[[], bool], what: str, secs: float = 180.0) -> None:
+    """Seldom enough that the asking does not slow down what is measured."""
+    deadline = time.monotonic() + secs
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {secs:g} s: {what}")
+        time.sleep(0.5)
+
+
 def measure(
     run: Run, timeline: Timeline, what: str, harm: Callable[[], object], restarts: bool
 ) -> Row:
     failures = run.wait_for_training()
-    settled = time.monotonic() + 9  # a spare is begun 6 s after its process
-    poll(lambda: time.monotonic() > settled, 20, "the spares are ready")
+    time.sleep(9)  # a spare is begun 6 s after its process
+    chief = run.trained[:2]
     killed = time.time()
     harm()
-    run.wait_for_training(failures + 1)
-    end = time.monotonic() + 3
-    poll(lambda: time.monotonic() > end, 10, "some more steps")
+    wait(lambda: len(run.status.failures) > failures, "the failure is noticed")
+    if restarts:
+        wait(lambda: run.trained[:2] > chief, "there is a new chief")
+    made = len(timeline.read())
+    wait(lambda: len(timeline.read()) > made + 40, "the training goes on")
     row = timeline.measure(what, killed, restarts)
     print(f"  {row.what:44s} {row.back:7.2f} {row.standing:9.2f} {row.lost:6d}", flush=True)
     return row
