@@ -61,6 +61,7 @@ class TFProcess:
             "GRPC_FAIL_FAST": "use_caller",
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
             "KERAS_BACKEND": "tensorflow",
+            "TMPDIR": self.scratch,  # a process that is killed cannot clean up
             CHANNEL_FD: str(write_end),
         }
         with open(log, "ab") as sink:

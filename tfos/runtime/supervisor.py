@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -318,6 +319,9 @@ class Supervisor:
                 self._registry.put(f"{keys.failures(run_id, attempt)}/{self._task}.{life}", record)
 
     def _failure(self, life: int, said: Mapping[str, Any] | None, status: int) -> Failure:
+        if said is None and status == 128 + signal.SIGTERM:
+            # what a spare says is not heard; it may take over just as it gets its SIGTERM
+            said = {"kind": "preempted", "message": "got SIGTERM", "traceback": ""}
         if said is None:
             said = {
                 "kind": "signal" if status < 0 else "exit",
