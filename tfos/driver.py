@@ -113,7 +113,9 @@ class _Run:
         self._spec = spec
         self._restarts = {task.role: 0 for task in all_tasks(spec)}
         self._submission = submission(spark)
-        self.run_id = spec.run_id or run_id_of(self._submission, type(self._app).__name__)
+        self.run_id = spec.run_id or run_id_of(
+            self._submission, type(self._app).__name__, len(runs)
+        )
         lake = Lake(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
         preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
@@ -220,8 +222,10 @@ class _Run:
                 registry.watch(keys.kill(self.run_id), self._asked_to_end)
                 yield registry
             finally:
-                with contextlib.suppress(RegistryError):  # its session ends all the same
-                    registry.remove(keys.run(self.run_id))
+                # what cannot be removed now would be waited for; the embedded server goes with us
+                if registry.connected_secs():
+                    with contextlib.suppress(RegistryError):
+                        registry.remove(keys.run(self.run_id))
 
     def _asked_to_end(self, value: Mapping[str, Any] | None) -> None:
         if value is not None:
@@ -231,8 +235,10 @@ class _Run:
     def _open_lake(self, lake: Lake) -> None:
         """Checks that the run directory is new, or that of the run to continue."""
         exists = lake.exists("spec.json")
+        is_retry = bool(self._submission) and self.run_id not in {run["run_id"] for run in runs}
         self._continues = exists and (
-            self._spec.resume or lake.read_json("spec.json").get("submission") == self._submission
+            self._spec.resume
+            or (is_retry and lake.read_json("spec.json").get("submission") == self._submission)
         )
         if exists and not self._continues:
             raise LakeError(
@@ -339,20 +345,24 @@ class _Run:
 
 
 def submission(spark: SparkSession) -> str:
-    """What all drivers of one submission have in common and no other has.
+    """What all drivers of one submission have in common and no other has; "" where nothing is.
 
     A driver that Spark starts again (YARN's application attempts, --supervise) continues the run
-    of the one before, without --resume. pl_submit names its submission; a YARN application's
-    name is its id; elsewhere every application is a submission of its own.
+    of the one before, without --resume. pl_submit names its submission; on YARN in cluster mode
+    the application is one. Elsewhere, as in a notebook, no driver is started again.
     """
-    context = spark.sparkContext
-    return context.getConf().get(SUBMISSION_CONF) or context.applicationId
+    conf = spark.sparkContext.getConf()
+    yarn = (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster")
+    return conf.get(SUBMISSION_CONF) or (spark.sparkContext.applicationId if yarn else "") or ""
 
 
-def run_id_of(submission: str, app_name: str) -> str:
-    """The run id where the user names none; the same for each driver of a YARN application."""
+def run_id_of(submission: str, app_name: str, number: int) -> str:
+    """The run id where the user names none.
+
+    number: of the run in its process, from 0. On YARN each driver of an application has the same.
+    """
     if submission.startswith("application_"):
-        return f"{app_stem(app_name)}-{submission}"
+        return f"{app_stem(app_name)}-{submission}" + (f"-{number + 1}" if number else "")
     return new_run_id(app_name)
 
 

@@ -98,6 +98,12 @@ except tfos.RunFailed as error:
 else:
     raise AssertionError("the third run should have failed")
 try:
+    Linear().run(spark, lake={str(tmp_path)!r}, run_id="second")
+except tfos.LakeError as error:
+    assert "second exists already" in str(error)
+else:
+    raise AssertionError("a run of the same application must not continue another one unasked")
+try:
     Linear().run(spark, num_worker=2)
 except tfos.UsageError as error:
     assert "num_worker" in str(error)

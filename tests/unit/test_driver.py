@@ -26,24 +26,36 @@ class TestSubmission:
         for application in (YARN, "app-20260101-0001", "app-20260101-0002"):
             assert submission(spark(application, **{SUBMISSION_CONF: "0a1b"})) == "0a1b"
 
-    def test_else_it_is_the_application(self):
-        assert submission(spark(YARN)) == YARN
-        assert submission(spark("local-1")) != submission(spark("local-2"))
+    def test_else_it_is_the_yarn_application_in_cluster_mode(self):
+        yarn = {"spark.master": "yarn", "spark.submit.deployMode": "cluster"}
+        assert submission(spark(YARN, **yarn)) == YARN
+
+    @pytest.mark.parametrize(
+        "conf",
+        [{}, {"spark.master": "yarn"}, {"spark.master": "local[2]"}],
+        ids=["nothing known", "YARN, client mode", "local"],
+    )
+    def test_else_there_is_none(self, conf):
+        """In a notebook several runs share an application, and no driver is started again."""
+        assert submission(spark(YARN, **conf)) == ""
 
 
 class TestRunId:
     def test_of_each_driver_of_a_yarn_application_is_the_same(self):
-        assert run_id_of(YARN, "MyApp") == run_id_of(YARN, "MyApp") == f"myapp-{YARN}"
+        assert run_id_of(YARN, "MyApp", 0) == run_id_of(YARN, "MyApp", 0) == f"myapp-{YARN}"
+
+    def test_of_the_second_run_of_an_application_is_another(self):
+        assert run_id_of(YARN, "MyApp", 1) == f"myapp-{YARN}-2"
 
     @pytest.mark.parametrize("name", ["MyApp", "x" * 500, "../.."])
     def test_is_a_valid_one(self, name):
         for of in (YARN, "0a1b"):
-            run_id = run_id_of(of, name)
+            run_id = run_id_of(of, name, 0)
             assert JobSpec(run_id=run_id).run_id == run_id
 
-    @pytest.mark.parametrize("of", ["0a1b", "local-1700000000000", "app-20260101-0001"])
+    @pytest.mark.parametrize("of", ["0a1b", ""])
     def test_elsewhere_is_new_each_time(self, of):
-        ids = {run_id_of(of, "MyApp") for _ in range(5)}
+        ids = {run_id_of(of, "MyApp", 0) for _ in range(5)}
         assert len(ids) > 1
         assert all(re.fullmatch(r"myapp-\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
 

@@ -282,10 +282,10 @@ class Attempt:
 
     def _end(self, hung: bool) -> None:
         """Ends every supervisor, and the jobs that do not end by themselves."""
-        with contextlib.suppress(RegistryError):  # then the supervisors lose the driver's node
-            self._registry.put(
-                keys.stop(self._plan.run_id, self._plan.attempt), "hang" if hung else True
-            )
+        stop = keys.stop(self._plan.run_id, self._plan.attempt)
+        if self._registry.connected_secs():  # else Spark ends them, below
+            with contextlib.suppress(RegistryError):
+                self._registry.put(stop, "hang" if hung else True)
         self._join(_STOP_SECS)
         for job, thread in self._jobs.values():
             if thread.is_alive():

@@ -56,6 +56,8 @@ from tfos.spec import JobSpec
 _TICK_SECS = 0.1
 _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
+_MESSAGE_CHARS = 20_000
+_TRACEBACK_CHARS = 100_000
 _LOG_UPLOAD_SECS = 10.0
 # a driver whose session expired registers again; one that does not come back is dead
 _DRIVER_GRACE_SECS = 10.0
@@ -334,8 +336,9 @@ class Supervisor:
             index=self._task.index,
             host=self._host,
             kind=said["kind"],
-            message=said["message"],
-            traceback=said["traceback"],
+            # a node of ZooKeeper holds 1 MiB
+            message=said["message"][:_MESSAGE_CHARS],
+            traceback=said["traceback"][-_TRACEBACK_CHARS:],
             time=time.time(),
             attempt=self._plan.attempt,
             life=life,
