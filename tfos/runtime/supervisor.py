@@ -9,7 +9,6 @@ events of one queue.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import socket
@@ -51,6 +50,7 @@ from tfos.runtime.main import StartOrder
 from tfos.runtime.process import describe_status
 from tfos.runtime.registry import Registry, RegistryAddress
 from tfos.runtime.roles import Task, all_tasks, servers
+from tfos.runtime.spare import wants_spare
 from tfos.spec import JobSpec
 
 _TICK_SECS = 0.1
@@ -63,7 +63,6 @@ _LOG_UPLOAD_SECS = 10.0
 _DRIVER_GRACE_SECS = 10.0
 # a spare's import should not slow down the start of what it is a spare for
 _SPARE_DELAY_SECS = 6.0
-_SPARE_FREE_BYTES = 4 << 30
 _STOPPED_HUNG = "the driver ended it, since a role hung"
 
 
@@ -358,36 +357,6 @@ class Supervisor:
 
 def _by_task(names: Mapping[str, int]) -> dict[Task, int]:
     return {Task.parse(name): life for name, life in names.items()}
-
-
-def wants_spare(option: str) -> bool:
-    """Whether to keep a spare process: as --spare says, or where memory allows.
-
-    Not by itself in a container of YARN (it sets CONTAINER_ID): its memory limit counts every
-    process, is in no cgroup, and is enforced by killing all of them.
-    """
-    allows = "CONTAINER_ID" not in os.environ and free_memory() > _SPARE_FREE_BYTES
-    return option == "on" or (option == "auto" and allows)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its cgroup if that has less.
-
-    Read where Linux keeps them (proc(5), and cgroup-v2.rst of the kernel's documentation); 0 where
-    it does not.
-    """
-    try:
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(meminfo["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 0
-    with contextlib.suppress(OSError, ValueError, KeyError):  # no limit, or none of this kind
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
-        cached = int(dict(line.split() for line in lines)["inactive_file"])
-        free = min(free, limit - used + cached)
-    return free
 
 
 def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str]]:
