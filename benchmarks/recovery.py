@@ -91,7 +91,7 @@ def measure(
     run: Run, timeline: Timeline, what: str, harm: Callable[[], object], restarts: bool
 ) -> Row:
     failures = run.wait_for_training()
-    time.sleep(9)  # a spare is begun 6 s after its process
+    time.sleep(16)  # a spare is begun 6 s after its process, and then imports TensorFlow
     chief = run.trained[:2]
     killed = time.time()
     harm()
@@ -147,8 +147,9 @@ def resume(run: Run, timeline: Timeline, again: Callable[[], Run]) -> tuple[Row,
     killed = time.time()
     run.driver().kill()
     run.wait_for_end()
+    made = len(timeline.read())
     continued = again()
-    continued.wait_for_training()
+    wait(lambda: len(timeline.read()) > made + 40, "the run is continued")
     row = timeline.measure("driver, and then pl_submit --resume", killed, True)
     print(f"  {row.what:44s} {row.back:7.2f} {row.standing:9.2f} {row.lost:6d}", flush=True)
     return row, continued
