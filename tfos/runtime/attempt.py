@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # how long a failure that may be a consequence waits for the one that explains it
-_CAUSE_SECS = 3.0
+_CAUSE_SECS = 1.5
 # how long a member may be missing before it counts as gone: one whose session expired, because
 # ZooKeeper was away, registers again
 _MISSING_SECS = 10.0

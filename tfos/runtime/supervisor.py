@@ -61,7 +61,7 @@ _TRACEBACK_CHARS = 100_000
 _LOG_UPLOAD_SECS = 10.0
 # a driver whose session expired registers again; one that does not come back is dead
 _DRIVER_GRACE_SECS = 10.0
-# a spare's import should not slow down the start of what it is a spare for
+# a spare's import should not slow down the start of what it is a spare for, nor its first steps
 _SPARE_DELAY_SECS = 6.0
 _STOPPED_HUNG = "the driver ended it, since a role hung"
 
@@ -113,6 +113,7 @@ class Supervisor:
         self._process: TFProcess | None = None
         self._spare: TFProcess | None = None
         self._spare_due: float | None = None
+        self._spare_life = 0
         self._driver_here = threading.Event()
         self._driver_seen = time.monotonic()
         self._members_changed = threading.Event()
@@ -279,11 +280,16 @@ class Supervisor:
         if not process.is_running:  # a spare that died before it had a life to tell of
             self._events.put(Exited(life, process.status))
         self._process = process
-        self._spare_due = time.monotonic() + _SPARE_DELAY_SECS
         me = {"host": self._host, "address": self._address, "pid": process.pid, "life": life}
         self._registry.hold(
             f"{keys.members(self._plan.run_id, self._plan.attempt)}/{self._task}", me
         )
+
+    def _expect_spare(self, life: int) -> None:
+        """The process of this life has come up: a spare for it is due soon. Counts once a life."""
+        if life > self._spare_life:
+            self._spare_life = life
+            self._spare_due = time.monotonic() + _SPARE_DELAY_SECS
 
     def _act(self, action: Action) -> None:
         run_id, attempt = self._plan.run_id, self._plan.attempt
@@ -309,10 +315,12 @@ class Supervisor:
                 process.save_soon()
             case AnnounceReady(life):
                 self._registry.hold(f"{keys.ready(run_id, attempt)}/{self._task}", life)
+                self._expect_spare(life)
             case AnnouncePreempted(life):
                 self._registry.put(f"{keys.preempted(run_id, attempt)}/{self._task}.{life}", True)
             case PublishProgress(progress):
                 self._registry.put(keys.progress(run_id, attempt), progress)
+                self._expect_spare(self._lifecycle.life)
             case PublishOutcome(outcome):
                 self._registry.put(keys.outcome(run_id, attempt), outcome)
             case PublishFailure(life, failure, status):
