@@ -17,11 +17,14 @@ from tfos.errors import (
     TFOSError,
     UsageError,
 )
+from tfos.feeding.feed import Feed
+from tfos.inference.predict import predict
 from tfos.version import __version__
 
 __all__ = [
     "AppError",
     "DamagedError",
+    "Feed",
     "FeedError",
     "FencedError",
     "LakeError",
@@ -33,4 +36,5 @@ __all__ = [
     "TFOnSparkApp",
     "UsageError",
     "__version__",
+    "predict",
 ]

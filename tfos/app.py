@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from tfos.context import TrainContext
+    from tfos.feeding.feed import Feed
 
 
 class TFOnSparkApp:
@@ -22,22 +23,27 @@ class TFOnSparkApp:
 
     args: the app's own command line, parsed by add_arguments.
     result: None until the roles have ended; then what result.json will hold.
+    fit_data: the DataFrame that tfos.ml.TFEstimator.fit() was given, for pre_train(); else None.
     """
 
     args: argparse.Namespace = argparse.Namespace()
     result: dict[str, Any] | None = None
+    fit_data: DataFrame | None = None
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Declares the app's own arguments, those after app.py. Optional."""
 
-    def pre_train(self, spark: SparkSession) -> DataFrame | dict[str, DataFrame]:
+    def pre_train(self, spark: SparkSession) -> DataFrame | Feed | dict[str, DataFrame | Feed]:
         """Spark ETL, on the driver. Returns the training DataFrame, or named ones.
 
-        A single DataFrame becomes the feed "train". Attributes set on self reach train(), so they
-        must be picklable.
+        A Feed holds a DataFrame with what tfos cannot know of its columns: see docs/COLUMNS.md. A
+        single DataFrame or Feed becomes the feed "train". Attributes set on self reach train(), so
+        they must be picklable.
         """
-        raise NotImplementedError
+        if self.fit_data is None:
+            raise NotImplementedError
+        return self.fit_data
 
     def train(self, ctx: TrainContext) -> Any:
         """TensorFlow code, in the chief. What it returns, a JSON-able dict, is the metrics."""
@@ -82,7 +88,7 @@ def parse_args(app: TFOnSparkApp, args: Sequence[str] | None) -> argparse.Namesp
 
 def check_is_app(app: TFOnSparkApp) -> None:
     """Raises AppError when a method that every app needs is missing."""
-    for method in ("pre_train", "train"):
+    for method in ("train",) if app.fit_data is not None else ("pre_train", "train"):
         if getattr(type(app), method) is getattr(TFOnSparkApp, method):
             raise AppError(
                 f"{type(app).__name__} does not define {method}(); a TFOnSparkApp needs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfos.app import TFOnSparkApp
 from tfos.display import Display
 from tfos.errors import AppError, FeedError
+from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest, manifest_path
 from tfos.feeding.writer import write_feeds
 from tfos.lake import APP, Lake
@@ -17,7 +19,7 @@ from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 
 def make_feeds(
@@ -39,16 +41,16 @@ def make_feeds(
     lake.remove("feed")
     registry.remove(f"{keys.run(lake.run_id)}/feeds")
     display.line("pre_train()")
-    frames = _named_frames(app.pre_train(spark))
+    feeds = _named_feeds(app.pre_train(spark))
     _pickle(app)  # an attribute that cannot travel is found before the long part
-    display.line(f"feeding {', '.join(frames)}")
+    display.line(f"feeding {', '.join(feeds)}")
     publisher = _Publisher(address, lake.run_id)
 
     def published(name: str) -> dict[int, dict[str, Any]]:
         path = keys.feed(lake.run_id, name)
         return {int(n): registry.get(f"{path}/{n}") for n in registry.children(path)}
 
-    manifests = write_feeds(frames, lake, publisher, published)
+    manifests = write_feeds(feeds, lake, publisher, published)
     _store(app, lake, list(manifests))
     for manifest in manifests.values():
         display.line(
@@ -72,23 +74,26 @@ class _Publisher:
             )
 
 
-def _named_frames(returned: Any) -> dict[str, DataFrame]:
-    """pre_train's return value as named DataFrames. Raises AppError."""
+def _named_feeds(returned: Any) -> dict[str, Feed]:
+    """pre_train's return value as named feeds. Raises AppError."""
     from pyspark.sql import DataFrame
 
-    frames = returned if isinstance(returned, dict) else {"train": returned}
-    for name, frame in frames.items():
-        if not isinstance(frame, DataFrame):
-            found = f"{type(frame).__name__}" + (f" as {name!r}" if frames is returned else "")
+    named = returned if isinstance(returned, dict) else {"train": returned}
+    if not named:
+        raise FeedError("pre_train() returned an empty dict: return at least one DataFrame")
+    feeds = {}
+    for name, value in named.items():
+        feed = value if isinstance(value, Feed) else Feed(value)
+        if not isinstance(feed.df, DataFrame):
+            found = f"{type(feed.df).__name__}" + (f" as {name!r}" if named is returned else "")
             raise AppError(
-                f"pre_train() returned {found}: return a DataFrame, or a dict of named DataFrames"
-                ' such as {"train": df, "eval": other}'
+                f"pre_train() returned {found}: return a DataFrame or a tfos.Feed of one, or a dict"
+                ' of named ones such as {"train": df, "eval": other}'
             )
         if not str(name).isidentifier():
             raise AppError(f"pre_train() returned a feed named {name!r}: use a Python identifier")
-    if not frames:
-        raise FeedError("pre_train() returned an empty dict: return at least one DataFrame")
-    return frames
+        feeds[name] = feed
+    return feeds
 
 
 def _store(app: TFOnSparkApp, lake: Lake, feeds: list[str]) -> None:
@@ -100,6 +105,8 @@ def _pickle(app: TFOnSparkApp) -> dict[str, bytes]:
     """The app, and what pre_train() set on it. Raises AppError for what cannot be pickled."""
     from pyspark import cloudpickle
 
+    app = copy.copy(app)
+    vars(app).pop("fit_data", None)  # a DataFrame stays on the driver
     state = {name: value for name, value in vars(app).items() if name not in ("args", "result")}
     try:
         return {"app": cloudpickle.dumps(app), "state": cloudpickle.dumps(state)}

@@ -30,7 +30,7 @@ class Linear(tfos.TFOnSparkApp):
             case "null":
                 return frame.selectExpr("id", "x", "if(id % 1000 = 0, null, y) as y")
             case "type":
-                return frame.selectExpr("id", "x", "y", "map(id, x) as odd")
+                return frame.selectExpr("id", "x", "y", "make_dt_interval(1) as odd")
             case "unpicklable":
                 self.handle = threading.Lock()
             case "slow":

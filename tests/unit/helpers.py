@@ -22,6 +22,22 @@ _ARROW = {
 }
 
 
+_SPARSE = pa.struct(
+    [
+        ("size", pa.int32()),
+        ("indices", pa.list_(pa.int32())),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    kind = _ARROW[column.dtype]
+    for _ in column.shape:
+        kind = pa.list_(kind)
+    return _SPARSE if column.sparse else kind
+
+
 def write_feed(
     lake: Lake,
     name: str,
@@ -34,10 +50,7 @@ def write_feed(
 
     A shard is written in record batches of `batch_rows` rows, so that its columns are chunked.
     """
-    fields = []
-    for column in columns:
-        kind = _ARROW[column.dtype]
-        fields.append((column.name, kind if column.length is None else pa.list_(kind)))
+    fields = [(column.name, _arrow_type(column)) for column in columns]
     table = pa.table(
         {field: pa.array(rows[field], kind) for field, kind in fields}, schema=pa.schema(fields)
     )

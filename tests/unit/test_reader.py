@@ -127,6 +127,15 @@ class TestTypes:
             [-19, -18, -17],
         ]
 
+    @pytest.mark.parametrize("shuffle", [True, False])
+    @pytest.mark.parametrize("at", [0, 5, WINDOW, ROWS])
+    def test_no_rows_at_all(self, reader, shuffle, at):
+        for column in COLUMNS:
+            first, *rest = reader.read(view(column.name, shuffle=shuffle), 0, at, at)
+            assert first.dtype == np.dtype(object if column.dtype == "string" else column.dtype)
+            assert len(first) == 0
+            assert [splits.tolist() for splits in rest] == [[0]] * column.is_ragged
+
     def test_batch_of_empty_arrays_only(self, reader):
         values, splits = reader.read(view("ragged", shuffle=False), 0, 0, 1)
         assert (values.dtype, values.tolist(), splits.tolist()) == (np.int32, [], [0, 0])

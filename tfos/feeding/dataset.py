@@ -8,16 +8,18 @@ one private name of TensorFlow, which is touched in serve_reads alone.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfos.errors import FeedError, TFOSError
-from tfos.feeding.plan import units
+from tfos.errors import FeedError, TFOSError, UsageError
+from tfos.feeding.plan import share, units
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest
+from tfos.feeding.tensors import component_specs, tensor_of
 
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
@@ -50,33 +52,34 @@ def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
     _keep_alive[:] = [read, share]  # the registry holds weak references
 
 
-def _spec(column: Column) -> Any:
-    dtype = tf.dtypes.as_dtype(column.dtype)
-    if column.is_ragged:
-        return tf.RaggedTensorSpec([None, None], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
-    return tf.TensorSpec([None] if column.length is None else [None, column.length], dtype)
-
-
 class FeedDataset:
-    """Batches of a feed: (dict of features, label[, weight]), or the dict alone without a label.
+    """Batches of a feed: (features, label[, weight]), or the features alone without a label.
 
     Made by TrainContext.dataset(). Iterating it in a `for` loop gives one epoch in this process;
     each further iteration is the next epoch, newly shuffled. Calling it, as
     ClusterCoordinator.create_per_worker_dataset does, gives a tf.data.Dataset of the calling
     worker's even share of each epoch's rows, repeated for ever. The last batch of an epoch may be
     short; no row is left out or repeated in an epoch.
+
+    Where processes train in step, iterating it gives this process's share of the rows, in as many
+    batches as the others get. In the last step some may get a row more than others, or no row.
+
+    batch_size: rows in one batch. step_rows: rows in one step of all the processes in step.
+    replica, replicas: this process, and how many run in step.
     """
 
     def __init__(
         self,
         manifest: Manifest,
         batch_size: int,
-        features: Sequence[str] | None = None,
-        label: str | None = None,
+        features: Sequence[str] | str | None = None,
+        label: str | Sequence[str] | None = None,
         weight: str | None = None,
         shuffle: bool = True,
         seed: int = 0,
         *,
+        replica: int = 0,
+        replicas: int = 1,
         on_rows: Callable[[str, int, int], None] | None = None,
     ) -> None:
         if batch_size < 1:
@@ -85,12 +88,14 @@ class FeedDataset:
             )
         if weight is not None and label is None:
             raise FeedError(f"feed {manifest.feed!r}: weight={weight!r} needs a label as well")
-        target = [name for name in (label, weight) if name is not None]
+        labels = [label] if isinstance(label, str) else list(label or ())
+        weights = [weight] if weight is not None else []
         if features is None:
-            features = [c.name for c in manifest.columns if c.name not in target]
-        self._columns = [manifest.column(name) for name in [*features, *target]]
-        self._features = len(features)
-        self._targets = len(target)
+            features = [c.name for c in manifest.columns if c.name not in [*labels, *weights]]
+        inputs = [features] if isinstance(features, str) else list(features)
+        self._columns = [manifest.column(name) for name in [*inputs, *labels, *weights]]
+        self._features, self._labels = len(inputs), len(labels)
+        self._bare = isinstance(features, str), isinstance(label, str)
         self._view = View(manifest.feed, tuple(c.name for c in self._columns), shuffle, seed)
         self._maps: list[Callable[..., Any]] = []
         self._on_rows = on_rows
@@ -98,10 +103,12 @@ class FeedDataset:
         self.feed = manifest.feed
         self.rows = manifest.rows
         self.batch_size = batch_size
+        self.replica, self.replicas = replica, replicas
+        self.step_rows = batch_size * replicas
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.rows // self.batch_size)
+        return -(-self.rows // self.step_rows)
 
     @property
     def feature_columns(self) -> list[Column]:
@@ -118,29 +125,87 @@ class FeedDataset:
 
         The function must keep one batch one batch. It is traced, and runs where the batch is read.
         """
+        return self._like(_maps=[*self._maps, function])
+
+    def in_order(self) -> FeedDataset:
+        """The same rows, not shuffled."""
+        return self._like(_view=dataclasses.replace(self._view, shuffle=False))
+
+    def of(self, manifest: Manifest) -> FeedDataset:
+        """The same columns of another feed, in order. Raises FeedError when it lacks one."""
+        columns = [manifest.column(column.name) for column in self._columns]
+        for here, there in zip(self._columns, columns, strict=True):
+            if here != there:
+                raise FeedError(
+                    f"column {here.name!r} is {there} in feed {manifest.feed!r}, but {here} in feed"
+                    f" {self.feed!r}"
+                )
+        view = dataclasses.replace(self._view, feed=manifest.feed, shuffle=False, part=None)
+        return self._like(_view=view, feed=manifest.feed, rows=manifest.rows)
+
+    def split(self, fraction: float) -> tuple[FeedDataset, FeedDataset]:
+        """Two datasets: all but the last rows of the feed, and the last `fraction` of them.
+
+        The latter comes in order. Raises UsageError when one of the two would be empty.
+        """
+        kept = self.rows - int(self.rows * fraction) if 0 < fraction < 1 else 0
+        if not 0 < kept < self.rows:
+            raise UsageError(
+                f"{fraction} of the {self.rows} rows of feed {self.feed!r} cannot be split off: use"
+                " a number above 0 and below 1 that leaves rows on both sides"
+            )
+        first = self._view.part[0] if self._view.part else 0
+        parts = (first, first + kept), (first + kept, first + self.rows)
+        one, other = (dataclasses.replace(self._view, part=part) for part in parts)
+        return (
+            self._like(_view=one, rows=kept),
+            self._like(_view=dataclasses.replace(other, shuffle=False), rows=self.rows - kept),
+        )
+
+    def _like(self, **changes: Any) -> FeedDataset:
         result = FeedDataset.__new__(FeedDataset)
         result.__dict__.update(self.__dict__)
-        result._maps = [*self._maps, function]
+        result.__dict__.update(changes)
         return result
 
-    def positions(self, start: Any, stop: Any, epoch: Any) -> tf.data.Dataset:
-        """The batches at the row positions [start, stop) of an epoch; all three int64 scalars.
+    def positions(
+        self, start: Any, stop: Any, epoch: Any, *, padded: bool = False
+    ) -> tf.data.Dataset:
+        """This replica's batches of the steps that make up the positions [start, stop) of an epoch.
 
+        start, stop, epoch: int64 scalars; start is a multiple of step_rows, where there are several
+        replicas, and stop as well but at the end of the epoch.
+        padded: whether a batch without rows has some row instead of none, as models need it.
         May be called inside a tf.function; then it reads where that function runs.
         """
         epoch = tf.cast(epoch, tf.int64)
-        dataset = tf.data.Dataset.range(start, stop, self.batch_size).map(
-            lambda at: self._batch(epoch, at, tf.minimum(at + self.batch_size, stop))
-        )
+        if self.replicas == 1:
+            dataset = tf.data.Dataset.range(start, stop, self.batch_size).map(
+                lambda at: self._batch(epoch, at, tf.minimum(at + self.batch_size, stop))
+            )
+        else:
+            first, end = share(self.rows, self.replica, self.replicas)
+            dataset = tf.data.Dataset.range(start, stop, self.step_rows).map(
+                lambda at: self._batch(
+                    epoch, *self._bounds(first + at // self.replicas, end, padded)
+                )
+            )
         for function in self._maps:
             dataset = dataset.map(function)
         return dataset.prefetch(_PREFETCH_BATCHES)
+
+    def _bounds(self, start: Any, end: int, padded: bool) -> tuple[Any, Any]:
+        stop = tf.minimum(start + self.batch_size, end)
+        if not padded:
+            return tf.minimum(start, stop), stop
+        start = tf.minimum(start, max(end, 1) - 1)
+        return start, tf.maximum(stop, start + 1)
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._epochs_begun
         self._epochs_begun += 1
         # in pieces, so that the count of rows given out never runs ahead of the loop
-        for start, stop in units(0, self.rows, self.batch_size, 1):
+        for start, stop in units(0, self.rows, self.step_rows, 1):
             if start == 0:
                 batches = iter(self.positions(start, self.rows, epoch))
             yield next(batches)
@@ -160,28 +225,30 @@ class FeedDataset:
         )
 
     def _batch(self, epoch: Any, start: Any, stop: Any) -> Any:
-        specs = [_spec(column) for column in self._columns]
-        types: list[Any] = []
-        for spec in specs:
-            types.extend([spec.dtype, tf.int64] if _is_ragged(spec) else [spec.dtype])
+        specs = [component_specs(column) for column in self._columns]
         flat = tf.raw_ops.PyFunc(
             input=[tf.constant(self._view.to_text()), epoch, start, stop],
             token=_READ_TOKEN,
-            Tout=types,
+            Tout=[spec.dtype for each in specs for spec in each],
         )
-        arrays = iter(flat)
-        tensors: list[Any] = []
-        for spec in specs:
-            if _is_ragged(spec):
-                values = tf.ensure_shape(next(arrays), [None])
-                splits = tf.ensure_shape(next(arrays), [None])
-                tensors.append(tf.RaggedTensor.from_row_splits(values, splits, validate=False))
-            else:
-                tensors.append(tf.ensure_shape(next(arrays), spec.shape))
-        names = self._view.columns
-        features = dict(zip(names, tensors[: self._features], strict=False))
-        return (features, *tensors[self._features :]) if self._targets else features
+        parts = iter(flat)
+        tensors = [
+            tensor_of(column, [tf.ensure_shape(next(parts), spec.shape) for spec in each])
+            for column, each in zip(self._columns, specs, strict=True)
+        ]
+        return self._arranged(tensors)
 
-
-def _is_ragged(spec: Any) -> bool:
-    return isinstance(spec, tf.RaggedTensorSpec)
+    def _arranged(self, tensors: list[Any]) -> Any:
+        """One element from the tensors of its columns."""
+        named = list(zip(self._view.columns, tensors, strict=True))
+        upto = self._features + self._labels
+        features: Any = dict(named[: self._features])
+        label: Any = dict(named[self._features : upto])
+        bare_features, bare_label = self._bare
+        if bare_features:
+            (features,) = features.values()
+        if not label:
+            return features
+        if bare_label:
+            (label,) = label.values()
+        return features, label, *(tensor for _, tensor in named[upto:])

@@ -40,10 +40,19 @@ class Slice:
 
 
 class EpochOrder:
-    """The sequence of one epoch. Positions count rows from the start of the epoch."""
+    """The sequence of one epoch. Positions count rows from the start of the epoch.
+
+    part: only the rows [first, last) of the shards, one after the other.
+    """
 
     def __init__(
-        self, shard_rows: Sequence[int], window: int, shuffle: bool, seed: int, epoch: int
+        self,
+        shard_rows: Sequence[int],
+        window: int,
+        shuffle: bool,
+        seed: int,
+        epoch: int,
+        part: tuple[int, int] | None = None,
     ) -> None:
         self._window = window
         self._shuffle = shuffle
@@ -54,7 +63,11 @@ class EpochOrder:
             if shuffle
             else np.arange(count)
         )
-        self._ends = np.cumsum(np.asarray(shard_rows, dtype=np.int64)[self._order])
+        rows = np.asarray(shard_rows, dtype=np.int64)
+        begins = np.cumsum(rows) - rows
+        first, last = part or (0, int(rows.sum()))
+        self._skipped = np.clip(first - begins, 0, rows)
+        self._ends = np.cumsum((np.clip(last - begins, 0, rows) - self._skipped)[self._order])
         self.rows = int(self._ends[-1]) if count else 0
 
     def slices(self, start: int, stop: int) -> list[Slice]:
@@ -66,7 +79,9 @@ class EpochOrder:
             begin = int(self._ends[at - 1]) if at else 0
             upto = min(stop, end)
             if upto > start:
-                result.append(Slice(int(self._order[at]), start - begin, upto - begin))
+                shard = int(self._order[at])
+                before = begin - int(self._skipped[shard])
+                result.append(Slice(shard, start - before, upto - before))
             start = upto
             at += 1
         return result
@@ -91,6 +106,16 @@ class EpochOrder:
         return np.random.default_rng([1, *self._seed, window]).permutation(stop - start)
 
 
+def share(rows: int, replica: int, replicas: int) -> tuple[int, int]:
+    """The positions [start, stop) of an epoch of `rows` rows that are this replica's.
+
+    Replicas train in step: in step number t each takes the next batch of its share. The shares
+    differ by one row at most, so the steps of all of them have replicas * batch_size rows but for
+    the last, and a replica's rows in that one differ by one at most; they may be none.
+    """
+    return rows * replica // replicas, rows * (replica + 1) // replicas
+
+
 def unit_steps(rows: int, batch_size: int, workers: int) -> int:
     """Steps in one unit where the user names none."""
     steps = -(-rows // batch_size)
@@ -98,6 +123,9 @@ def unit_steps(rows: int, batch_size: int, workers: int) -> int:
 
 
 def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:
-    """Cuts positions [start, rows) into units of `steps` batches; only the last may be short."""
+    """Cuts positions [start, rows) into units of `steps` steps; only the last may be short.
+
+    batch_size: rows in one step, of all replicas together.
+    """
     size = batch_size * steps
     return [(at, min(at + size, rows)) for at in range(start, rows, size)]

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
+from tfos.feeding.convert import components, concat_rows, slice_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
-from tfos.feeding.schema import Column, Manifest, manifest_path
+from tfos.feeding.schema import Manifest, manifest_path
 from tfos.lake import Lake
 
 T = TypeVar("T")
@@ -30,12 +31,16 @@ _SHARDS_OPEN = 8
 
 @dataclass(frozen=True)
 class View:
-    """Which columns of a feed are read, and in which order its rows come."""
+    """Which columns of a feed are read, and in which order its rows come.
+
+    part: only the rows [first, last) of the feed, counted before any shuffling.
+    """
 
     feed: str
     columns: tuple[str, ...]
     shuffle: bool
     seed: int
+    part: tuple[int, int] | None = None
 
     def to_text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -43,7 +48,8 @@ class View:
     @classmethod
     def from_text(cls, text: str) -> View:
         record = json.loads(text)
-        return cls(**{**record, "columns": tuple(record["columns"])})
+        part = tuple(record["part"]) if record["part"] else None
+        return cls(**{**record, "columns": tuple(record["columns"]), "part": part})
 
 
 class _Recent(OrderedDict[Hashable, Any]):
@@ -61,12 +67,6 @@ class _Recent(OrderedDict[Hashable, Any]):
             while len(self) > self._size:
                 self.popitem(last=False)
         return self[key]  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Ragged:
-    values: np.ndarray
-    splits: np.ndarray
 
 
 class FeedReader:
@@ -94,29 +94,31 @@ class FeedReader:
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
         """The rows at positions [start, stop) of an epoch of `view`.
 
-        Returns for each column of the view, in its order: [rows] for a scalar column (strings as
-        bytes objects), [rows, k] for a dense array column, and for a ragged one two arrays, its
-        values and its row splits, int64 [rows + 1].
+        Returns for each column of the view, in its order, the arrays that convert.components()
+        gives for it; strings are bytes objects.
         """
         with self._lock:
             order = self._order(view, epoch)
             parts = []
-            for window, first, last in order.windows(start, stop):
+            # no rows, too, have the dtypes and shapes of rows: those of none of the first window
+            for window, first, last in order.windows(start, stop) or [(0, 0, 0)]:
                 content, permutation = self._window(view, epoch, order, window)
                 if permutation is None:
-                    parts.append([_slice(column, first, last) for column in content])
+                    parts.append([slice_rows(column, first, last) for column in content])
                 else:
                     rows = permutation[first:last]
-                    parts.append([_take(column, rows) for column in content])
+                    parts.append([take_rows(column, rows) for column in content])
         columns = (
             parts[0]
             if len(parts) == 1
-            else [_concat(column) for column in zip(*parts, strict=True)]
+            else [concat_rows(column) for column in zip(*parts, strict=True)]
         )
-        flat: list[np.ndarray] = []
-        for column in columns:
-            flat.extend([column.values, column.splits] if isinstance(column, _Ragged) else [column])
-        return flat
+        manifest = self.manifest(view.feed)
+        return [
+            array
+            for name, column in zip(view.columns, columns, strict=True)
+            for array in components(column, manifest.column(name))
+        ]
 
     def _order(self, view: View, epoch: int) -> EpochOrder:
         manifest = self.manifest(view.feed)
@@ -128,6 +130,7 @@ class FeedReader:
                 view.shuffle,
                 view.seed,
                 epoch,
+                view.part,
             ),
         )
 
@@ -149,7 +152,7 @@ class FeedReader:
                 for path, part in parts(window)
             ]
             table = pa.concat_tables(pieces)
-            arrays = [_to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
+            arrays = [to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
             return arrays, order.permutation(window)
 
         # unshuffled windows are the same in every epoch
@@ -161,50 +164,3 @@ class FeedReader:
                 return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)
-
-
-def _to_numpy(column: pa.ChunkedArray, kind: Column) -> np.ndarray | _Ragged:
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # older pyarrow
-        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
-    if kind.length is None:
-        return _flat(array, kind.dtype)
-    values = _flat(array.flatten(), kind.dtype)
-    if not kind.is_ragged:
-        return values.reshape(-1, kind.length)
-    splits = array.offsets.to_numpy().astype(np.int64)
-    return _Ragged(values, splits - splits[0])
-
-
-def _flat(array: pa.Array, dtype: str) -> np.ndarray:
-    if dtype == "string":
-        binary = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
-        return np.asarray(array.cast(binary).to_numpy(zero_copy_only=False), dtype=object)
-    return np.asarray(array.to_numpy(zero_copy_only=False))
-
-
-def _slice(column: Any, first: int, last: int) -> Any:
-    if not isinstance(column, _Ragged):
-        return column[first:last]
-    begin, end = column.splits[first], column.splits[last]
-    return _Ragged(column.values[begin:end], column.splits[first : last + 1] - begin)
-
-
-def _take(column: Any, rows: np.ndarray) -> Any:
-    if not isinstance(column, _Ragged):
-        return column[rows]
-    starts = column.splits[rows]
-    lengths = column.splits[rows + 1] - starts
-    splits = np.concatenate([[0], np.cumsum(lengths)])
-    # index of each value: the start of its row, plus its place in the row
-    places = np.arange(splits[-1]) - np.repeat(splits[:-1], lengths)
-    return _Ragged(column.values[np.repeat(starts, lengths) + places], splits)
-
-
-def _concat(parts: tuple[Any, ...]) -> Any:
-    if not isinstance(parts[0], _Ragged):
-        return np.concatenate(parts)
-    splits = [parts[0].splits]
-    for part in parts[1:]:
-        splits.append(part.splits[1:] + splits[-1][-1])
-    return _Ragged(np.concatenate([part.values for part in parts]), np.concatenate(splits))

@@ -1,12 +1,4 @@
-"""Column types of a feed: what of Spark's types becomes which tensor. Pure.
-
-    Spark type                              tensor
-    tinyint smallint int bigint             int8 int16 int32 int64, [batch]
-    float double                            float32 float64, [batch]
-    boolean                                 bool, [batch]
-    string                                  string (UTF-8), [batch]
-    array of these, all of one length k     the element's dtype, [batch, k]
-    array of these, of varying length       tf.RaggedTensor, [batch, None]
+"""The columns of a feed, which of them are dense, and the manifest. Pure.
 
 Whether an array column is of one length is a fact of the data, not of the type: it is decided over
 all rows of all feeds of the run that have the column, so that "train" and "eval" always agree.
@@ -14,22 +6,11 @@ all rows of all feeds of the run that have the column, so that "train" and "eval
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfos.errors import FeedError
-
-_DTYPES = {
-    "tinyint": "int8",
-    "smallint": "int16",
-    "int": "int32",
-    "bigint": "int64",
-    "float": "float32",
-    "double": "float64",
-    "boolean": "bool",
-    "string": "string",
-}
 
 
 @dataclass(frozen=True)
@@ -38,60 +19,50 @@ class Column:
 
     dtype: TensorFlow's name of the element type.
     length: None for a scalar column; for an array column the length that all its rows share, or
-    -1 when they differ.
+    -1 when they differ; for a vector the number of its dimensions.
+    inner: None but for arrays of arrays: the length that all inner arrays share, or -1. One is -1
+    when the other is: such a column is ragged in both dimensions.
+    sparse: a vector that becomes a tf.SparseTensor.
     """
 
     name: str
     dtype: str
     length: int | None = None
+    inner: int | None = None
+    sparse: bool = False
 
     @property
     def is_ragged(self) -> bool:
         return self.length == -1
 
-
-def columns_of(feed: str, types: Iterable[tuple[str, str]]) -> tuple[Column, ...]:
-    """The columns of a DataFrame from its (name, Spark simpleString type) pairs.
-
-    Array columns are ragged until resolve_lengths() has seen the data. Raises FeedError.
-    """
-    columns: list[Column] = []
-    for name, spark_type in types:
-        element, length = spark_type, None
-        if spark_type.startswith("array<"):
-            element, length = spark_type[len("array<") : -1], -1
-        if element not in _DTYPES:
-            raise FeedError(
-                f"column {name!r} of feed {feed!r} has type {spark_type}, which cannot be fed;"
-                f" cast it in pre_train to one of {', '.join(_DTYPES)}, or an array of these"
-            )
-        if any(column.name == name for column in columns):
-            raise FeedError(
-                f"feed {feed!r} has two columns named {name!r}; rename one in pre_train"
-            )
-        columns.append(Column(name, _DTYPES[element], length))
-    if not columns:
-        raise FeedError(f"feed {feed!r} has no columns")
-    return tuple(columns)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row; -1 is a ragged dimension."""
+        return tuple(size for size in (self.length, self.inner) if size is not None)
 
 
 def resolve_lengths(
-    feeds: Mapping[str, tuple[Column, ...]], lengths: Mapping[str, Mapping[str, tuple[int, int]]]
+    feeds: Mapping[str, tuple[Column, ...]],
+    spans: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]],
 ) -> dict[str, tuple[Column, ...]]:
-    """Decides which array columns are dense.
+    """Decides which array columns are dense: those with one length above 0 in each dimension.
 
-    lengths: feed -> column -> (shortest, longest) array seen in that feed.
+    spans: feed -> column -> (shortest, longest) array seen in that feed; for arrays of arrays this
+    and the same of the inner arrays, where there are any.
     """
-    spans: dict[str, set[int]] = {}
-    for columns in lengths.values():
-        for name, span in columns.items():
-            spans.setdefault(name, set()).update(span)
+    seen: dict[str, list[set[int]]] = {}
+    for columns in spans.values():
+        for name, of_feed in columns.items():
+            sizes = seen.setdefault(name, [set(), set()])
+            for size, span in zip(sizes, of_feed, strict=False):
+                size.update(span)
 
     def resolved(column: Column) -> Column:
-        span = spans.get(column.name, set())
-        if column.length is None or len(span) != 1 or span == {0}:
+        sizes = seen.get(column.name, [])[: len(column.shape)]
+        if not sizes or any(len(size) != 1 or size == {0} for size in sizes):
             return column
-        return Column(column.name, column.dtype, next(iter(span)))
+        lengths = [next(iter(size)) for size in sizes]
+        return replace(column, length=lengths[0], inner=lengths[1] if lengths[1:] else None)
 
     return {feed: tuple(map(resolved, columns)) for feed, columns in feeds.items()}
 

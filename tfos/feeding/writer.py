@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tfos.errors import FeedError, LakeError
-from tfos.feeding.schema import Column, Manifest, Shard, columns_of, manifest_path, resolve_lengths
+from tfos.feeding.convert import canonical, inspect, pieces
+from tfos.feeding.feed import Feed
+from tfos.feeding.layout import Layout
+from tfos.feeding.schema import Column, Manifest, Shard, manifest_path, resolve_lengths
 from tfos.lake import Lake
 
 if TYPE_CHECKING:
@@ -36,23 +38,30 @@ _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
 class _PartitionWriter:
     """Streams one partition's batches into shards. Not thread-safe."""
 
-    def __init__(self, lake: Lake, feed: str, stem: str, columns: tuple[Column, ...]) -> None:
-        self._lake, self._feed, self._stem = lake, feed, stem
-        self._columns = columns
+    def __init__(self, lake: Lake, layout: Layout, stem: str) -> None:
+        self._lake, self._layout, self._stem = lake, layout, stem
         self._writer: Any = None
         self._bytes = 0
         self._open_rows = 0
         self.shards: list[Shard] = []
         self.nulls: dict[str, int] = {}
-        self.lengths: dict[str, tuple[int, int]] = {}
+        self.null_elements: dict[str, int] = {}
+        self.spans: dict[str, list[tuple[int, int]]] = {}
 
     def write(self, batch: pa.RecordBatch) -> None:
-        for index, column in enumerate(self._columns):
-            self._inspect(column, batch.column(index))
-        if self.nulls or not batch.num_rows:
+        """Writes a batch of the DataFrame. Raises FeedError for a value that cannot be fed."""
+        for piece in pieces(batch, self._layout):
+            self._write(canonical(piece, self._layout))
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        facts = inspect(batch, self._layout)
+        _add(self.nulls, facts.nulls)
+        _add(self.null_elements, facts.null_elements)
+        _widen(self.spans, facts.spans)
+        if self.nulls or self.null_elements:
             return  # the feed fails; only the counting goes on, so that the error is complete
         if self._writer is None:
-            path = f"feed/{self._feed}/{self._stem}-{len(self.shards)}.arrow"
+            path = f"feed/{self._layout.feed}/{self._stem}-{len(self.shards)}.arrow"
             self.shards.append(Shard(path, 0, 0))
             self._sink = self._lake.open_new(path)
             self._writer = pa.ipc.new_file(self._sink, batch.schema)
@@ -61,17 +70,6 @@ class _PartitionWriter:
         self._bytes += batch.nbytes
         if self._bytes >= SHARD_BYTES:
             self.close_shard()
-
-    def _inspect(self, column: Column, array: pa.Array) -> None:
-        nulls = array.null_count
-        if column.length is not None:
-            nulls += array.flatten().null_count
-            if len(array) > array.null_count:
-                span = pc.min_max(pc.list_value_length(array)).as_py()
-                low, high = self.lengths.get(column.name, (span["min"], span["max"]))
-                self.lengths[column.name] = (min(low, span["min"]), max(high, span["max"]))
-        if nulls:
-            self.nulls[column.name] = self.nulls.get(column.name, 0) + nulls
 
     def close_shard(self) -> None:
         writer, self._writer = self._writer, None  # also when it fails: discard() comes here again
@@ -90,48 +88,61 @@ class _PartitionWriter:
                 self._lake.remove(shard.path)
 
 
+def _add(into: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, count in more.items():
+        into[name] = into.get(name, 0) + count
+
+
+def _widen(
+    into: dict[str, list[tuple[int, int]]], more: Mapping[str, Sequence[tuple[int, int]]]
+) -> None:
+    for name, spans in more.items():
+        known = into.get(name, [])
+        into[name] = [
+            (min(low for low, _ in both), max(high for _, high in both))
+            for both in (known[i : i + 1] + [*spans[i : i + 1]] for i in range(2))
+            if both
+        ]
+
+
 def _write_partition(
-    batches: Iterable[pa.RecordBatch],
-    lake: Lake,
-    feed: str,
-    columns: tuple[Column, ...],
-    connect: Callable[[], Any],
+    batches: Iterable[pa.RecordBatch], lake: Lake, layout: Layout, connect: Callable[[], Any]
 ) -> Iterator[pa.RecordBatch]:
-    """One Spark task: writes a partition and publishes it; yields one row, its null counts."""
+    """One Spark task: writes a partition and publishes it; yields one row of what was wrong."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
     assert context is not None
     partition = context.partitionId()
-    stem = f"{partition:06d}-{context.taskAttemptId()}"
-    writer = _PartitionWriter(lake, feed, stem, columns)
+    writer = _PartitionWriter(lake, layout, f"{partition:06d}-{context.taskAttemptId()}")
     if not lake.exists("spec.json"):
         raise LakeError(
             f"executor host {socket.gethostname()} does not see {lake.uri('spec.json')}, which the"
             " driver wrote: name a lake that all machines share with --lake"
         )
-    keep = False
+    keep, error = False, None
     try:
         for batch in batches:
             writer.write(batch)
         writer.close_shard()
-        if not writer.nulls:
-            record = {"shards": [vars(s) for s in writer.shards], "lengths": writer.lengths}
+        if not writer.nulls and not writer.null_elements:
+            record = {"shards": [vars(s) for s in writer.shards], "spans": writer.spans}
             with connect() as publish:
                 # when it fails the shards may be published all the same: only a clear no ends them,
                 # and the driver removes what turns out to be a stray
                 keep = True
-                keep = publish(feed, partition, record)
+                keep = publish(layout.feed, partition, record)
+    except FeedError as reason:  # the driver raises it; to Spark the task is a success, not retried
+        error = str(reason)
     finally:
         if not keep:
             writer.discard()
-    yield pa.RecordBatch.from_pydict(
-        {"partition": pa.array([partition], pa.int32()), "nulls": [json.dumps(writer.nulls)]}
-    )
+    wrong = {"nulls": writer.nulls, "null_elements": writer.null_elements, "error": error}
+    yield pa.RecordBatch.from_pydict({"wrong": [json.dumps(wrong)]})
 
 
 def write_feeds(
-    frames: dict[str, DataFrame],
+    feeds: dict[str, Feed],
     lake: Lake,
     connect: Callable[[], Any],
     published: Callable[[str], dict[int, dict[str, Any]]],
@@ -140,23 +151,20 @@ def write_feeds(
 
     connect: picklable; gives a context manager around a Publish function, on an executor.
     published: feed name -> the record of each published partition, as the registry has them.
-    Raises FeedError for an unsupported type, a null or an empty DataFrame; nothing is published.
+    Raises FeedError for an unsupported type, a declaration that fits no column, a null, vectors
+    of several sizes or an empty DataFrame; then no manifest is written. Types and declarations of
+    all feeds are checked before the first job.
     """
-    columns = {
-        name: columns_of(name, [(f.name, f.dataType.simpleString()) for f in frame.schema.fields])
-        for name, frame in frames.items()
-    }
+    layouts = {name: feed.layout(name) for name, feed in feeds.items()}
     records = {}
-    for name, frame in frames.items():
-        _run_job(name, frame, lake, columns[name], connect)
+    for name, feed in feeds.items():
+        _run_job(feed.df, lake, layouts[name], connect)
         records[name] = published(name)
-    lengths: dict[str, dict[str, tuple[int, int]]] = {name: {} for name in frames}
+    spans: dict[str, dict[str, list[tuple[int, int]]]] = {name: {} for name in feeds}
     for name, partitions in records.items():
         for record in partitions.values():
-            for column, (low, high) in record["lengths"].items():
-                was = lengths[name].get(column, (low, high))
-                lengths[name][column] = (min(was[0], low), max(was[1], high))
-    resolved = resolve_lengths(columns, lengths)
+            _widen(spans[name], record["spans"])
+    resolved = resolve_lengths({n: layout.columns for n, layout in layouts.items()}, spans)
     manifests = {}
     for name, partitions in records.items():
         shards = [Shard(**s) for number in sorted(partitions) for s in partitions[number]["shards"]]
@@ -166,15 +174,15 @@ def write_feeds(
                 f"feed {name!r} has no rows; check the filters and joins"
                 " of its DataFrame in pre_train"
             )
+    for layout in layouts.values():
+        _check_vectors(layout, resolved[layout.feed], spans)
     for name, manifest in manifests.items():
         _remove_strays(lake, manifest)
         lake.write_json(manifest_path(name), manifest.as_json())
     return manifests
 
 
-def _run_job(
-    name: str, frame: DataFrame, lake: Lake, columns: tuple[Column, ...], connect: Callable[[], Any]
-) -> None:
+def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[], Any]) -> None:
     # a call of write() per 64k rows instead of 10k; put back as it was, it is the user's session
     conf = frame.sparkSession.conf
     before = conf.get(_BATCH_ROWS_CONF)
@@ -182,21 +190,53 @@ def _run_job(
         conf.set(_BATCH_ROWS_CONF, str(_BATCH_ROWS))
     try:
         rows = frame.mapInArrow(
-            lambda batches: _write_partition(batches, lake, name, columns, connect),
-            "partition int, nulls string",
+            lambda batches: _write_partition(batches, lake, layout, connect), "wrong string"
         ).collect()
     finally:
         conf.set(_BATCH_ROWS_CONF, before)
     nulls: dict[str, int] = {}
+    null_elements: dict[str, int] = {}
     for row in rows:
-        for column, count in json.loads(row.nulls).items():
-            nulls[column] = nulls.get(column, 0) + count
-    if nulls:
-        found = ", ".join(f"{column!r} has {count}" for column, count in sorted(nulls.items()))
-        raise FeedError(
-            f"feed {name!r} has nulls: column {found}; fill or drop them in pre_train,"
-            " e.g. df.fillna({...}) or df.dropna()"
-        )
+        wrong = json.loads(row.wrong)
+        if wrong["error"]:
+            raise FeedError(wrong["error"])
+        _add(nulls, wrong["nulls"])
+        _add(null_elements, wrong["null_elements"])
+    if nulls or null_elements:
+        raise _null_error(layout, nulls, null_elements)
+
+
+def _null_error(
+    layout: Layout, nulls: Mapping[str, int], null_elements: Mapping[str, int]
+) -> FeedError:
+    # by the names that `fill` has: a null map makes two columns null
+    named = {s.name: nulls[s.column.name] for s in layout.sources if s.column.name in nulls}
+    found = [f"column {name!r} has {count}" for name, count in sorted(named.items())]
+    found += [f"elements of {name!r} have {n}" for name, n in sorted(null_elements.items())]
+    remedies = ["drop them in pre_train, e.g. df.dropna()"]
+    if named:
+        fill = ", ".join(f"{name!r}: ..." for name in sorted(named))
+        remedies.append(f"return tfos.Feed(df, fill={{{fill}}})")
+    if null_elements:
+        remedies.append("F.filter(column, lambda x: x.isNotNull()) for those inside arrays")
+    return FeedError(
+        f"feed {layout.feed!r} has nulls: {', '.join(found)}; {', or '.join(remedies)}"
+    )
+
+
+def _check_vectors(
+    layout: Layout,
+    columns: tuple[Column, ...],
+    spans: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]],
+) -> None:
+    for source, column in zip(layout.sources, columns, strict=True):
+        if source.part == "vector" and column.is_ragged:
+            seen = {s for feed in spans.values() for s in feed.get(column.name, ())}
+            low, high = min(low for low, _ in seen), max(high for _, high in seen)
+            raise FeedError(
+                f"column {column.name!r} of feed {layout.feed!r} has vectors of {low} to {high}"
+                " dimensions, counting all feeds: give all of them one size, above 0"
+            )
 
 
 def _remove_strays(lake: Lake, manifest: Manifest) -> None:

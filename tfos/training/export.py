@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfos.errors import UsageError
 from tfos.feeding.schema import Column
+from tfos.feeding.tensors import component_specs, tensor_of
 from tfos.lake import Lake
+from tfos.signature import KERAS_FILE, PREDICTIONS, SIGNATURE, Output, Signature, input_names
 
 MODEL = "model"
 
@@ -18,42 +23,46 @@ MODEL = "model"
 def serving_specs(columns: list[Column]) -> dict[str, tf.TensorSpec]:
     """The inputs of the serving signature, by name.
 
-    One tensor per feature, [batch] or [batch, k]. TF Serving has no ragged tensors, so a ragged
-    feature x comes as two: x, its flat values, and x_row_splits, int64 [batch + 1].
+    A dense feature is one tensor, [batch] or [batch, k] or [batch, k, l]. TF Serving has no others:
+    a ragged or sparse feature is several, those of convert.components() under input_names().
+    Raises UsageError when two have one name.
     """
-    specs = {}
+    specs: dict[str, tf.TensorSpec] = {}
     for column in columns:
-        dtype = tf.dtypes.as_dtype(column.dtype)
-        dense = column.length is not None and not column.is_ragged
-        shape = [None, column.length] if dense else [None]
-        specs[column.name] = tf.TensorSpec(shape, dtype, name=column.name)
-        if column.is_ragged:
-            splits = f"{column.name}_row_splits"
-            specs[splits] = tf.TensorSpec([None], tf.int64, name=splits)
+        for name, spec in zip(input_names(column), component_specs(column), strict=True):
+            if name in specs:
+                raise UsageError(
+                    f"feature {column.name!r} is {name!r} in the serving signature, as another one"
+                    " is: rename one of them in pre_train"
+                )
+            specs[name] = tf.TensorSpec(spec.shape, spec.dtype, name=name)
     return specs
 
 
 def export_model(
-    model: keras.Model, columns: list[Column], lake: Lake, scratch: str, io_device: str | None
+    model: keras.Model,
+    columns: list[Column],
+    lake: Lake,
+    scratch: str,
+    io_device: str | None,
+    fence: Callable[[], None] = lambda: None,
 ) -> str:
     """Writes `model` to <run>/model and returns the URI.
 
     Its signature "serving_default" takes the features of serving_specs(columns) and gives
-    "predictions", or the model's own names when its output is a dict. model.keras beside it is
-    the Keras model. Readers see all of it or nothing.
+    "predictions", or the model's own names when its output is a dict. Beside it model.keras is the
+    Keras model, and signature.json says what it takes and gives. Readers see all of it or nothing.
+    fence: raises when another process has taken this one's place: see Lake.commit_dir.
     """
     specs = serving_specs(columns)
 
     def serve(**inputs: Any) -> dict[str, Any]:
-        features = {}
-        for column in columns:
-            value = inputs[column.name]
-            if column.is_ragged:
-                splits = inputs[f"{column.name}_row_splits"]
-                value = tf.RaggedTensor.from_row_splits(value, splits)
-            features[column.name] = value
+        features = {
+            column.name: tensor_of(column, [inputs[name] for name in input_names(column)], True)
+            for column in columns
+        }
         outputs = model(features, training=False)
-        return outputs if isinstance(outputs, dict) else {"predictions": outputs}
+        return outputs if isinstance(outputs, dict) else {PREDICTIONS: outputs}
 
     # not the model itself: Keras would trace it once more, with inputs of its own guess
     module = tf.Module()
@@ -72,6 +81,16 @@ def export_model(
             signatures={"serving_default": signature},
             options=tf.saved_model.SaveOptions(experimental_io_device=io_device),
         )
-        model.save(str(Path(local, "model.keras")))
-        lake.commit_dir(local, MODEL, {"format": "saved_model"})
+        model.save(str(Path(local, KERAS_FILE)))
+        described = Signature(tuple(columns), _outputs(signature))
+        Path(local, SIGNATURE).write_text(json.dumps(described.as_json(), indent=2))
+        lake.commit_dir(local, MODEL, {"format": "saved_model"}, fence)
     return lake.uri(MODEL)
+
+
+def _outputs(signature: Any) -> tuple[Output, ...]:
+    """What a concrete function gives."""
+    return tuple(
+        Output(name, spec.dtype.name, None if spec.shape.rank is None else tuple(spec.shape))
+        for name, spec in signature.structured_outputs.items()
+    )

@@ -1,0 +1,182 @@
+"""From DataFrames to committed feeds, with a DataFrame that is a list of Arrow batches."""
+
+from __future__ import annotations
+
+import contextlib
+import decimal
+import types
+
+import pyarrow as pa
+import pytest
+from spark_types import VECTOR, VECTOR_TYPE, array, map_of, struct
+
+from tfos.errors import FeedError
+from tfos.feeding.feed import Feed
+from tfos.feeding.reader import FeedReader, View
+from tfos.feeding.schema import Column
+from tfos.feeding.writer import write_feeds
+from tfos.lake import Lake
+
+
+class Frame:
+    """As much of a DataFrame as write_feeds needs.
+
+    fields: name -> (Spark's type, Arrow's type); partitions: rows as dicts, cut in batches of two.
+    """
+
+    def __init__(self, fields, *partitions):
+        schema = struct(**{name: kind for name, (kind, _) in fields.items()})
+        self.schema = types.SimpleNamespace(jsonValue=lambda: schema)
+        conf = types.SimpleNamespace(get=lambda key: "10000", set=lambda key, value: None)
+        self.sparkSession = types.SimpleNamespace(conf=conf)
+        self._kind = pa.schema([(name, kind) for name, (_, kind) in fields.items()])
+        self._partitions = partitions
+
+    def mapInArrow(self, function, schema):
+        from pyspark import TaskContext
+
+        rows = []
+        for number, partition in enumerate(self._partitions):
+            context = TaskContext()
+            context._partitionId, context._taskAttemptId = number, number
+            TaskContext._taskContext = context
+            table = pa.Table.from_pylist(partition, self._kind)
+            try:
+                for batch in function(iter(table.to_batches(max_chunksize=2))):
+                    rows += [types.SimpleNamespace(**row) for row in batch.to_pylist()]
+            finally:
+                TaskContext._taskContext = None
+        return types.SimpleNamespace(collect=lambda: rows)
+
+
+@pytest.fixture
+def lake(tmp_path):
+    lake = Lake(str(tmp_path / "lake"), "run")
+    lake.write_json("spec.json", {})
+    return lake
+
+
+@pytest.fixture
+def write(lake):
+    """Writes feeds; returns their manifests."""
+    records = {}
+
+    def publish(feed, partition, record):
+        return records.setdefault(feed, {}).setdefault(partition, record) is record
+
+    def written(**feeds):
+        return write_feeds(
+            feeds,
+            lake,
+            lambda: contextlib.nullcontext(publish),
+            lambda name: records.get(name, {}),
+        )
+
+    return written
+
+
+def dense(*values):
+    return {"type": 1, "size": None, "indices": None, "values": list(values)}
+
+
+def sparse(size, **values):
+    indices = [int(name[1:]) for name in values]
+    return {"type": 0, "size": size, "indices": indices, "values": list(values.values())}
+
+
+LONG, TEXT = ("long", pa.int64()), ("string", pa.string())
+LONGS = (array("long"), pa.list_(pa.int64()))
+
+
+class TestFeeds:
+    def test_rows_are_those_of_all_partitions(self, lake, write, tmp_path):
+        rows = [{"x": i, "s": f"s{i}"} for i in range(7)]
+        frame = Frame({"x": LONG, "s": TEXT}, rows[:5], [], rows[5:])
+        manifest = write(train=Feed(frame))["train"]
+        assert manifest.rows == 7
+        assert manifest.columns == (Column("x", "int64"), Column("s", "string"))
+        read = FeedReader(lake, str(tmp_path)).read(View("train", ("s", "x"), False, 0), 0, 0, 7)
+        assert [array.tolist() for array in read] == [
+            [row["s"].encode() for row in rows],
+            [row["x"] for row in rows],
+        ]
+
+    def test_lengths_are_decided_over_all_feeds(self, write):
+        fields = {"same": LONGS, "differ": LONGS}
+        train = Frame(fields, [{"same": [1, 2], "differ": [1]}], [{"same": [3, 4], "differ": [2]}])
+        other = Frame(fields, [{"same": [5, 6], "differ": [1, 2]}])
+        for manifest in write(train=Feed(train), eval=Feed(other)).values():
+            assert [column.shape for column in manifest.columns] == [(2,), (-1,)]
+
+    def test_inner_lengths_are_decided_over_all_partitions(self, write):
+        fields = {"x": (array(array("long")), pa.list_(pa.list_(pa.int64())))}
+        rows = [{"x": [[1, 2, 3], [4, 5, 6]]}, {"x": [[7, 8, 9], [1, 2, 3]]}]
+        (column,) = write(train=Feed(Frame(fields, rows, rows[:1])))["train"].columns
+        assert column == Column("x", "int64", 2, 3)
+        (column,) = write(other=Feed(Frame(fields, rows, [{"x": [[1], [2]]}])))["other"].columns
+        assert column == Column("x", "int64", -1, -1)
+
+    def test_sparse_vectors(self, lake, write, tmp_path):
+        rows = [{"v": sparse(9, i3=1.0)}, {"v": dense(*[0.0] * 8, 5.0)}]
+        frame = Frame({"v": (VECTOR, VECTOR_TYPE)}, rows)
+        manifest = write(train=Feed(frame, sparse=["v"]))["train"]
+        assert manifest.columns == (Column("v", "float64", 9, sparse=True),)
+        read = FeedReader(lake, str(tmp_path)).read(View("train", ("v",), False, 0), 0, 0, 2)
+        assert [a.tolist() for a in read] == [[[0, 3], [1, 8]], [1.0, 5.0], [2, 9]]
+
+    def test_fills(self, lake, write, tmp_path):
+        frame = Frame({"x": LONG, "l": LONGS}, [{"x": None, "l": [1]}, {"x": 2, "l": None}])
+        write(train=Feed(frame, fill={"x": -1, "l": []}))
+        read = FeedReader(lake, str(tmp_path)).read(View("train", ("x", "l"), False, 0), 0, 0, 2)
+        assert [array.tolist() for array in read] == [[-1, 2], [1], [0, 1, 1]]
+
+
+class TestErrors:
+    def refused(self, lake, write, **feeds):
+        with pytest.raises(FeedError) as caught:
+            write(**feeds)
+        assert not lake.exists("feed/train/manifest.json")
+        return str(caught.value)
+
+    def test_nulls_of_all_partitions_are_counted(self, lake, write):
+        rows = [{"x": None, "l": [1, None]}, {"x": 1, "l": None}]
+        frame = Frame({"x": LONG, "l": LONGS}, rows, rows, [{"x": 1, "l": [1]}])
+        message = self.refused(lake, write, train=Feed(frame))
+        for part in (
+            "'train'", "'x' has 2", "'l' has 2", "elements of 'l' have 2", "dropna",
+            "tfos.Feed(df, fill={'l': ..., 'x': ...})", "isNotNull",
+        ):  # fmt: skip
+            assert part in message
+
+    def test_null_map_is_named_as_fill_has_it(self, lake, write):
+        frame = Frame(
+            {"m": (map_of("string", "long"), pa.map_(pa.string(), pa.int64()))}, [{"m": None}]
+        )
+        message = self.refused(lake, write, train=Feed(frame))
+        assert "'m' has 1;" in message
+        assert "isNotNull" not in message
+
+    def test_decimal_that_does_not_fit_is_no_failure_of_the_task(self, lake, write):
+        frame = Frame(
+            {"n": ("decimal(38,0)", pa.decimal128(38, 0))}, [{"n": decimal.Decimal(10) ** 20}]
+        )
+        message = self.refused(lake, write, train=Feed(frame, decimal={"n": "int64"}))
+        for part in ("'n'", "'train'", "int64"):
+            assert part in message
+
+    @pytest.mark.parametrize("declared", [{}, {"sparse": ["v"]}])
+    def test_vectors_of_several_sizes(self, lake, write, declared):
+        fields = {"v": (VECTOR, VECTOR_TYPE)}
+        frame = Frame(fields, [{"v": dense(1.0, 2.0)}], [{"v": sparse(3)}])
+        with pytest.raises(FeedError, match=r"'v' of feed 'train'.* 2 to 3 dimensions"):
+            write(train=Feed(frame, **declared))
+        assert not lake.exists("feed/train/manifest.json")
+
+    def test_feed_without_rows(self, lake, write):
+        with pytest.raises(FeedError, match="'train' has no rows"):
+            write(train=Feed(Frame({"v": (VECTOR, VECTOR_TYPE)}, [], [])))
+
+    def test_all_declarations_are_checked_before_the_first_job(self, lake, write):
+        good, bad = Frame({"x": LONG}, [{"x": 1}]), Frame({"x": LONG}, [{"x": 1}])
+        message = self.refused(lake, write, train=Feed(good), eval=Feed(bad, sparse=["x"]))
+        assert "'eval'" in message and "sparse=" in message
