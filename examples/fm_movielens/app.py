@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import fm_features
 import movielens_data
-import numpy as np
 
 import tfos
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame, Row, SparkSession
 
 # Percentiles of a hash of (user, movie, seed): the test rows come first, then, of the remaining
 # ones, the tenth on which settings are chosen.
 TEST_PERCENT, TUNE_PERCENT = 10, 9
 ROWS_PER_PARTITION = 500_000
 EVALUATION_BATCH = 8192
+RECOMMENDED = 10
+# What the model predicts from. The numbers of ratings, which the feeds have too, are for training.
+FEATURES = ("user", "movie", "genres", "year", "popularity")
 
 
 class FMMovieLens(tfos.TFOnSparkApp):
@@ -41,7 +43,7 @@ class FMMovieLens(tfos.TFOnSparkApp):
         )
         parser.add_argument("--rank", type=int, default=16, help="factors per feature")
         parser.add_argument("--epochs", type=int, default=15)
-        parser.add_argument("--batch-size", type=int, default=1024)
+        parser.add_argument("--batch-size", type=int, default=1024, help="rows per step")
         parser.add_argument("--learning-rate", type=float, default=0.02, help="Adam's, at first")
         parser.add_argument(
             "--l2-linear", type=float, default=3.0, help="prior precision of linear weights"
@@ -113,9 +115,7 @@ class FMMovieLens(tfos.TFOnSparkApp):
         self.rating_range = (min(user.low for user in users), max(user.high for user in users))
         self.sizes = {"users": len(users), "movies": len(catalogue), "genres": len(genre_names)}
         self.titles = [movie.title for movie in catalogue]
-        self.genres = [movie.genres for movie in features]
-        self.year = np.array([movie.year for movie in features], np.int32)
-        self.popularity = np.array([movie.popularity for movie in features], np.int32)
+        self.movies = features
         self.held_out = "valid" if self.args.tune else "test"
 
         user_index = {user.user_id: index for index, user in enumerate(users)}
@@ -160,10 +160,10 @@ class FMMovieLens(tfos.TFOnSparkApp):
         return {user_id: user_index[user_id] for user_id in ids}
 
     def train(self, ctx: Any) -> dict[str, Any]:
-        """Train, evaluate and export the model; the RMSEs and the recommendations by user id."""
+        """Train, evaluate and export the model; returns the RMSEs."""
         # Imported here, so that the driver, which imports this module too, needs no TensorFlow.
         import keras
-        from fm_model import FactorizationMachine, recommend
+        from fm_model import FactorizationMachine
 
         args = self.args
         steps = args.epochs * math.ceil(self.train_rows / args.batch_size)
@@ -186,29 +186,48 @@ class FMMovieLens(tfos.TFOnSparkApp):
                 loss="mse",
                 metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
             )
-        train = ctx.dataset("train", args.batch_size, label="rating", shuffle=True, seed=args.seed)
+        # the same number of rows in a step, however many workers take part in it
+        batch_size = args.batch_size // ctx.strategy.num_replicas_in_sync
+        train = ctx.dataset("train", batch_size, label="rating", shuffle=True, seed=args.seed)
         held_out = ctx.dataset(self.held_out, EVALUATION_BATCH, label="rating", shuffle=False)
         history = ctx.fit(model, train, epochs=args.epochs)
         evaluation = ctx.evaluate(model, held_out)
-        ctx.export(model)
+        ctx.export(model, ctx.dataset("train", batch_size, features=FEATURES))
         return {
             f"{self.held_out}_rmse": float(evaluation["rmse"]),
             "train_rmse": float(history.history["rmse"][-1]),
-            "recommendations": {
-                str(user_id): [
-                    {"title": self.titles[movie], "score": score}
-                    for movie, score in recommend(
-                        model, user, self.genres, self.year, self.popularity, self.excluded[user_id]
-                    )
-                ]
-                for user_id, user in self.chosen.items()
-            },
         }
+
+    def recommend(self, spark: SparkSession, model: str) -> list[Row]:
+        """The best movies for each chosen user, best first: rows of user_id, movie and rating.
+
+        model: URI of the exported model.
+        """
+        from pyspark.sql import Window
+        from pyspark.sql import functions as F  # noqa: N812
+
+        candidates = spark.createDataFrame(
+            [
+                (user_id, user, movie.movie, movie.genres, movie.year, movie.popularity)
+                for user_id, user in self.chosen.items()
+                for movie in self.movies
+                if movie.movie not in self.excluded[user_id]
+            ],
+            "user_id LONG, user INT, movie INT, genres ARRAY<INT>, year INT, popularity INT",
+        )
+        # few rows: one partition, and so one process that loads the model, is enough
+        rated = tfos.predict(candidates.coalesce(1), model, output="rating")
+        # many may get the highest rating that there is: of these the popular ones first
+        order = (F.desc("rating"), F.desc("popularity"), "movie")
+        rank = F.row_number().over(Window.partitionBy("user_id").orderBy(*order))
+        best = rated.withColumn("rank", rank).where(F.col("rank") <= RECOMMENDED)
+        return best.orderBy("user_id", "rank").select("user_id", "movie", "rating").collect()
 
     def shutdown(self) -> None:
         """Print the errors and each chosen user's recommendations."""
         if not self.result or self.result["status"] != "succeeded":
             return
+        from pyspark.sql import SparkSession
         from rich.console import Console
         from rich.table import Table
 
@@ -217,8 +236,11 @@ class FMMovieLens(tfos.TFOnSparkApp):
         for name in ("train_rmse", "valid_rmse", "test_rmse"):
             if name in metrics:
                 console.print(f"{name} {metrics[name]:.4f}")
-        for user_id, movies in metrics["recommendations"].items():
+        spark = SparkSession.getActiveSession()
+        best = self.recommend(spark, self.result["model"])
+        for user_id in self.chosen:
             table = Table("rating", "title", title=f"Unseen movies for user {user_id}")
-            for movie in movies:
-                table.add_row(f"{movie['score']:.2f}", movie["title"])
+            for row in best:
+                if row.user_id == user_id:
+                    table.add_row(f"{row.rating:.2f}", self.titles[row.movie])
             console.print(table)

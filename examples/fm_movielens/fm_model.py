@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 
@@ -113,10 +111,6 @@ class FactorizationMachine(keras.Model):
         rating = self._score(user, movie, features)
         return rating if training else tf.clip_by_value(rating, self.low, self.high)
 
-    def score(self, features: dict[str, tf.Tensor | tf.RaggedTensor]) -> tf.Tensor:
-        """The rating before it is clipped, float32 [B]: it ranks movies without ties."""
-        return self._score(self.user(features["user"]), self.movie(features["movie"]), features)
-
     def _score(
         self, user: tf.Tensor, movie: tf.Tensor, features: dict[str, tf.Tensor | tf.RaggedTensor]
     ) -> tf.Tensor:
@@ -147,39 +141,3 @@ class FactorizationMachine(keras.Model):
         """One rating's share of a whole table's penalty -> []."""
         squares = tf.reduce_sum(tf.square(layer.embeddings.value), axis=0)
         return tf.tensordot(squares, tf.constant(self.row_penalty), 1) / self.train_rows
-
-
-def top_k(scores: np.ndarray, excluded: Collection[int], k: int) -> list[int]:
-    """Indices of the k highest of scores, float [M], outside excluded; best first, ties by index.
-
-    Fewer than k when fewer are left.
-    """
-    left = np.setdiff1d(np.arange(len(scores)), np.fromiter(excluded, int, len(excluded)))
-    return left[np.argsort(-scores[left], kind="stable")[:k]].tolist()
-
-
-def recommend(
-    model: FactorizationMachine,
-    user: int,
-    genres: list[list[int]],
-    year: np.ndarray,
-    popularity: np.ndarray,
-    excluded: Collection[int],
-    k: int = 10,
-) -> list[tuple[int, float]]:
-    """The k movies with the highest predicted ratings: (movie, rating) pairs, best first.
-
-    The catalogue of M movies, by dense index: genres, M lists; year, popularity int [M].
-    excluded: movies not to be recommended, such as those that the user has seen.
-    """
-    scores = model.score(
-        {
-            "user": tf.fill([len(genres)], user),
-            "movie": tf.range(len(genres)),
-            "genres": tf.ragged.constant(genres, dtype=tf.int32, ragged_rank=1),
-            "year": tf.constant(year),
-            "popularity": tf.constant(popularity),
-        }
-    ).numpy()
-    ratings = np.clip(scores, model.low, model.high)
-    return [(movie, float(ratings[movie])) for movie in top_k(scores, excluded, k)]

@@ -295,14 +295,13 @@ def naive_rating(model, batch, row: int) -> float:
 class TestModel:
     def test_equals_the_sum_over_pairs(self, model, batch):
         expected = [naive_rating(model, batch, row) for row in range(4)]
-        np.testing.assert_allclose(model.score(batch), expected, rtol=1e-5)
         np.testing.assert_allclose(model(batch, training=True), expected, rtol=1e-5)
         np.testing.assert_allclose(model(batch), np.clip(expected, 0.5, 5.0), rtol=1e-5)
 
     def test_genres_may_be_dense(self, fm_model, model, batch):
         ragged = {**batch, "genres": fm_model.tf.ragged.constant([[0, 1]] * 4, dtype="int32")}
         dense = {**batch, "genres": fm_model.tf.constant([[0, 1]] * 4, dtype="int32")}
-        np.testing.assert_allclose(model.score(dense), model.score(ragged), rtol=1e-6)
+        np.testing.assert_allclose(model(dense), model(ragged), rtol=1e-6)
 
     def test_one_epoch_pays_the_penalty_once(self, fm_model):
         tf = fm_model.tf
@@ -351,18 +350,3 @@ class TestModel:
         model.save(tmp_path / "model.keras")
         again = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_allclose(again(batch), model(batch), rtol=1e-6)
-
-    def test_top_k_excludes(self, fm_model):
-        scores = np.array([0.1, 0.9, 0.5, 0.7, 0.5])
-        assert fm_model.top_k(scores, excluded={1}, k=3) == [3, 2, 4]
-        assert fm_model.top_k(scores, excluded=set(), k=2) == [1, 3]
-        assert fm_model.top_k(scores, excluded={0, 1, 2, 3}, k=3) == [4]
-
-    def test_recommends_by_score_and_reports_ratings(self, fm_model, model):
-        genres = [[m % 5] for m in range(9)]
-        year = popularity = np.zeros(9, np.int32)
-        movies = fm_model.recommend(model, 2, genres, year, popularity, excluded={0, 4}, k=9)
-        assert sorted(movie for movie, _ in movies) == [1, 2, 3, 5, 6, 7, 8]
-        ratings = [rating for _, rating in movies]
-        assert ratings == sorted(ratings, reverse=True)
-        assert all(0.5 <= rating <= 5.0 for rating in ratings)

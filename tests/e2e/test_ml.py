@@ -1,0 +1,88 @@
+"""TFEstimator in a pipeline of pyspark.ml and in a cross-validation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import APPS
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.feature import SQLTransformer, VectorAssembler
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+
+from tfos.ml import TFEstimator
+
+sys.path.insert(0, str(APPS))
+from line import Centred, Line
+
+pytest_plugins = ["sessions"]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+RENAME = "select *, b as x from __THIS__"
+
+
+@pytest.fixture(scope="module")
+def frame(spark):
+    rows = spark.range(0, 1000, 1, 2).selectExpr(
+        "id", "cast(id % 100 as float) / 100 as b", "2 * cast(id % 100 as float) / 100 as label"
+    )
+    return VectorAssembler(inputCols=["b"], outputCol="not to be fed").transform(rows)
+
+
+def estimator(app, lake: Path, **options) -> TFEstimator:
+    return TFEstimator(
+        app, featuresCols=["x"], params={"epochs": 1}, lake=str(lake), strategy="single",
+        spare="off", **options,
+    )  # fmt: skip
+
+
+def predictions(model, frame) -> list[float]:
+    return [row.y for row in model.transform(frame).collect()]
+
+
+def test_pipeline_is_fitted_saved_and_loaded(frame, tmp_path):
+    import keras
+
+    stage = estimator(Centred, tmp_path, predictionCol="y")
+    pipeline = Pipeline(stages=[SQLTransformer(statement=RENAME), stage])
+    model = pipeline.fit(frame, {stage.epochs: 3})
+    fitted = model.stages[1]
+    mean = frame.agg({"b": "mean"}).first()[0]
+    assert fitted.result["metrics"] == {"epochs": 3, "mean": mean}
+    assert fitted.result["feeds"]["train"]["rows_trained"] == [1000] * 3
+    assert fitted.uid == stage.uid
+    assert fitted.uri == str(tmp_path / fitted.result["run_id"] / "model")
+
+    found = predictions(model, frame)
+    x = np.array([row.b for row in frame.collect()], np.float32)
+    direct = keras.saving.load_model(Path(fitted.uri, "model.keras")).predict({"x": x}, verbose=0)
+    np.testing.assert_allclose(found, direct[:, 0], 1e-6, 1e-6)
+
+    model.save(str(tmp_path / "saved-model"))
+    loaded = PipelineModel.load(str(tmp_path / "saved-model"))
+    assert predictions(loaded, frame) == found
+    assert loaded.stages[1].result is None
+
+    pipeline.save(str(tmp_path / "saved"))
+    again = Pipeline.load(str(tmp_path / "saved")).getStages()[1]
+    assert isinstance(again, TFEstimator)
+    assert again.extractParamMap() == stage.extractParamMap()
+    assert again._arguments() == stage._arguments()
+
+
+def test_cross_validation(frame, tmp_path):
+    stage = estimator(Line(), tmp_path)
+    validator = CrossValidator(
+        estimator=Pipeline(stages=[SQLTransformer(statement=RENAME), stage]),
+        estimatorParamMaps=ParamGridBuilder().addGrid(stage.epochs, [20]).build(),
+        evaluator=RegressionEvaluator(),
+        numFolds=2,
+        seed=1,
+    )
+    best = validator.fit(frame)
+    assert best.avgMetrics[0] < 0.05  # of labels from 0 to 2
+    assert best.bestModel.stages[1].result["metrics"]["epochs"] == 20
+    results = list(tmp_path.glob("*/result.json"))
+    assert len(results) == 3  # a run for each fold, and one on all rows

@@ -1,0 +1,140 @@
+"""TFEstimator and TFModel as pyspark.ml knows them: Params, copies, arguments. No Spark runs."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+
+import tfos
+from tfos.app import check_is_app
+from tfos.errors import AppError, UsageError
+from tfos.ml import TFEstimator, TFModel
+
+
+class App(tfos.TFOnSparkApp):
+    def train(self, ctx):
+        pass
+
+    def run(self, spark=None, args=None, **job):
+        self.called = {"spark": spark, "args": args, **job}
+        App.last = self
+        return {"model": "/lake/run/model" if job["params"]["export"] else None}
+
+
+class Frame:
+    sparkSession = "the session"  # noqa: N815
+
+    def __init__(self) -> None:
+        self.columns = None
+
+    def select(self, *columns):
+        self.columns = columns
+        return self
+
+
+def make(**options) -> TFEstimator:
+    params = {"epochs": 2, "export": True, **options.pop("params", {})}
+    return TFEstimator(App, params=params, **options)
+
+
+class TestEstimator:
+    def test_run_gets_arguments_params_and_data(self):
+        estimator, frame = make(args=["--rank", "3"], num_workers=3, lake="/lake"), Frame()
+        model = estimator.fit(frame)
+        assert App.last.called == {
+            "spark": "the session",
+            "args": ["--rank", "3"],
+            "params": {"epochs": 2, "export": True},
+            "num_workers": 3,
+            "lake": "/lake",
+        }
+        assert App.last.fit_data is frame
+        assert frame.columns is None
+        assert (model.uri, model.uid) == ("/lake/run/model", estimator.uid)
+        assert model.getPredictionCol() == "prediction"
+
+    def test_param_map_reaches_the_run_and_nothing_else(self):
+        estimator = make(predictionCol="p")
+        model = estimator.fit(Frame(), {estimator.epochs: 7, estimator.predictionCol: "q"})
+        assert App.last.called["params"]["epochs"] == 7
+        assert model.getPredictionCol() == "q"
+        assert estimator.getOrDefault("epochs") == 2
+        assert estimator.getPredictionCol() == "p"
+
+    @pytest.mark.parametrize(
+        ("options", "fed"),
+        [
+            ({"featuresCols": ["a", "b"]}, ("a", "b", "label")),
+            ({"featuresCols": ["a"], "labelCol": "y", "weightCol": "w"}, ("a", "y", "w")),
+        ],
+    )
+    def test_columns_that_are_fed(self, options, fed):
+        frame = Frame()
+        make(**options).fit(frame)
+        assert frame.columns == fed
+
+    def test_instance_is_copied_for_each_fit(self):
+        app = App()
+        app.size = 3
+        TFEstimator(app, params={"export": True}).fit(Frame())
+        assert App.last is not app
+        assert App.last.size == 3
+        assert app.fit_data is None
+
+    def test_copy_has_params_of_its_own(self):
+        estimator = make()
+        copied = estimator.copy({estimator.epochs: 9})
+        assert copied.getOrDefault("epochs") == 9
+        assert estimator.getOrDefault("epochs") == 2
+        assert copied.uid == estimator.uid
+
+    def test_train_that_exports_nothing(self):
+        with pytest.raises(AppError, match=r"train\(\) of App exported no model"):
+            make(params={"export": False}).fit(Frame())
+
+    @pytest.mark.parametrize("name", ["run_id", "resume"])
+    def test_each_fit_is_a_new_run(self, name):
+        with pytest.raises(UsageError, match=rf"TFEstimator\({name}=.*leave it out"):
+            make(**{name: "x"})
+
+    @pytest.mark.parametrize("name", ["fit", "labelCol", "uid", "not a name"])
+    def test_name_of_a_hyperparameter(self, name):
+        with pytest.raises(UsageError, match=f"names '{name}'"):
+            make(params={name: 1})
+
+    def test_hyperparameters_are_params(self):
+        estimator = make()
+        assert {"epochs", "export", "labelCol"} <= {param.name for param in estimator.params}
+        assert "ctx.params['epochs']" in estimator.explainParam("epochs")
+
+    def test_arguments_make_the_same_estimator(self):
+        estimator = make(num_workers=3, args=["--x"])
+        again = TFEstimator._from_arguments(estimator._arguments())
+        assert again._arguments() == estimator._arguments()
+        again.fit(Frame())
+        assert App.last.called["num_workers"] == 3
+
+
+class TestModel:
+    def test_transform_is_predict(self, monkeypatch):
+        called = []
+        monkeypatch.setattr("tfos.ml.predict", lambda *args, **named: called.append((args, named)))
+        model = TFModel("/lake/run/model")
+        frame = types.SimpleNamespace()
+        model.transform(frame)
+        model.transform(frame, {model.batchSize: 10, model.predictionCol: "p"})
+        assert called == [
+            ((frame, "/lake/run/model"), {"batch_size": 4096, "output": "prediction"}),
+            ((frame, "/lake/run/model"), {"batch_size": 10, "output": "p"}),
+        ]
+
+
+class TestApp:
+    def test_without_pre_train_needs_data(self):
+        app = App()
+        with pytest.raises(AppError, match=r"does not define pre_train\(\)"):
+            check_is_app(app)
+        app.fit_data = Frame()
+        check_is_app(app)
+        assert app.pre_train(None) is app.fit_data

@@ -1,0 +1,192 @@
+"""TFEstimator and TFModel: a TFOnSparkApp as a stage of pyspark.ml, in pipelines and tuning."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyspark import cloudpickle
+from pyspark.ml import Estimator, Model
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param.shared import HasLabelCol, HasPredictionCol, HasWeightCol
+from pyspark.ml.util import (
+    DefaultParamsReader,
+    DefaultParamsWriter,
+    MLReadable,
+    MLReader,
+    MLWritable,
+    MLWriter,
+)
+
+from tfos.app import TFOnSparkApp
+from tfos.errors import AppError, UsageError
+from tfos.inference.predict import predict
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+class _Writer(MLWriter):
+    """Writes a stage's Params, and beside them what its __init__ needs."""
+
+    def __init__(self, stage: _Stage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802 - pyspark's name
+        extra = {"tfos": self._stage._arguments()}
+        DefaultParamsWriter.saveMetadata(self._stage, path, self.sc, extraMetadata=extra)
+
+
+class _Reader(MLReader):
+    def __init__(self, kind: type[_Stage]) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def load(self, path: str) -> _Stage:
+        metadata = DefaultParamsReader.loadMetadata(path, self.sc)
+        stage = self._kind._from_arguments(metadata["tfos"])
+        stage._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(stage, metadata)
+        return stage
+
+
+class _Stage(MLReadable, MLWritable):
+    """A stage that is saved as its Params and the JSON-able arguments of its __init__."""
+
+    def _arguments(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def _from_arguments(cls, arguments: Mapping[str, Any]) -> Any:
+        return cls(**arguments)
+
+    def write(self) -> _Writer:
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> _Reader:
+        return _Reader(cls)
+
+
+class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol):
+    """Trains a TFOnSparkApp on a DataFrame: fit(df) is a run of its own, in df's Spark session.
+
+    app: a subclass of TFOnSparkApp, or an instance. Its pre_train() finds the DataFrame as
+    self.fit_data; an app without pre_train() gets it as the feed "train". train() must call
+    ctx.export(model).
+    featuresCols: the columns that are fed, beside labelCol and weightCol; when not given, all are.
+    labelCol, weightCol: columns that are fed as well where featuresCols is given.
+    predictionCol: the column that the model adds.
+    params: the app's hyperparameters, in train() as ctx.params. Each is a Param of this estimator,
+    as which a ParamMap sets it: params={"epochs": 3} makes est.epochs.
+    args: the app's own command line.
+    job: what TFOnSparkApp.run() takes, such as lake="..." and num_workers=3.
+    Raises UsageError.
+    """
+
+    featuresCols = Param(  # noqa: N815 - pyspark's style
+        Params._dummy(),  # type: ignore[attr-defined]
+        "featuresCols",
+        "the columns that are fed, beside labelCol and weightCol",
+        TypeConverters.toListString,
+    )
+
+    def __init__(
+        self,
+        app: TFOnSparkApp | type[TFOnSparkApp],
+        featuresCols: Sequence[str] | None = None,  # noqa: N803
+        labelCol: str = "label",  # noqa: N803
+        weightCol: str | None = None,  # noqa: N803
+        predictionCol: str = "prediction",  # noqa: N803
+        params: Mapping[str, Any] | None = None,
+        args: Sequence[str] = (),
+        **job: Any,
+    ) -> None:
+        super().__init__()
+        for name in ("run_id", "resume"):
+            if name in job:
+                raise UsageError(
+                    f"TFEstimator({name}=...): each fit() is a run of its own; leave it out"
+                )
+        self._app, self._args, self._job = app, list(args), job
+        self._hyperparameters = list(params or {})
+        for name in self._hyperparameters:
+            if not name.isidentifier() or hasattr(self, name):
+                raise UsageError(
+                    f"TFEstimator(params=...) names {name!r}: use an identifier that the estimator"
+                    " does not have already"
+                )
+            setattr(self, name, Param(self, name, f"ctx.params[{name!r}] in train()"))
+        self._params = None  # the list that Params made before there were these
+        self._set(labelCol=labelCol, predictionCol=predictionCol, **(params or {}))
+        if featuresCols is not None:
+            self._set(featuresCols=featuresCols)
+        if weightCol is not None:
+            self._set(weightCol=weightCol)
+
+    def _fit(self, dataset: DataFrame) -> TFModel:
+        app = self._app() if isinstance(self._app, type) else copy.copy(self._app)
+        app.fit_data = self._fed(dataset)
+        params = {name: self.getOrDefault(name) for name in self._hyperparameters}
+        result = app.run(dataset.sparkSession, self._args, params=params, **self._job)
+        if result["model"] is None:
+            raise AppError(
+                f"train() of {type(app).__name__} exported no model, which TFEstimator needs: call"
+                " ctx.export(model)"
+            )
+        # with the estimator's uid, as models have it: a ParamMap means both
+        model = TFModel(result["model"])._resetUid(self.uid)
+        model.result = result
+        return self._copyValues(model)  # type: ignore[no-any-return]
+
+    def _fed(self, dataset: DataFrame) -> DataFrame:
+        if not self.isDefined(self.featuresCols):
+            return dataset
+        weight = [self.getWeightCol()] if self.isDefined(self.weightCol) else []
+        return dataset.select(*self.getOrDefault("featuresCols"), self.getLabelCol(), *weight)
+
+    def _arguments(self) -> dict[str, Any]:
+        # an importable class by name, one of a script or notebook with its code
+        app = base64.b64encode(cloudpickle.dumps(self._app)).decode()
+        params = {name: self.getOrDefault(name) for name in self._hyperparameters}
+        return {"app": app, "params": params, "args": self._args, **self._job}
+
+    @classmethod
+    def _from_arguments(cls, arguments: Mapping[str, Any]) -> TFEstimator:
+        app = cloudpickle.loads(base64.b64decode(arguments["app"]))
+        return cls(**{**arguments, "app": app})
+
+
+class TFModel(_Stage, Model, HasPredictionCol):
+    """Adds a model's predictions to a DataFrame, by tfos.predict.
+
+    uri: the exported model, see tfos.predict.
+    result: what TFOnSparkApp.run() returned; None for a model that was not made by fit().
+    """
+
+    batchSize = Param(  # noqa: N815
+        Params._dummy(),  # type: ignore[attr-defined]
+        "batchSize",
+        "rows that the model is given at a time",
+        TypeConverters.toInt,
+    )
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self.uri = uri
+        self.result: dict[str, Any] | None = None
+        self._setDefault(batchSize=4096)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        return predict(
+            dataset,
+            self.uri,
+            batch_size=self.getOrDefault("batchSize"),
+            output=self.getPredictionCol(),
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"uri": self.uri}
