@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tfos.display import TERMINAL_ENV
-from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, STARTED_ENV
+from tfos.driver import DRIVER_PID, STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake import Lake, absolute
 from tfos.operate import COMMANDS
 from tfos.operate import main as operate
+from tfos.result import RESULT_FILE_ENV
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master

@@ -7,6 +7,7 @@ and the credential with which the run's nodes in ZooKeeper are read.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import os
 import socket
@@ -34,6 +35,7 @@ from tfos.status import (
 
 # the embedded server is gone with its run: most often nobody answers
 _CONNECT_SECS = 3.0
+_ANSWER_SECS = 15.0
 # between the end of a driver's node and its result.json Spark is stopped
 _ENDING_SECS = 3.0
 _KILL_SECS = 60.0
@@ -48,6 +50,12 @@ class _NotLive(RegistryError):
 
 def read_status(lake: Lake, zookeeper: str | None = None) -> Status:
     """The state of a run that is in the lake. zookeeper: overrides what the lake says of it."""
+    evaluations = lake.evaluations()["evaluations"]
+    newest = evaluations[-1] if evaluations else None
+    return dataclasses.replace(_read_status(lake, zookeeper), evaluation=newest)
+
+
+def _read_status(lake: Lake, zookeeper: str | None) -> Status:
     result = _result(lake)
     if result is None:
         try:
@@ -98,6 +106,15 @@ def kill(lake: Lake, zookeeper: str | None = None, secs: float = _KILL_SECS) -> 
         )
     else:
         print(f"run {run_id} ended: {_ending(result)}")
+
+
+def has_driver(lake: Lake, zookeeper: str | None = None) -> bool:
+    """Whether the driver of a run can be seen from here; that may take some seconds."""
+    try:
+        with _live(lake, zookeeper):
+            return True
+    except RegistryError:
+        return False
 
 
 def _await_end(lake: Lake, nodes: Registry, secs: float) -> dict[str, Any] | None:
@@ -163,7 +180,7 @@ def _live(lake: Lake, zookeeper: str | None) -> Iterator[Registry]:
     if not _answers(hosts):
         raise _NotLive(unreached)
     try:
-        nodes = Registry(address)
+        nodes = Registry(address, _ANSWER_SECS)
     except RegistryError as error:  # another program has the port now
         raise _NotLive(unreached) from error
     with nodes:
@@ -208,7 +225,7 @@ def _attempts(nodes: Registry, run_id: str) -> dict[int, AttemptNodes]:
 
 
 def _newest_checkpoint(lake: Lake) -> dict[str, Any] | None:
-    for name in reversed(lake.list("checkpoints")):
+    for name in reversed(lake.checkpoints()):
         path = f"checkpoints/{name}"
         try:
             marker = lake.committed(path)

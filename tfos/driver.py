@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import socket
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp, check_is_app, parse_args
 from tfos.display import Display
-from tfos.errors import LakeError, RegistryError, RunFailed, TFOSError
+from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
 from tfos.etl import make_feeds
 from tfos.fault.failures import Failure, describe, error_message
 from tfos.fault.policy import GiveUp, Incident, NewAttempt
 from tfos.feeding.ledger import accounting
 from tfos.feeding.schema import Manifest
-from tfos.lake import Lake
+from tfos.lake import GENERATION, Lake
+from tfos.result import finite, sum_stats, write_result_file
 from tfos.runtime import keys, preflight
 from tfos.runtime.attempt import Attempt
 from tfos.runtime.java import find_java
@@ -41,9 +41,7 @@ from tfos.spec import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# pl_submit names a file here, to have the result even of a run that never had a lake
-RESULT_FILE_ENV = "TFOS_RESULT_FILE"
-# beside it the driver leaves its pid, for Ctrl-C
+# beside the file for the result the driver leaves its pid, for Ctrl-C
 DRIVER_PID = "driver.pid"
 # the results of the runs that have ended in this process
 runs: list[dict[str, Any]] = []
@@ -103,7 +101,9 @@ class _Run:
         self._history: list[Incident] = []
         self._restarts: dict[str, int] = {}
         self._roles: dict[str, dict[str, Any]] = {}
-        self._checkpoints: Mapping[str, Any] = {}
+        self._checkpoints: list[Mapping[str, Any]] = []
+        self._ledger: Mapping[str, Any] | None = None
+        self._number = 0
         self._is_shut = False
         self._killed_by = ""
         self.run_id = ""
@@ -147,8 +147,10 @@ class _Run:
     ) -> None:
         """Attempt after attempt, until one succeeds or it is hopeless."""
         while True:
-            number = 1 + max((int(n) for n in lake.list("logs") if n.isdigit()), default=0)
-            plan = AttemptPlan(self._spec, self.run_id, number, lake, address, marker)
+            self._number = attempt_number(lake, self._number)
+            plan = AttemptPlan(
+                self._spec, self.run_id, self._number, lake, address, marker, self._me
+            )
             self._attempts += 1
             attempt = Attempt(spark, plan, registry, self._display, self._history)
             try:
@@ -162,13 +164,17 @@ class _Run:
                 self._outcome = ended
                 return
             self._display.line("starting a new attempt with the executors that are left")
-            preflight.check_slots(spark, self._spec)
+            try:
+                preflight.check_slots(spark, self._spec)
+            except PreflightError as error:  # alone it would not say what became of the slots
+                cause = self._history[-1].cause
+                raise PreflightError(f"{error}; this is after {describe(cause)}") from error
 
     def _note(self, attempt: Attempt) -> None:
         """Takes over what an attempt that has ended leaves to tell."""
         self._seconds["start"] += attempt.start_secs
         self._seconds["train"] += attempt.train_secs
-        self._checkpoints = attempt.checkpoints or self._checkpoints
+        self._checkpoints += attempt.checkpoints.values()
         for task, life in attempt.lives.items():
             self._restarts[task.role] += life - 1
             role = self._roles.setdefault(str(task), {"restarts": 0})
@@ -207,8 +213,9 @@ class _Run:
         with Registry(address) as registry:
             # the node of a driver that was just killed stays for the length of its session
             deadline = time.monotonic() + SESSION_TIMEOUT_SECS + 5
-            me = {"host": socket.gethostname(), "pid": os.getpid()}
-            while not registry.claim(keys.driver(self.run_id), me):
+            # in containers a driver that is started again may have the host and pid of the last one
+            self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+            while not registry.claim(keys.driver(self.run_id), self._me):
                 if not self._continues or time.monotonic() > deadline:
                     raise RegistryError(
                         f"run {self.run_id} has a driver already (its node in ZooKeeper is alive):"
@@ -302,7 +309,7 @@ class _Run:
 
     def _result(self) -> dict[str, Any]:
         failure = self._failure
-        ledger = self._outcome.get("feeds", {})
+        ledger = self._trained()
         self._seconds["total"] = time.time() - self._begun
         return {
             "run_id": self.run_id,
@@ -320,11 +327,31 @@ class _Run:
             },
             "failures": [f.as_json() for i in self._history for f in i.failures],
             "roles": self._roles,
-            "checkpoints": self._outcome.get("checkpoints", self._checkpoints),
+            "checkpoints": sum_stats(self._checkpoints),
             "metrics": finite(self._outcome.get("metrics", {})),
+            "evaluations": finite(self._evaluations()),
             "model": self._outcome.get("model"),
             "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
         }
+
+    def _evaluations(self) -> Any:
+        if self._lake is None or not self._spec.evaluator:
+            return []
+        with contextlib.suppress(LakeError):  # a lake that fails is told of elsewhere
+            return self._lake.evaluations()["evaluations"]
+        return []
+
+    def _trained(self) -> Mapping[str, Any]:
+        """The ledger: of the outcome; of a run that failed, what its newest checkpoint holds."""
+        if self._ledger is None:
+            self._ledger = self._outcome.get("feeds", {})
+            if not self._outcome and self._attempts and self._lake is not None:
+                with contextlib.suppress(LakeError):  # it may be what the run failed for
+                    newest = self._lake.newest_checkpoint()
+                    if newest:
+                        state = self._lake.read_json(f"checkpoints/{newest}/state.json")
+                        self._ledger = state["shared"] or {}
+        return self._ledger
 
     def finish(self) -> dict[str, Any]:
         """Writes result.json, where there is a lake; returns its content."""
@@ -366,20 +393,12 @@ def run_id_of(submission: str, app_name: str, number: int) -> str:
     return new_run_id(app_name)
 
 
-def finite(value: Any) -> Any:
-    """`value` with null for each number that JSON has no word for: NaN and the infinities."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
+def attempt_number(lake: Lake, last: int) -> int:
+    """The number of a new attempt, which no attempt of the run has had.
 
-
-def write_result_file(result: Mapping[str, Any]) -> None:
-    """Leaves the result where pl_submit asked for it, if it did."""
-    import json
-
-    path = os.environ.get(RESULT_FILE_ENV)
-    if path:
-        with open(path, "w") as file:
-            json.dump(result, file)
+    last: that of this driver's attempt before, 0 for none. Logs come late to a remote lake.
+    """
+    known = [last, *(int(name) for name in lake.list("logs") if name.isdigit())]
+    if lake.exists(GENERATION):
+        known.append(lake.read_json(GENERATION)["attempt"])
+    return 1 + max(known)

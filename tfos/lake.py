@@ -6,10 +6,11 @@
       feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete
       generation.json               which chief may write checkpoints
       app.pkl                       the app after pre_train, written when all feeds are complete
-      checkpoints/<step>/...        COMMIT marker last
+      checkpoints/<step>-<attempt>.<life>/...   of the chief that saved it; COMMIT marker last
       model/                        exported SavedModel, COMMIT marker last
       logs/<attempt>/<role>-<i>.log
       events/                       TensorBoard
+      output/                       what train() and its callbacks write
       result.json                   written once, at the end, whatever the end
 
 Two rules keep readers from half-written data. A single file appears whole (renamed into place on
@@ -25,28 +26,31 @@ Reads and writes are tried again for RETRY_SECS before they fail.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
 import logging
-import os
 import posixpath
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import tenacity
 
+from tfos.durable import replace, sha256
 from tfos.errors import DamagedError, LakeError
 
 COMMIT = "COMMIT"
 APP = "app.pkl"
 # which chief may write checkpoints: {"attempt", "life"}, as the driver says
 GENERATION = "generation.json"
+EVALUATIONS = "evaluations.json"
+EVENTS = "events"
+OUTPUT = "output"
 # how long one operation is tried, all in all; a client library may retry too, inside of one try
 RETRY_SECS = 30.0
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
@@ -54,11 +58,27 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
 _FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
 # protocol -> the extra of tfos that installs its filesystem
 _EXTRAS = {"s3": "s3", "s3a": "s3", "oss": "oss", "hdfs": "hdfs", "gs": "gcs", "gcs": "gcs"}
+# the name of a checkpoint
+_CHECKPOINT = re.compile(r"(\d+)(?:-(\d+)\.(\d+))?")
 # the key of a marker's own SHA-256
 _SEAL = "sha256"
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+def checkpoint_path(step: int, writer: str = "") -> str:
+    """The directory of a checkpoint. writer: "<attempt>.<life>" of the chief that saves it.
+
+    No two chiefs write into one directory, so one that was replaced can do no harm to the next.
+    """
+    return f"checkpoints/{step:012d}" + (f"-{writer}" if writer else "")
+
+
+def checkpoint_order(name: str) -> tuple[int, int, int] | None:
+    """The step, attempt and life in a checkpoint's name; None when it is no checkpoint's."""
+    match = _CHECKPOINT.fullmatch(name)
+    return match and (int(match[1]), int(match[2] or 0), int(match[3] or 0))
 
 
 def absolute(url: str) -> str:
@@ -168,6 +188,24 @@ class Lake:
             return False
         return True
 
+    def find(self, path: str) -> list[str]:
+        """The files in a directory and all below it, relative to it, sorted."""
+
+        def act() -> list[str]:
+            self._fs.invalidate_cache()
+            root = self.path(path)
+            try:
+                return sorted(posixpath.relpath(name, root) for name in self._fs.find(root))
+            except FileNotFoundError:
+                return []
+
+        return self._try("list", path, act)
+
+    def checkpoints(self) -> list[str]:
+        """The names of all checkpoints, committed or not, the newest last."""
+        found = {name: checkpoint_order(name) for name in self.list("checkpoints")}
+        return sorted((n for n, order in found.items() if order), key=lambda n: found[n] or ())
+
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted; empty when it does not exist."""
 
@@ -183,8 +221,14 @@ class Lake:
 
     def newest_checkpoint(self) -> str | None:
         """The name of the newest committed checkpoint."""
-        names = reversed(self.list("checkpoints"))
+        names = reversed(self.checkpoints())
         return next((n for n in names if self.exists(f"checkpoints/{n}/{COMMIT}")), None)
+
+    def evaluations(self) -> dict[str, Any]:
+        """What the evaluator has left: see tfos.training.evaluator."""
+        if not self.exists(EVALUATIONS):
+            return {"evaluations": [], "stop": None}
+        return dict(self.read_json(EVALUATIONS))
 
     def read(self, path: str) -> bytes:
         return self._try("read", path, lambda: bytes(self._fs.cat_file(self.path(path))))
@@ -200,7 +244,7 @@ class Lake:
     def _write(self, path: str, data: bytes, retry_secs: float | None = None) -> None:
         def act() -> None:
             if self.is_local:
-                _replace(Path(self.path(path)), io.BytesIO(data))
+                replace(Path(self.path(path)), io.BytesIO(data))
             else:
                 self._fs.pipe_file(self.path(path), data)
 
@@ -219,7 +263,7 @@ class Lake:
         def act() -> None:
             if self.is_local:
                 with open(source, "rb") as file:
-                    _replace(Path(self.path(path)), file)
+                    replace(Path(self.path(path)), file)
             else:
                 self._fs.put_file(source, self.path(path))
 
@@ -257,21 +301,26 @@ class Lake:
         """Copies the local directory `source` to `path` and then writes its COMMIT marker.
 
         note: JSON-able facts kept in the marker.
-        fence: called when all but the marker is written; what it raises is raised.
-        When anything is raised, nothing is committed, and the directory is removed if it can be.
+        fence: raises when the place is another's now. It is called before anything is removed or
+        written, and then before each file, the marker is the last one.
+        When anything is raised, nothing is committed, and the directory is removed if it can be
+        and is still ours.
         """
+        fence()
         self.remove(path)
         try:
             files = {}
             for file in sorted(p for p in Path(source).rglob("*") if p.is_file()):
                 name = file.relative_to(source).as_posix()
-                files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+                files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+                fence()
                 self.upload(str(file), posixpath.join(path, name))
             fence()
             self.write(posixpath.join(path, COMMIT), _seal({**note, "files": files}))
         except BaseException:
             # it would take up what may be a full disk; readers ignore it anyhow, so try once only
-            with contextlib.suppress(LakeError):
+            with contextlib.suppress(Exception):
+                fence()
                 self._remove(path, retry_secs=0)
             raise
 
@@ -293,9 +342,10 @@ class Lake:
             raise DamagedError(f"{self.uri(marker)} is damaged: it is not as it was written")
         return found
 
-    def fetch_dir(self, path: str, target: str) -> dict[str, Any]:
+    def fetch_dir(self, path: str, target: str, without: Collection[str] = ()) -> dict[str, Any]:
         """Copies a committed directory to the local directory `target`, checks every file.
 
+        without: names of files that are left out.
         Returns the marker. Raises DamagedError when there is no marker, or a file is missing or
         differs from it.
         """
@@ -303,6 +353,8 @@ class Lake:
         if marker is None:
             raise DamagedError(f"{self.uri(path)} has no {COMMIT} marker: it was never finished")
         for name, wanted in marker["files"].items():
+            if name in without:
+                continue
             local = Path(target, name)
             local.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -313,7 +365,7 @@ class Lake:
                         f"{self.uri(path, name)} is missing: the marker names it"
                     ) from error
                 raise
-            found = _sha256(local)
+            found = sha256(local)
             if found != wanted["sha256"]:
                 raise DamagedError(
                     f"{self.uri(path, name)} is damaged: its SHA-256 is {found}, the marker says"
@@ -354,49 +406,6 @@ def _seal(record: Mapping[str, Any]) -> bytes:
     plain = json.dumps(record)
     seal = hashlib.sha256(plain.encode()).hexdigest()
     return json.dumps({**record, _SEAL: seal}, indent=2).encode() + b"\n"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _replace(target: Path, source: BinaryIO) -> None:
-    """Puts a local file with the content of `source` in place: whole and durable, or not at all."""
-    _make_dir(target.parent)
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_dir(target.parent)
-
-
-def _make_dir(path: Path) -> None:
-    """Makes a local directory and those above it that are missing, and their names durable."""
-    if not path.is_dir():
-        _make_dir(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_dir(path.parent)
-
-
-def _sync_dir(path: Path) -> None:
-    """Makes the names in a local directory durable, where its filesystem can."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def remove_local(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -18,6 +18,9 @@ _CHUNK_BYTES = 1 << 20
 _LOCAL_POLL_SECS = 0.3
 # each look fetches the logs anew, and a supervisor uploads its log only now and then
 _REMOTE_POLL_SECS = 2.0
+# how often a driver is looked for, and after how long without one, or news, a run is over
+_ASK_SECS = 5.0
+_LEFT_SECS = 30.0
 _SELECTION = re.compile(r"([a-z]+)(?:[:-](\d+))?")
 _LOG = re.compile(r"([a-z]+-\d+)\.log")
 
@@ -97,8 +100,12 @@ class _Printer:
         self._tails: dict[Task, _Tail] = {}
         self._begun_lines: dict[Task, bytes] = {}
 
-    def print_new(self, is_last: bool) -> None:
-        """is_last: nothing will be added, and a line that was begun is printed as it is."""
+    def print_new(self, is_last: bool) -> bool:
+        """Returns whether there was anything new.
+
+        is_last: nothing will be added, and a line that was begun is printed as it is.
+        """
+        is_new = False
         for task in log_tasks(self._lake, self._attempt):
             if not self._selection.takes(task):
                 continue
@@ -106,9 +113,11 @@ class _Printer:
             tail = self._tails.setdefault(task, _Tail(self._lake, path))
             while data := tail.read():
                 self._print(task, data)
+                is_new = True
             if is_last and task in self._begun_lines:
                 self._print(task, b"\n")
         self._sink.flush()
+        return is_new
 
     def _print(self, task: Task, data: bytes) -> None:
         if self._selection.index is not None:
@@ -145,10 +154,16 @@ def print_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
         _Printer(lake, number, selection, sink).print_new(is_last=True)
 
 
-def follow_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
+def follow_logs(
+    lake: Lake,
+    selection: Selection,
+    attempt: int | None,
+    has_driver: Callable[[], bool] = lambda: True,
+) -> None:
     """Prints logs on stdout as they grow, until the run or the attempt is over.
 
     attempt: None for the newest, and then those that begin meanwhile.
+    has_driver: whether the run's driver can be seen; may block for some seconds.
     Raises LakeError when the run will have no such log.
     """
     known = _check_attempt(lake, attempt)
@@ -156,21 +171,39 @@ def follow_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
         tasks = all_tasks(_spec(lake))
         _check_selection(selection, tasks, f"run {lake.run_id} has")
     with _stdout() as sink:
-        _follow(lake, selection, attempt, attempt or max(known, default=0), sink)
+        _follow(lake, selection, attempt, attempt or max(known, default=0), has_driver, sink)
 
 
 def _follow(
-    lake: Lake, selection: Selection, wanted: int | None, current: int, sink: BinaryIO
+    lake: Lake,
+    selection: Selection,
+    wanted: int | None,
+    current: int,
+    has_driver: Callable[[], bool],
+    sink: BinaryIO,
 ) -> None:
     """wanted: the one attempt to follow; None for `current` and all after it."""
     printer = _Printer(lake, current, selection, sink)
+    alive = asked = time.monotonic()
     while True:
         # first whether it is over, then the rest: what was printed last is then all there is
         has_ended = lake.exists("result.json")
+        if not has_ended and time.monotonic() - alive > _LEFT_SECS:
+            has_ended = True
+            print(
+                f"tfos: run {lake.run_id} has no result and nothing new, and its driver is gone or"
+                " cannot be reached from here",
+                file=sys.stderr,
+            )
         newest = max(attempts(lake), default=0)
         is_over = has_ended or newest > current
-        printer.print_new(is_over)
+        is_new = printer.print_new(is_over)
         if not is_over:
+            if not is_new and time.monotonic() - asked > _ASK_SECS:
+                is_new = has_driver()
+                asked = time.monotonic()
+            if is_new:
+                alive = time.monotonic()
             time.sleep(_LOCAL_POLL_SECS if lake.is_local else _REMOTE_POLL_SECS)
             continue
         if wanted is not None or newest <= current:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tfos.control import kill, read_status
+from tfos.control import has_driver, kill, read_status
 from tfos.errors import LakeError, RegistryError, TFOSError, UsageError
 from tfos.lake import Lake
 from tfos.logs import Selection, follow_logs, print_logs
@@ -87,8 +87,13 @@ def main(argv: Sequence[str]) -> int:
 def _run(command: str, options: argparse.Namespace) -> None:
     if command == "logs":
         selection = Selection.parse(options.role)
-        show = follow_logs if options.follow else print_logs
-        show(_find_run(options), selection, options.attempt)
+        lake = _find_run(options)
+        if options.follow:
+            follow_logs(
+                lake, selection, options.attempt, lambda: has_driver(lake, options.zookeeper)
+            )
+        else:
+            print_logs(lake, selection, options.attempt)
     elif command == "kill":
         kill(_find_run(options), options.zookeeper)
     else:

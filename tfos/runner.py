@@ -24,9 +24,10 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
-from tfos.driver import DRIVER_PID, RESULT_FILE_ENV, runs, write_result_file
+from tfos.driver import DRIVER_PID, runs
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
+from tfos.result import RESULT_FILE_ENV, write_result_file
 
 _EXAMPLE = """write one, e.g.
 

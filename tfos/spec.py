@@ -22,7 +22,7 @@ CONF_PREFIX = "spark.tfos."
 PARAM_PREFIX = CONF_PREFIX + "param."
 # no option: pl_submit's name for one submission, which a driver that Spark starts again shares
 SUBMISSION_CONF = CONF_PREFIX + "submission"
-STRATEGIES = ("ps", "single")
+STRATEGIES = ("ps", "multi-worker", "single")
 SPARE = ("auto", "on", "off")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -40,11 +40,15 @@ class JobSpec:
 
     strategy: str = _option(
         "ps",
-        "how to train: ps (asynchronous parameter servers) or single (one TensorFlow process)",
+        "how to train: ps (asynchronous parameter servers), multi-worker (synchronous allreduce)"
+        " or single (one TensorFlow process)",
         "{" + ",".join(STRATEGIES) + "}",
     )
     num_ps: int = _option(1, "parameter servers, with --strategy ps", "N")
-    num_workers: int = _option(2, "workers, with --strategy ps", "N")
+    num_workers: int = _option(2, "workers; under multi-worker the chief is one of them", "N")
+    evaluator: bool = _option(
+        False, "evaluate each new checkpoint in a role of its own, while the training goes on"
+    )
     zookeeper: str = _option(
         "", "ensemble as host:port,host:port/chroot; without it the driver starts a server", "HOSTS"
     )
@@ -74,13 +78,12 @@ class JobSpec:
             raise UsageError(f"{_names('strategy')} is {self.strategy!r}: use one of {STRATEGIES}")
         if self.spare not in SPARE:
             raise UsageError(f"{_names('spare')} is {self.spare!r}: use one of {SPARE}")
-        if self.strategy == "ps":
-            for name in ("num_ps", "num_workers"):
-                if getattr(self, name) < 1:
-                    raise UsageError(
-                        f"{_names(name)} is {getattr(self, name)}, but --strategy ps needs at least"
-                        " 1; to train in one process use --strategy single"
-                    )
+        for name in ("num_ps",) * (self.strategy == "ps") + ("num_workers",):
+            if self.strategy != "single" and getattr(self, name) < 1:
+                raise UsageError(
+                    f"{_names(name)} is {getattr(self, name)}, but --strategy {self.strategy} needs"
+                    " at least 1; to train in one process use --strategy single"
+                )
         for name in ("checkpoint_secs", "start_timeout_secs"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{_names(name)} is {getattr(self, name)}: use a number above 0")

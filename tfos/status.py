@@ -68,6 +68,7 @@ class Status:
     state: "running", "succeeded", "failed", or "dead": its driver left without a result.
     message: what a person should know besides: the root cause, or what to do.
     checkpoint: the newest: {"step", "age_secs"}; of a finished run also what the result says.
+    evaluation: the evaluator's newest: {"step", "metrics", ...}.
     failures: the first one first.
     """
 
@@ -83,6 +84,7 @@ class Status:
     metrics: Mapping[str, Any] | None = None
     model: str | None = None
     seconds: Mapping[str, float] | None = None
+    evaluation: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -265,6 +267,9 @@ def print_status(status: Status) -> None:
     facts.add_row(
         "checkpoint", _checkpoint_text(status.checkpoint) if status.checkpoint else "none"
     )
+    if status.evaluation:
+        metrics = "  ".join(f"{key} {item}" for key, item in status.evaluation["metrics"].items())
+        facts.add_row("evaluation", f"step {status.evaluation['step']:,}  {metrics}")
     for name, value in (("metrics", status.metrics), ("seconds", status.seconds)):
         if value:
             facts.add_row(name, "  ".join(f"{key} {item}" for key, item in value.items()))

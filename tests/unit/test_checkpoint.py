@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import os
 import threading
@@ -14,10 +14,10 @@ import tenacity
 import tensorflow as tf
 
 import tfos.lake
-from tfos.errors import LakeError, UsageError
-from tfos.fault.checkpoint import KEPT, Checkpointer, checkpoint_path
+from tfos.errors import FencedError, LakeError, UsageError
+from tfos.fault.checkpoint import KEPT, Checkpointer
 from tfos.feeding.ledger import Ledger
-from tfos.lake import COMMIT, Lake
+from tfos.lake import COMMIT, Lake, checkpoint_order, checkpoint_path
 
 DEADLINE_SECS = 20
 
@@ -96,6 +96,51 @@ class TestRestore:
         assert sorted(map(checkpoint_path, [9, 100, 20])) == list(
             map(checkpoint_path, [9, 20, 100])
         )
+
+    def test_name_says_who_saved_it(self):
+        assert checkpoint_path(7, "12.3") == "checkpoints/000000000007-12.3"
+        assert checkpoint_order("000000000007-12.3") == (7, 12, 3)
+        assert checkpoint_order("000000000007") == (7, 0, 0)
+        assert checkpoint_order("lost+found") is None
+
+    def test_newest_is_that_of_the_highest_step_then_of_the_latest_chief(self, world):
+        names = ["5-9.1", "6-2.1", "6-2.10", "6-10.1", "7-1.1"]
+        for name in reversed(names):
+            world.lake.write(f"checkpoints/{name}/{COMMIT}", b"{}")
+        world.lake.write("checkpoints/8-1.1/state.json", b"{}")
+        world.lake.write("checkpoints/lost+found/x", b"")
+        assert world.lake.checkpoints() == [*names, "8-1.1"]
+        assert world.lake.newest_checkpoint() == "7-1.1"
+
+    def test_of_two_chiefs_at_one_step_do_not_touch_each_other(self, world):
+        """The old one comes late, with a checkpoint of the step that the new one has saved."""
+        old = world.checkpointer(writer="1.1")
+        new = world.checkpointer(writer="1.2")
+        for each, value in ((new, 2.0), (old, 1.0)):
+            each.restore(v=tf.Variable(value))
+            each.save(5, value)
+            each.wait()
+        assert world.lake.checkpoints() == ["000000000005-1.1", "000000000005-1.2"]
+        assert world.restored() == (2.0, 2.0)
+
+    def test_takes_place_in_quiet(self, two_saved):
+        """It may take longer than any progress is waited for."""
+        state = []
+
+        @contextlib.contextmanager
+        def quiet():
+            state.append("quiet")
+            yield
+            state.append("over")
+
+        seen = []
+        fetch = two_saved.lake.fetch_dir
+        two_saved.lake.fetch_dir = lambda *args: (seen.append(list(state)), fetch(*args))[1]
+        checkpointer = two_saved.checkpointer(quiet=quiet)
+        assert seen == [["quiet"]]
+        variable = tf.Variable(-1.0)
+        assert checkpointer.restore(v=variable) == 2
+        assert state == ["quiet", "over"] * 2
 
     def test_sections_do_not_mix(self, world):
         one = world.checkpointer()
@@ -292,34 +337,35 @@ class TestFence:
         seen = []
 
         def fence():
-            (name,) = world.lake.list("checkpoints")
-            seen.append(world.lake.list(f"checkpoints/{name}"))
+            seen.append(world.lake.list(checkpoint_path(1)))
 
         checkpointer = world.checkpointer(fence=fence)
         checkpointer.restore(v=tf.Variable(1.0))
         checkpointer.save(1)
         checkpointer.wait()
-        assert len(seen) == 1
-        assert "state.json" in seen[0]
-        assert COMMIT not in seen[0]
+        assert seen[0] == []
+        assert "state.json" in seen[-1]
+        assert COMMIT not in seen[-1]
         assert world.steps() == [1]
 
     def test_that_raises_gives_the_checkpoint_up(self, world):
-        fenced = LakeError("another chief is at work")
-        outcomes = itertools.chain([None, fenced])
+        fenced = FencedError("another chief is at work")
 
         def fence():
-            if error := next(outcomes):
-                raise error
+            if "state.json" in world.lake.list(checkpoint_path(2, "1.1")):
+                is_fenced.set()
+            if is_fenced.is_set():
+                raise fenced
 
-        checkpointer = world.checkpointer(fence=fence)
+        is_fenced = threading.Event()
+        checkpointer = world.checkpointer(fence=fence, writer="1.1")
         checkpointer.restore(v=tf.Variable(1.0))
         checkpointer.save(1)
         checkpointer.save(2)
         with pytest.raises(LakeError) as caught:
             checkpointer.save(3)
         assert caught.value is fenced
-        assert world.steps() == [1]
+        assert world.lake.list("checkpoints") == ["000000000001-1.1"]
         assert not list(world.scratch.glob("save-*"))
 
 
@@ -351,10 +397,35 @@ class TestDue:
         assert not checkpointer.due()
 
     def test_hurry_in_the_middle_of_a_save_asks_for_another(self, world):
-        checkpointer = world.checkpointer(shared=(lambda: checkpointer.hurry(), lambda state: None))
+        checkpointer = world.checkpointer(
+            shared=(lambda: bool(checkpointer.hurry()), lambda state: None)
+        )
         checkpointer.restore(v=tf.Variable(1.0))
         checkpointer.save(1)
         assert checkpointer.due()
+
+
+class TestHurry:
+    def test_is_answered_by_a_checkpoint_that_was_begun_since(self, world, gate):
+        checkpointer = world.checkpointer()
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        is_saved = checkpointer.hurry()
+        gate.set()
+        checkpointer.wait()  # what was under way holds nothing of what was trained since
+        assert not is_saved()
+        checkpointer.save(2)
+        checkpointer.wait()
+        assert is_saved()
+
+    def test_each_commit_is_told(self, world):
+        told = []
+        checkpointer = world.checkpointer(on_commit=lambda: told.append(checkpointer.stats["step"]))
+        checkpointer.restore(v=tf.Variable(1.0))
+        checkpointer.save(1)
+        checkpointer.save(4)
+        checkpointer.wait()
+        assert told == [1, 4]
 
 
 class TestStats:

@@ -50,6 +50,7 @@ def started(tmp_path, monkeypatch):
         process = TFProcess(
             Task(role, 1),
             "run-7",
+            "ps",
             str(scratch),
             tmp_path / "log",
             lambda process, message: events.put((process.life, message)),
@@ -78,7 +79,7 @@ class TestProgram:
         _, message = next_event(process)
         assert message["args"] == [
             *("-X", "faulthandler", "-m", "tfos.runtime.main"),
-            *("worker-1", "run-7"),
+            *("worker-1", "run-7", "ps"),
         ]
 
     def test_environment(self, started):

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tfos.driver import finite, run_id_of, submission
+from tfos.driver import _Run, attempt_number, run_id_of, submission
+from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
+from tfos.result import finite, sum_stats
 from tfos.spec import SUBMISSION_CONF, JobSpec
 
 YARN = "application_1700000000000_0042"
@@ -58,6 +60,59 @@ class TestRunId:
         ids = {run_id_of(of, "MyApp", 0) for _ in range(5)}
         assert len(ids) > 1
         assert all(re.fullmatch(r"myapp-\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+
+
+class TestAttemptNumber:
+    @pytest.fixture
+    def lake(self, tmp_path):
+        return Lake(str(tmp_path), "r")
+
+    def test_begins_with_one(self, lake):
+        assert attempt_number(lake, 0) == 1
+
+    def test_is_above_all_that_there_were(self, lake):
+        lake.write("logs/2/chief-0.log", b"")
+        assert attempt_number(lake, 0) == 3
+        assert attempt_number(lake, 4) == 5
+        lake.write_json(GENERATION, {"attempt": 10, "life": 1})
+        assert attempt_number(lake, 4) == 11
+
+    def test_does_not_need_logs(self, lake):
+        """Of an attempt that ended at once no log may have got to a remote lake."""
+        assert attempt_number(lake, 1) == 2
+
+
+class TestCheckpointStats:
+    def test_of_all_lives_of_the_chief_are_added_up(self):
+        one = {"saved": 2, "step": 8, "stall_secs": 0.5, "save_secs": 1.25}
+        two = {"saved": 0, "step": 8, "stall_secs": 0.0, "save_secs": 0.0}
+        three = {"saved": 1, "step": 12, "stall_secs": 0.25, "save_secs": 0.5}
+        assert sum_stats([one, two, three]) == {
+            "saved": 3, "step": 12, "stall_secs": 0.75, "save_secs": 1.75,
+        }  # fmt: skip
+
+    def test_of_a_run_that_never_trained_are_none(self):
+        assert sum_stats([]) == {}
+
+
+class TestLedgerOfAFailedRun:
+    def test_is_that_of_its_newest_checkpoint(self, tmp_path):
+        run = _Run(SimpleNamespace())
+        run._lake = Lake(str(tmp_path), "r")
+        run._attempts = 1
+        for step, rows in ((1, 10), (2, 25)):
+            path = checkpoint_path(step, "1.1")
+            state = {"step": step, "sections": {}, "shared": {"train": {"rows": rows}}}
+            run._lake.write_json(f"{path}/state.json", state)
+            run._lake.write(f"{path}/{COMMIT}", b"{}")
+        assert run._trained() == {"train": {"rows": 25}}
+
+    def test_is_empty_without_one(self, tmp_path):
+        run = _Run(SimpleNamespace())
+        assert run._trained() == {}
+        run = _Run(SimpleNamespace())
+        run._lake, run._attempts = Lake(str(tmp_path), "r"), 1
+        assert run._trained() == {}
 
 
 class TestFinite:

@@ -117,7 +117,7 @@ class TestOff:
     st.lists(
         st.tuples(
             st.sampled_from([ALIVE, PROGRESS, {"moved": True}, {"quiet": True}, {"quiet": False}]),
-            st.floats(0, SECS / 2),
+            st.floats(0, SECS / 2 - 0.01),
         )
     ),
     st.booleans(),

@@ -21,7 +21,7 @@ import tenacity
 from fsspec.implementations.memory import MemoryFileSystem
 
 import tfos.lake
-from tfos.errors import DamagedError, LakeError
+from tfos.errors import DamagedError, FencedError, LakeError
 from tfos.lake import COMMIT, Lake, absolute
 
 
@@ -224,15 +224,54 @@ class TestCommit:
 
             monkeypatch.setattr(Lake, name, record)
         lake.commit_dir(source, "model", {}, fence=lambda: order.append("fence"))
-        assert sorted(order[:-2]) == ["model/deep/empty", "model/weights"]
-        assert order[-2:] == ["fence", f"model/{COMMIT}"]
+        written = ["model/deep/empty", "model/weights", f"model/{COMMIT}"]
+        assert order == ["fence", "fence", written[0], "fence", written[1], "fence", written[2]]
 
-    def test_fence_that_raises_leaves_nothing(self, lake, source):
+    def test_fence_that_raises_at_first_removes_nothing(self, lake, source):
+        lake.commit_dir(source, "model", {"by": "the next chief"})
+
         def fence():
-            assert lake.list("model") == ["deep", "weights"]
-            raise PermissionError("another chief is at work")
+            raise FencedError("another chief is at work")
 
-        with pytest.raises(PermissionError, match="another chief"):
+        with pytest.raises(FencedError):
+            lake.commit_dir(source, "model", {}, fence)
+        assert lake.committed("model")["by"] == "the next chief"
+
+    @pytest.mark.parametrize("files", [0, 1, 2])
+    def test_one_that_was_replaced_meanwhile_leaves_the_place_to_the_other(
+        self, lake, source, tmp_path, files
+    ):
+        """The other one commits when so many files are there; from then on nothing is touched."""
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "weights").write_bytes(b"of the other")
+        committed = []
+
+        def fence():
+            if not committed and len(lake.list("model")) == files:
+                if not asked:
+                    asked.append(True)  # before anything was written
+                    return
+                lake.commit_dir(str(other), "model", {"by": "the next chief"})
+                committed.append(True)
+            if committed:
+                raise FencedError("another chief is at work")
+
+        asked = [True] if files else []
+        with pytest.raises(FencedError):
+            lake.commit_dir(source, "model", {}, fence)
+        target = tmp_path / "fetched"
+        assert lake.fetch_dir("model", str(target))["by"] == "the next chief"
+        assert (target / "weights").read_bytes() == b"of the other"
+
+    def test_fence_that_fails_leaves_no_marker(self, lake, source):
+        calls = iter([None, None, None, OSError("no answer")])
+
+        def fence():
+            if error := next(calls, None):
+                raise error
+
+        with pytest.raises(OSError, match="no answer"):
             lake.commit_dir(source, "model", {}, fence)
         assert not lake.exists("model")
 
@@ -245,7 +284,7 @@ class TestCommit:
 
         monkeypatch.setattr(os, "fsync", fsync)
         local_lake.commit_dir(source, "model", {}, fence=lambda: synced.append("fence"))
-        before = synced[: synced.index("fence")]
+        before = synced[: synced.index(COMMIT)]
         assert {"weights", "empty", "deep", "model", "run-1"} <= set(before)
         assert synced[-2:] == [COMMIT, "model"]
 
@@ -513,7 +552,8 @@ class TestRetries:
 
     def test_failing_commit_that_cannot_tidy_up_tells_the_cause(self, flaky, source):
         def fence():
-            Flaky.failing = [NO_SPACE] * 1000
+            if flaky.list("model") == ["deep", "weights"]:
+                Flaky.failing = [NO_SPACE] * 1000
 
         with pytest.raises(LakeError, match=rf"cannot write .*{COMMIT}"):
             flaky.commit_dir(source, "model", {}, fence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,13 +27,13 @@ from tfos.runtime.lifecycle import (
     SaveSoon,
     Start,
 )
-from tfos.runtime.roles import Task, all_tasks, servers
+from tfos.runtime.roles import Task, all_tasks, waits_for
 from tfos.spec import JobSpec
 
 SPEC = JobSpec(num_ps=1, num_workers=2)
 TASKS = all_tasks(SPEC)
-SERVERS = servers(SPEC)
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
+SERVERS = waits_for(SPEC, CHIEF)
 ADDRESSES = {task: f"10.0.0.{i}:99" for i, task in enumerate(TASKS)}
 CLUSTER = {
     "chief": [ADDRESSES[CHIEF]],
@@ -53,7 +55,7 @@ def ready_in(life, **others):
 
 
 def lifecycle(task):
-    return Lifecycle(task, frozenset(TASKS), SERVERS)
+    return Lifecycle(task, frozenset(TASKS), waits_for(SPEC, task))
 
 
 def begun(task):
@@ -253,6 +255,13 @@ class TestExit:
         assert machine.on(Exited(1, 1)) == [PublishFailure(1, said, 1)]
         assert machine.on(Lives(all_in(1, worker_1=2)))[0] == Begin(2, False)
 
+    def test_what_a_process_told_first_is_not_replaced_by_what_follows(self):
+        """It may not end at its failure, and is then ended for a hang."""
+        machine = started(WORKER)
+        machine.on(Said(1, {"failure": {"kind": "exception"}}))
+        machine.on(Said(1, {"failure": {"kind": "hang"}}))
+        assert machine.on(Exited(1, -9)) == [PublishFailure(1, {"kind": "exception"}, -9)]
+
     def test_failure_of_one_life_is_not_that_of_the_next(self):
         machine = started(WORKER)
         machine.on(Said(1, {"failure": {"kind": "exception"}}))
@@ -322,6 +331,72 @@ class TestEnd:
         machine.on(Said(1, {"outcome": {}}))
         assert isinstance(machine.on(last)[-1], End)
         assert machine.on(event) == []
+
+
+class TestInStep:
+    """Under multi-worker each process is ready when it is there, and none starts before all are."""
+
+    SPEC = JobSpec(strategy="multi-worker", num_workers=3)
+    TASKS = all_tasks(SPEC)
+    ADDRESSES: ClassVar = {task: f"10.0.0.{i}:99" for i, task in enumerate(TASKS)}
+
+    def lifecycle(self, task):
+        return Lifecycle(task, frozenset(self.TASKS), waits_for(self.SPEC, task), in_step=True)
+
+    def lives(self, life, **others):
+        names = {Task.parse(name.replace("_", "-")): n for name, n in others.items()}
+        return {**dict.fromkeys(self.TASKS, life), **names}
+
+    def started(self, task):
+        machine = self.lifecycle(task)
+        machine.on(Members(self.ADDRESSES))
+        machine.on(Lives(self.lives(1)))
+        (start,) = machine.on(Ready(self.lives(1)))
+        assert start.cluster == {
+            "chief": [self.ADDRESSES[CHIEF]],
+            "worker": [self.ADDRESSES[Task("worker", i)] for i in range(2)],
+        }
+        return machine
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_is_ready_as_soon_as_its_process_is_there(self, task):
+        assert self.lifecycle(task).on(Lives(self.lives(1))) == [Begin(1, False), AnnounceReady(1)]
+
+    def test_what_the_process_says_of_it_is_no_news(self):
+        assert self.started(WORKER).on(Said(1, {"ready": True})) == []
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_starts_when_all_are_ready_in_the_life_that_is_ordered(self, task):
+        machine = self.lifecycle(task)
+        machine.on(Members(self.ADDRESSES))
+        machine.on(Lives(self.lives(2)))
+        for late in self.TASKS:
+            assert machine.on(Ready({**self.lives(2), late: 1})) == []
+            assert machine.on(Ready({t: 2 for t in self.TASKS if t != late})) == []
+        (start,) = machine.on(Ready(self.lives(2)))
+        assert isinstance(start, Start)
+
+    def test_next_life_waits_for_the_next_life_of_all(self):
+        """A process of the last life on the same port would be taken for one of this."""
+        machine = self.started(WORKER)
+        assert machine.on(Lives(self.lives(2))) == [Begin(2, False), AnnounceReady(2)]
+        assert machine.on(Ready(self.lives(2, chief_0=1))) == []
+        (start,) = machine.on(Ready(self.lives(2)))
+        assert isinstance(start, Start)
+
+    def test_workers_outcome_ends_it_without_being_published(self):
+        machine = self.started(WORKER)
+        machine.on(Said(1, {"outcome": {"metrics": {}}}))
+        (end,) = machine.on(Exited(1, 0))
+        assert isinstance(end, End)
+
+    def test_chiefs_outcome_is_published(self):
+        machine = self.started(CHIEF)
+        machine.on(Said(1, {"outcome": {"metrics": {"auc": 1.0}}}))
+        assert machine.on(Exited(1, 0))[0] == PublishOutcome({"metrics": {"auc": 1.0}})
+
+    def test_worker_that_ends_without_an_outcome_has_failed(self):
+        assert self.started(WORKER).on(Exited(1, 0)) == [PublishFailure(1, None, 0)]
 
 
 lives = st.builds(

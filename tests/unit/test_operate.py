@@ -562,6 +562,24 @@ class TestFollow:
         assert process.communicate(timeout=DEADLINE_SECS) == (b"", b"")
         assert process.returncode == 0
 
+    def test_without_driver_result_and_news_it_is_over(self, started, monkeypatch, capsys):
+        monkeypatch.setattr(logs, "_ASK_SECS", 0.0)
+        monkeypatch.setattr(logs, "_LEFT_SECS", 0.2)
+        monkeypatch.setattr(logs, "_LOCAL_POLL_SECS", 0.01)
+        write_log(started, 1, "chief-0", b"one\n")
+        answers = itertools.chain([True] * 50, itertools.repeat(False))
+        asked = []
+
+        def has_driver():
+            asked.append(next(answers))
+            return asked[-1]
+
+        sink = io.BytesIO()
+        logs._follow(started, Selection(), None, 1, has_driver, sink)
+        assert sink.getvalue() == b"chief-0 | one\n"
+        assert len(asked) > 50
+        assert "its driver is gone" in capsys.readouterr().err
+
     def test_interrupt_leaves_no_traceback(self, started, follow):
         write_log(started, 1, "chief-0", b"one\n")
         process = follow()

@@ -29,7 +29,7 @@ def incident(*failures, step=0):
 
 
 def once(*failures):
-    return decide([incident(*failures)], BUDGET)
+    return decide([incident(*failures)], BUDGET, "ps")
 
 
 def restart(*names):
@@ -95,7 +95,7 @@ class TestGiveUp:
     def test_exception_of_the_chief_at_once(self):
         raised = failure("chief-0", "exception", "ValueError: in train()")
         assert once(raised) == GiveUp(raised)
-        assert decide([incident(raised)], 10**6) == GiveUp(raised)
+        assert decide([incident(raised)], 10**6, "ps") == GiveUp(raised)
 
     def test_exception_of_the_chief_beside_a_lost_executor(self):
         raised = failure("chief-0", "exception")
@@ -109,7 +109,7 @@ class TestGiveUp:
     @pytest.mark.parametrize("task", ["worker-0", "ps-0"])
     def test_same_failure_twice(self, kind, task):
         one, two = failure(task, kind, time=1.0), failure(task, kind, time=2.0)
-        decision = decide([incident(one), incident(two)], BUDGET)
+        decision = decide([incident(one), incident(two)], BUDGET, "ps")
         assert isinstance(decision, GiveUp)
         assert (decision.cause.task, decision.cause.kind) == (task, kind)
         assert decision.cause.message == f"{two.message} (twice, with no checkpoint in between)"
@@ -117,24 +117,24 @@ class TestGiveUp:
     def test_same_exception_of_two_workers_is_the_same(self):
         """Rows that no worker can take go to the next one."""
         history = [incident(failure(f"worker-{i}", "exception", "KeyError: 'x'")) for i in (0, 1)]
-        assert isinstance(decide(history, BUDGET), GiveUp)
+        assert isinstance(decide(history, BUDGET, "ps"), GiveUp)
 
     def test_same_failure_with_another_between(self):
         history = [
             incident(failure(task, kind))
             for task, kind in (("worker-0", "exit"), ("worker-1", "signal"), ("worker-0", "exit"))
         ]
-        assert isinstance(decide(history, BUDGET), GiveUp)
+        assert isinstance(decide(history, BUDGET, "ps"), GiveUp)
 
     @pytest.mark.parametrize("kind", DETERMINISTIC)
     def test_not_with_a_checkpoint_between(self, kind):
         history = [incident(failure("worker-0", kind), step=step) for step in (10, 11)]
-        assert not isinstance(decide(history, BUDGET), GiveUp)
+        assert not isinstance(decide(history, BUDGET, "ps"), GiveUp)
 
     @pytest.mark.parametrize("kind", ACCIDENTAL)
     def test_accidents_are_never_the_same(self, kind):
         history = [incident(failure("worker-0", kind))] * BUDGET
-        assert not isinstance(decide(history, BUDGET), GiveUp)
+        assert not isinstance(decide(history, BUDGET, "ps"), GiveUp)
 
     @pytest.mark.parametrize(
         "other",
@@ -147,7 +147,7 @@ class TestGiveUp:
     )
     def test_not_for_a_failure_that_differs(self, other):
         first = incident(failure("worker-0", "exception", "KeyError: 'x'"))
-        assert isinstance(decide([first, incident(other)], BUDGET), Restart)
+        assert isinstance(decide([first, incident(other)], BUDGET, "ps"), Restart)
 
     def test_only_causes_are_compared(self):
         """A worker that loses its peer each time is no sign of a deterministic failure."""
@@ -156,7 +156,7 @@ class TestGiveUp:
             incident(failure("ps-0", "signal", time=1.0), lost),
             incident(failure("ps-1", "signal", time=1.0), lost),
         ]
-        assert isinstance(decide(history, BUDGET), Restart)
+        assert isinstance(decide(history, BUDGET, "ps"), Restart)
 
 
 class TestBudget:
@@ -168,10 +168,10 @@ class TestBudget:
 
     def test_that_many_are_survived(self):
         for count in range(1, BUDGET + 1):
-            assert isinstance(decide(self.crashes(count), BUDGET), Restart)
+            assert isinstance(decide(self.crashes(count), BUDGET, "ps"), Restart)
 
     def test_one_more_ends_the_run_with_the_list_of_all_first_first(self):
-        decision = decide(self.crashes(BUDGET + 1), BUDGET)
+        decision = decide(self.crashes(BUDGET + 1), BUDGET, "ps")
         assert isinstance(decision, GiveUp)
         cause = decision.cause
         assert (cause.task, cause.host, cause.time) == ("worker-0", "host-of-worker-0", 0)
@@ -184,30 +184,59 @@ class TestBudget:
 
     def test_none_ends_the_run_at_the_first_failure_as_it_is(self):
         (crash,) = self.crashes(1)
-        assert decide([crash], 0) == GiveUp(crash.cause)
+        assert decide([crash], 0, "ps") == GiveUp(crash.cause)
 
     def test_is_refilled_by_a_checkpoint(self):
         history = self.crashes(BUDGET)
         history += self.crashes(BUDGET, step=1)
-        assert isinstance(decide(history, BUDGET), Restart)
+        assert isinstance(decide(history, BUDGET, "ps"), Restart)
         history += self.crashes(1, step=1)
-        decision = decide(history, BUDGET)
+        decision = decide(history, BUDGET, "ps")
         assert isinstance(decision, GiveUp)
         assert f"first of {BUDGET + 1} failures" in decision.cause.message
 
     def test_counts_new_attempts(self):
         lost = incident(failure("worker-0", "spark"))
-        assert decide([lost] * BUDGET, BUDGET) == NewAttempt()
-        assert isinstance(decide([lost] * (BUDGET + 1), BUDGET), GiveUp)
+        assert decide([lost] * BUDGET, BUDGET, "ps") == NewAttempt()
+        assert isinstance(decide([lost] * (BUDGET + 1), BUDGET, "ps"), GiveUp)
 
     def test_failures_at_one_time_are_one_incident(self):
         many = [failure(f"worker-{i}") for i in range(BUDGET + 1)]
-        assert isinstance(decide([incident(*many)], 1), Restart)
+        assert isinstance(decide([incident(*many)], 1, "ps"), Restart)
 
     def test_failure_without_words_can_be_listed(self):
         """An exception of a supervisor may have no text: see runtime.supervisor.supervise."""
         history = [incident(Failure("worker", 0, "h", "start", "")), *self.crashes(1)]
-        assert "1. worker-0 on h" in decide(history, 1).cause.message
+        assert "1. worker-0 on h" in decide(history, 1, "ps").cause.message
+
+
+class TestWorkersInStep:
+    """Under multi-worker every worker runs train(): the chief is one of them."""
+
+    @pytest.mark.parametrize("task", ["chief-0", "worker-0", "worker-2"])
+    @pytest.mark.parametrize("kind", ["signal", "exit", "peer", "preempted", "hang"])
+    def test_any_death_restarts_all_of_them(self, task, kind):
+        decision = decide([incident(failure(task, kind))], BUDGET, "multi-worker")
+        for other in [("chief", 0), *(("worker", i) for i in range(3))]:
+            assert decision.includes(*other)
+
+    @pytest.mark.parametrize("task", ["chief-0", "worker-1"])
+    def test_exception_gives_up_at_once(self, task):
+        raised = failure(task, "exception", "ValueError: in train()")
+        assert decide([incident(raised)], 10**6, "multi-worker") == GiveUp(raised)
+
+    def test_exception_of_a_worker_that_serves_does_not(self):
+        raised = failure("worker-1", "exception")
+        assert decide([incident(raised)], BUDGET, "ps") == restart("worker-1")
+
+    @pytest.mark.parametrize("kind", ["spark", "start"])
+    def test_lost_executor_is_a_new_attempt(self, kind):
+        lost = incident(failure("worker-0", kind), failure("chief-0", "peer"))
+        assert decide([lost], BUDGET, "multi-worker") == NewAttempt()
+
+    def test_single_restarts_its_chief(self):
+        decision = decide([incident(failure("chief-0"))], BUDGET, "single")
+        assert decision == restart("chief-0", "chief")
 
 
 failures = st.builds(
@@ -233,18 +262,18 @@ class TestProperties:
     @given(histories(), st.integers(0, 5))
     def test_same_answer_twice_and_nothing_is_changed(self, history, budget):
         before = copy.deepcopy(history)
-        assert decide(history, budget) == decide(history, budget)
+        assert decide(history, budget, "ps") == decide(history, budget, "ps")
         assert history == before
 
     @given(histories(), st.integers(0, 5))
     def test_spent_budget_ends_the_run(self, history, budget):
         here = [i for i in history if i.step == history[-1].step]
         if len(here) > budget:
-            assert isinstance(decide(history, budget), GiveUp)
+            assert isinstance(decide(history, budget, "ps"), GiveUp)
 
     @given(histories(), st.integers(0, 5))
     def test_restart_takes_all_that_failed(self, history, budget):
-        decision = decide(history, budget)
+        decision = decide(history, budget, "ps")
         if isinstance(decision, Restart):
             for failed in history[-1].failures:
                 assert decision.includes(failed.role, failed.index)
@@ -252,14 +281,14 @@ class TestProperties:
 
     @given(histories(), st.integers(0, 5))
     def test_chief_and_ps_go_together(self, history, budget):
-        decision = decide(history, budget)
+        decision = decide(history, budget, "ps")
         if isinstance(decision, Restart):
             taken = {decision.includes(*task) for task in TASKS if task[0] != "worker"}
             assert len(taken) == 1
 
     @given(histories(), st.integers(0, 5))
     def test_what_is_told_happened_since_the_last_checkpoint(self, history, budget):
-        decision = decide(history, budget)
+        decision = decide(history, budget, "ps")
         if isinstance(decision, GiveUp):
             causes = [i.cause for i in history if i.step == history[-1].step]
             assert (decision.cause.task, decision.cause.kind) in {(c.task, c.kind) for c in causes}
@@ -267,9 +296,9 @@ class TestProperties:
     @given(histories(), histories(), st.integers(0, 5))
     def test_what_was_before_the_last_checkpoint_counts_for_nothing(self, old, new, budget):
         later = [Incident(i.failures, i.step + 10) for i in new]
-        assert decide([*old, *later], budget) == decide(later, budget)
+        assert decide([*old, *later], budget, "ps") == decide(later, budget, "ps")
 
     @given(histories(), st.integers(0, 5))
     def test_more_budget_never_gives_up_earlier(self, history, budget):
-        if not isinstance(decide(history, budget), GiveUp):
-            assert decide(history, budget + 1) == decide(history, budget)
+        if not isinstance(decide(history, budget, "ps"), GiveUp):
+            assert decide(history, budget + 1, "ps") == decide(history, budget, "ps")

@@ -171,6 +171,22 @@ class TestLostAnswer:
         assert client.create(f"{root}/x", "ours") is True
         assert client.get(f"{root}/x") == "ours"
 
+    @pytest.mark.parametrize("made_at", [0, 2, None])
+    def test_again_and_again(self, client, root, monkeypatch, made_at):
+        create = client._client.create
+        calls = itertools.count()
+
+        def flaky(*args, **options):
+            call = next(calls)
+            if call == made_at or call == 4:
+                create(*args, **options)
+            if call < 4:
+                raise ConnectionLoss
+
+        monkeypatch.setattr(client._client, "create", flaky)
+        assert client.create(f"{root}/x", "ours") is True
+        assert client.get(f"{root}/x") == "ours"
+
     def test_of_a_create_that_another_has_won(self, client, address, root, lose):
         with Registry(address) as other:
             lose(lambda create, *args, **options: other.create(f"{root}/x", "theirs"))
@@ -329,14 +345,14 @@ class TestHold:
         """hold() in one thread while kazoo's makes all nodes anew."""
         for name in "ab":
             client.hold(f"{root}/{name}", 1)
-        put = client._put_ephemeral
+        put = client._hold
 
         def meanwhile(path, value):
             put(path, value)
             if path == f"{root}/a":
                 client.hold(f"{root}/b", 2)
 
-        client._put_ephemeral = meanwhile
+        client._hold = meanwhile
         client._hold_again()
         assert client.get(f"{root}/b") == 2
 
@@ -657,6 +673,30 @@ class TestServerDies:
         assert not errors
         assert all(won)
         assert sorted(map(int, client.children(f"{root}/n"))) == list(range(len(won)))
+
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            lambda client, path: client.get(path),
+            lambda client, path: client.put(path, 1),
+            lambda client, path: client.hold(path, 1),
+            lambda client, path: client.children(path),
+            lambda client, path: client.remove(path),
+            lambda client, path: client.watch(path, lambda value: None),
+        ],
+        ids=["get", "put", "hold", "children", "remove", "watch"],
+    )
+    def test_that_stays_away_is_waited_for_no_longer_than_asked(self, server, root, operation):
+        """kazoo itself would wait for ever: nothing fails while it connects."""
+        with Registry(RegistryAddress.new(server.hosts, "run"), answer_secs=0.3) as client:
+            server.stop()
+            eventually(lambda: client.lost_secs() > 0, "the loss is noticed")
+            begun = time.monotonic()
+            with pytest.raises(RegistryError, match=r"gave no answer for 0\.3 s") as caught:
+                operation(client, f"{root}/x")
+            assert time.monotonic() - begun < 3
+            assert server.hosts in str(caught.value)
+            assert client.connected_secs() == 0
 
     def test_stop_while_it_is_away_is_the_end(self, server, client):
         before = {p.pid for p in psutil.Process().children()}

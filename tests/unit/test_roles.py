@@ -11,9 +11,10 @@ from tfos.runtime.roles import (
     Task,
     all_tasks,
     cluster,
+    is_in_step,
     local_master,
     role_jobs,
-    servers,
+    waits_for,
 )
 from tfos.spec import JobSpec
 
@@ -44,15 +45,33 @@ class TestRoleJobs:
     def test_single_is_one_chief(self):
         spec = JobSpec(strategy="single", num_ps=4, num_workers=4)
         assert role_jobs(spec) == (RoleJob("train", (Task("chief", 0),)),)
-        assert servers(spec) == frozenset()
+        assert waits_for(spec, Task("chief", 0)) == frozenset()
 
     def test_all_tasks_are_those_of_the_jobs_once_each(self):
         tasks = all_tasks(JobSpec(num_ps=3, num_workers=4))
         assert len(tasks) == len(set(tasks)) == 1 + 3 + 4
 
-    def test_servers_are_all_but_the_chief(self):
+    def test_workers_in_step_are_one_job_and_the_chief_is_one_of_them(self):
+        spec = JobSpec(strategy="multi-worker", num_ps=4, num_workers=3)
+        tasks = (Task("chief", 0), Task("worker", 0), Task("worker", 1))
+        assert role_jobs(spec) == (RoleJob("train", tasks),)
+        alone = JobSpec(strategy="multi-worker", num_workers=1)
+        assert all_tasks(alone) == (Task("chief", 0),)
+
+
+class TestWaitsFor:
+    def test_the_chief_waits_for_all_servers_and_they_for_nobody(self):
         spec = JobSpec(num_ps=1, num_workers=2)
-        assert servers(spec) == set(all_tasks(spec)) - {Task("chief", 0)}
+        assert not is_in_step(spec, "worker")
+        assert waits_for(spec, Task("chief", 0)) == set(all_tasks(spec)) - {Task("chief", 0)}
+        for task in (Task("ps", 0), Task("worker", 1)):
+            assert waits_for(spec, task) == frozenset()
+
+    def test_workers_in_step_wait_for_all_of_them(self):
+        spec = JobSpec(strategy="multi-worker", num_workers=3)
+        assert is_in_step(spec, "worker")
+        for task in all_tasks(spec):
+            assert waits_for(spec, task) == set(all_tasks(spec))
 
 
 class TestCluster:

@@ -1,12 +1,27 @@
-"""The port that a supervisor holds for its TF processes."""
+"""What a supervisor does beside its lifecycle: its port, its driver, its log, its reports."""
 
 from __future__ import annotations
 
+import queue
 import socket
+import threading
+from types import SimpleNamespace
 
 import pytest
+from conftest import poll
 
-from tfos.runtime.supervisor import hold_port, local_address
+from tfos.lake import Lake
+from tfos.runtime import logfile
+from tfos.runtime.background import Newest
+from tfos.runtime.lifecycle import Ended
+from tfos.runtime.logfile import LogFile
+from tfos.runtime.registry import OUTAGE_SECS, RegistryAddress
+from tfos.runtime.roles import Task
+from tfos.runtime.supervisor import AttemptPlan, Supervisor, hold_port, local_address
+from tfos.spec import JobSpec
+
+DEADLINE_SECS = 10
+DRIVER = {"host": "d", "pid": 7, "since": 1.0}
 
 
 class TestPort:
@@ -23,3 +38,109 @@ class TestPort:
 
     def test_address_on_the_way_to_the_registry(self):
         assert local_address(("127.0.0.1", 2181)) == "127.0.0.1"
+
+
+class TestDriver:
+    @pytest.fixture
+    def supervisor(self, tmp_path):
+        address = RegistryAddress("h:1", "r", "secret")
+        plan = AttemptPlan(JobSpec(), "r", 1, Lake(str(tmp_path), "r"), address, "m", DRIVER)
+        supervisor = Supervisor(plan, Task("worker", 0))
+        supervisor._registry = SimpleNamespace(is_settled=True, lost_secs=lambda: 0.0)
+        return supervisor
+
+    def ended(self, supervisor):
+        event = supervisor._events.get_nowait()
+        assert isinstance(event, Ended)
+        return event.why
+
+    def test_comes_and_goes_and_comes(self, supervisor):
+        for value, is_here in ((DRIVER, True), (None, False), (dict(DRIVER), True)):
+            supervisor._driver_changed(value)
+            assert supervisor._driver_here.is_set() is is_here
+        supervisor._look_around()
+        assert supervisor._events.empty()
+
+    @pytest.mark.parametrize("change", [{"host": "e"}, {"pid": 8}, {"since": 2.0}])
+    def test_another_one_ends_it_though_the_node_was_never_seen_gone(self, supervisor, change):
+        supervisor._driver_changed(DRIVER)
+        supervisor._driver_changed({**DRIVER, **change})
+        assert "another driver" in self.ended(supervisor)
+
+    def test_without_zookeeper_for_too_long_it_ends(self, supervisor):
+        supervisor._driver_changed(DRIVER)
+        supervisor._registry.lost_secs = lambda: OUTAGE_SECS - 1
+        supervisor._look_around()
+        assert supervisor._events.empty()
+        supervisor._registry.lost_secs = lambda: OUTAGE_SECS + 1
+        supervisor._look_around()
+        assert "ZooKeeper" in self.ended(supervisor)
+
+
+class TestNewest:
+    def test_does_not_hold_up_who_gives_and_skips_what_is_old(self):
+        gate, begun, done = threading.Event(), threading.Event(), queue.Queue()
+
+        def act(value):
+            begun.set()
+            assert gate.wait(DEADLINE_SECS)
+            done.put(value)
+
+        newest = Newest("test", act)
+        newest.give(0)
+        assert begun.wait(DEADLINE_SECS)
+        for value in (1, 2, 3):
+            newest.give(value)
+        gate.set()
+        assert [done.get(timeout=DEADLINE_SECS) for _ in range(2)] == [0, 3]
+        newest.give(None)  # is a value as any other
+        assert done.get(timeout=DEADLINE_SECS) is None
+        newest.close()
+        poll(
+            lambda: not any(thread.name == "test" for thread in threading.enumerate()),
+            DEADLINE_SECS,
+            "its thread ends",
+        )
+        assert done.empty()
+
+
+class RemoteLake:
+    """Takes uploads when it is told to."""
+
+    is_local = False
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.uploads = queue.Queue()
+
+    def upload(self, source, path):
+        assert self.gate.wait(DEADLINE_SECS)
+        with open(source, "rb") as file:
+            self.uploads.put((path, file.read()))
+
+
+class TestLog:
+    def test_of_a_local_lake_is_there_at_once(self, tmp_path):
+        log = LogFile(Lake(str(tmp_path), "r"), "logs/1/ps-0.log", str(tmp_path))
+        log.local.write_bytes(b"one\ntwo\nthree\n")
+        assert (tmp_path / "r" / "logs" / "1" / "ps-0.log").exists()
+        assert log.tail(2) == "two\nthree"
+        log.upload_soon()
+        log.close()
+
+    def test_is_uploaded_by_a_thread_where_it_has_grown(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(logfile, "_UPLOAD_SECS", -1)
+        lake = RemoteLake()
+        log = LogFile(lake, "logs/1/ps-0.log", str(tmp_path))
+        log.local.write_bytes(b"one\n")
+        log.upload_soon()  # though the lake takes nothing yet
+        lake.gate.set()
+        assert lake.uploads.get(timeout=DEADLINE_SECS) == ("logs/1/ps-0.log", b"one\n")
+        poll(lambda: log._uploaded == 4, DEADLINE_SECS, "the upload is over")
+        log.upload_soon()
+        with open(log.local, "ab") as file:
+            file.write(b"two\n")
+        log.close()
+        assert lake.uploads.get(timeout=DEADLINE_SECS) == ("logs/1/ps-0.log", b"one\ntwo\n")
+        log.close()
+        assert lake.uploads.empty()

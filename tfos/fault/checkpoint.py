@@ -5,7 +5,8 @@ the chief, and state.json, the progress that belongs to these weights. Several t
 one run share its checkpoints; each has a section of the state and prefixes its objects with it.
 
 Training stands still only while weights and state are copied to local disk. One thread takes them
-from there to the lake.
+from there to the lake. Where several processes train in step all restore a checkpoint, and one, the
+owner, saves it: saving reads variables only.
 """
 
 from __future__ import annotations
@@ -16,24 +17,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-from tfos.errors import DamagedError, LakeError, UsageError
-from tfos.lake import Lake, remove_local
+from tfos.errors import DamagedError, FencedError, LakeError, UsageError
+from tfos.lake import Lake, checkpoint_path, remove_local
 
 KEPT = 3
 _log = logging.getLogger(__name__)
 
 
-def checkpoint_path(step: int) -> str:
-    return f"checkpoints/{step:012d}"
-
-
 class Checkpointer:
-    """Saves and restores the checkpoints of one run. Used by the chief.
+    """Saves and restores the checkpoints of one run. Used where train() runs.
 
     Not thread-safe, but for hurry(), due() and stats.
 
@@ -41,8 +41,13 @@ class Checkpointer:
     every_secs: how often due() says yes.
     io_device: the TensorFlow device that writes files, where variables live on other machines.
     shared: state that belongs to no section: called at a save, and given back at the restore.
-    fence: called in the uploading thread right before a checkpoint is committed; when it raises,
-        the checkpoint is given up, and the next save() or wait() raises what it raised.
+    fence: raises FencedError when another process has taken this one's place. Called in the
+        uploading thread before each file of a checkpoint; when it raises, the checkpoint is given
+        up, and the next save() or wait() raises what it raised.
+    is_owner: whether this process saves; where another one does, save() does nothing.
+    writer: "<attempt>.<life>" of this process, which is part of its checkpoints' names.
+    quiet: made around what may take long and has nothing to report.
+    on_commit: called in the uploading thread when a checkpoint is committed.
     """
 
     def __init__(
@@ -53,6 +58,10 @@ class Checkpointer:
         io_device: str | None = None,
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
         fence: Callable[[], None] = lambda: None,
+        is_owner: bool = True,
+        writer: str = "",
+        quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._lake = lake
         self._scratch = scratch
@@ -61,14 +70,22 @@ class Checkpointer:
         self._shared = shared
         self._objects: dict[str, Any] = {}
         self._sections: dict[str, Any] = {}
-        self._fence = fence
+        self.fence = fence
+        self._is_owner = is_owner
+        self._writer = writer
+        self._quiet = quiet
+        self._on_commit = on_commit
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
         self._hurried = threading.Event()
         self._upload: threading.Thread | None = None
         self._error: BaseException | None = None
+        # saves that were begun, and the number of the newest that is committed
+        self._saves = self._committed = 0
         self._saved = 0
         self._stall_secs = self._save_secs = 0.0
-        self._restored = self._fetch_newest()
+        with quiet():
+            self._restored = self._fetch_newest()
         # the newest step in the lake: what is newer than the restored one has been removed
         self._newest = int(self._restored[1]["step"]) if self._restored else -1
         if self._restored and shared:
@@ -76,7 +93,7 @@ class Checkpointer:
 
     def _fetch_newest(self) -> tuple[str, dict[str, Any]] | None:
         """The newest checkpoint that is whole: its local TensorFlow prefix and its state."""
-        for name in reversed(self._lake.list("checkpoints")):
+        for name in reversed(self._lake.checkpoints()):
             local = tempfile.mkdtemp(prefix="restore-", dir=self._scratch)
             try:
                 self._lake.fetch_dir(f"checkpoints/{name}", local)
@@ -84,10 +101,15 @@ class Checkpointer:
                 # never finished, or damaged; gone, it is not in the way when its step comes again
                 _log.warning("checkpoint %s is passed over and removed: %s", name, error)
                 remove_local(local)
-                self._lake.remove(f"checkpoints/{name}")
+                if self._is_owner:
+                    self._lake.remove(f"checkpoints/{name}")
                 continue
             state = json.loads(Path(local, "state.json").read_text())
             self._sections = dict(state["sections"])
+            for section in self._sections:
+                if Path(local, f"{section}.npz").exists():
+                    with np.load(Path(local, f"{section}.npz")) as arrays:
+                        self._arrays[section] = dict(arrays)
             return str(Path(local, "weights")), state
         return None
 
@@ -100,26 +122,54 @@ class Checkpointer:
         """Takes `objects` into all later checkpoints, and restores them if there is one.
 
         objects: trackables whose variables exist already, e.g. model=model, optimizer=optimizer.
+        Of a Keras model its weights are taken, in their order, without its metrics.
         Returns the state last saved for the section, or None when the run begins.
         """
-        named = {f"{section}.{name}": value for name, value in objects.items()}
+        named = {f"{section}.{name}": _trackable(value) for name, value in objects.items()}
         self._objects.update(named)
         if self._restored is None or section not in self._restored[1]["sections"]:
             return None
-        status = tf.train.Checkpoint(**named).read(self._restored[0], self._options)
-        status.assert_existing_objects_matched().expect_partial()
+        with self._quiet():
+            status = tf.train.Checkpoint(**named).read(self._restored[0], self._options)
+            status.assert_existing_objects_matched().expect_partial()
         return self._restored[1]["sections"][section]
+
+    def has(self, section: str) -> bool:
+        """Whether the checkpoint that the run continues from has something of a section."""
+        return section in self._sections
+
+    def close(self) -> None:
+        """Removes the local files of the checkpoint that was restored; restore() is over."""
+        if self._restored is not None:
+            remove_local(str(Path(self._restored[0]).parent))
+
+    def arrays(self, section: str) -> Mapping[str, np.ndarray]:
+        """The arrays that were last saved for a section, by name."""
+        return self._arrays.get(section, {})
 
     def due(self) -> bool:
         """Whether --checkpoint-secs have passed since the begin of the last save, or hurry()."""
+        if not self._is_owner:
+            return False
         return self._hurried.is_set() or time.monotonic() - self._last_save >= self._every_secs
 
-    def hurry(self) -> None:
-        """Makes due() say yes until the next save. May be called from any thread."""
-        self._hurried.set()
+    def hurry(self) -> Callable[[], bool]:
+        """Makes due() say yes until the next save. May be called from any thread.
 
-    def save(self, step: int, state: Any = None, section: str = "user") -> None:
-        """Saves all objects given to restore(), and `state` (JSON-able) for the section.
+        Returns what says whether a checkpoint that was begun since is committed.
+        """
+        wanted = self._saves + 1
+        self._hurried.set()
+        return lambda: self._committed >= wanted
+
+    def save(
+        self,
+        step: int,
+        state: Any = None,
+        section: str = "user",
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Saves all objects given to restore(), and `state` (JSON-able) and arrays of the section.
 
         Blocks while the last save is uploaded and while this one is copied to local disk; when it
         returns, the checkpoint is not in the lake yet, see wait(). No training may be under way.
@@ -128,6 +178,8 @@ class Checkpointer:
         Raises what the upload of the last save raised, most often LakeError, and saves nothing
         then; UsageError for a step that is not above.
         """
+        if not self._is_owner:
+            return
         begun = time.monotonic()
         try:
             self.wait()
@@ -136,12 +188,14 @@ class Checkpointer:
                     f"a checkpoint at step {self._newest} exists already, which is not before"
                     f" {step}: save at a later step"
                 )
+            self._saves += 1  # first: who calls hurry() from here on waits for the next one
             self._hurried.clear()
             self._last_save = time.monotonic()
+            self._arrays[section] = dict(arrays or {})
             local = self._snapshot(step, state, section)
             self._upload = threading.Thread(
                 target=self._commit,
-                args=(local, step, self._last_save),
+                args=(local, step, self._last_save, self._saves),
                 name="checkpoint",
                 daemon=True,  # a process that fails ends without waiting for a storage that fails
             )
@@ -184,19 +238,29 @@ class Checkpointer:
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
             Path(local, "state.json").write_text(json.dumps(record))
+            for name, arrays in self._arrays.items():
+                if arrays:
+                    np.savez(Path(local, f"{name}.npz"), allow_pickle=False, **arrays)
         except BaseException:
             remove_local(local)
             raise
         return local
 
-    def _commit(self, local: str, step: int, begun: float) -> None:
+    def _commit(self, local: str, step: int, begun: float, number: int) -> None:
         """The uploading thread: takes a snapshot to the lake, and old checkpoints from it."""
+        path = checkpoint_path(step, self._writer)
         try:
-            self._lake.commit_dir(local, checkpoint_path(step), {"step": step}, self._fence)
+            self._lake.commit_dir(local, path, {"step": step}, self.fence)
             self._newest = step
             self._saved += 1
             self._save_secs += time.monotonic() - begun
+            self._committed = number
+            self._on_commit()
             self._prune()
+        except FencedError as error:
+            self._error = error
+            with suppress(LakeError):  # a directory with our name on it is ours all the same
+                self._lake.remove(path)
         except BaseException as error:  # raised where somebody sees it, by wait()
             self._error = error
         finally:
@@ -204,7 +268,16 @@ class Checkpointer:
 
     def _prune(self) -> None:
         try:
-            for name in self._lake.list("checkpoints")[:-KEPT]:
+            for name in self._lake.checkpoints()[:-KEPT]:
                 self._lake.remove(f"checkpoints/{name}")
         except LakeError as error:
             _log.warning("old checkpoints stay until the next save: %s", error)
+
+
+def _trackable(value: Any) -> Any:
+    """What TensorFlow saves of an object.
+
+    A Keras model's metrics are left out: what they count is not the model's, and where processes
+    train in step their variables cannot be read by one process alone.
+    """
+    return [v.value for v in value.weights] if isinstance(value, keras.Model) else value

@@ -1,6 +1,6 @@
 """What to do after a failure: one pure function of the failures so far.
 
-    decide(history, budget) -> Restart(tasks) | NewAttempt | GiveUp(cause)
+    decide(history, budget, strategy) -> Restart(tasks) | NewAttempt | GiveUp(cause)
 
 An incident is what failed at one time, with the newest checkpoint at that time. Progress is
 measured by that checkpoint: only incidents since it last advanced are counted, so that a run of
@@ -19,8 +19,18 @@ from tfos.fault.failures import Failure, root_cause
 # of these kinds the second of the same words is no accident: an exception is deterministic, and
 # so is an exit status, or a deadlock. A signal comes from outside
 _DETERMINISTIC = ("exception", "exit", "start", "hang")
-# the processes that hold the state of the training: when one dies, all go back to a checkpoint
-_STATEFUL = ("chief", "ps")
+# the roles that hold the state of the training: when one dies, all go back to a checkpoint
+_STATEFUL = {
+    "single": frozenset({"chief"}),
+    "ps": frozenset({"chief", "ps"}),
+    "multi-worker": frozenset({"chief", "worker"}),
+}
+# the roles that run train()
+_TRAINS = {
+    "single": {"chief", "evaluator"},
+    "ps": {"chief", "evaluator"},
+    "multi-worker": {"chief", "worker", "evaluator"},
+}
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,15 @@ class GiveUp:
 Decision = Restart | NewAttempt | GiveUp
 
 
-def decide(history: Sequence[Incident], budget: int) -> Decision:
+def decide(history: Sequence[Incident], budget: int, strategy: str) -> Decision:
     """What to do about the last incident of `history`; about those before it was decided already.
 
     budget: incidents that may be survived without a new checkpoint in between.
+    strategy: as --strategy has it.
     """
     incident = history[-1]
     cause = incident.cause
-    if cause.kind == "exception" and cause.role == "chief":
+    if cause.kind == "exception" and cause.role in _TRAINS[strategy]:
         return GiveUp(cause)
     stalled = [earlier for earlier in history if earlier.step == incident.step]
     if any(_is_same(cause, earlier.cause) for earlier in stalled[:-1]):
@@ -86,10 +97,10 @@ def decide(history: Sequence[Incident], budget: int) -> Decision:
     if cause.kind == "hang" and cause.role == "chief":
         return Restart(frozenset({"chief", "ps", "worker"}))  # whose fault it is nobody knows
     tasks = {failure.task for failure in incident.failures}
-    if any(failure.role in _STATEFUL for failure in incident.failures):
+    if any(failure.role in _STATEFUL[strategy] for failure in incident.failures):
         # a parameter server that lives on would keep the variables of the chief that is gone in
-        # its memory, beside those of the new one
-        tasks.update(_STATEFUL)
+        # its memory, beside those of the new one; workers in step cannot go on without one of them
+        tasks.update(_STATEFUL[strategy])
     return Restart(frozenset(tasks))
 
 

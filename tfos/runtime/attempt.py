@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
-import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfos.display import Display
-from tfos.errors import RegistryError, StartTimeout
+from tfos.errors import LakeError, RegistryError, StartTimeout
 from tfos.fault.failures import Failure, error_message, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
-from tfos.lake import GENERATION
+from tfos.lake import GENERATION, checkpoint_order
 from tfos.runtime import keys, preflight
 from tfos.runtime.registry import Registry
-from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, servers
+from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, waits_for
 from tfos.runtime.supervisor import AttemptPlan, supervise
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ _CAUSE_SECS = 1.5
 # ZooKeeper was away, registers again
 _MISSING_SECS = 10.0
 _STOP_SECS = 15.0
+# how long the evaluator may take for the last checkpoint, where --hang-secs does not say it
+_EVALUATION_SECS = 300.0
 _CANCEL_SECS = 10.0
 
 
@@ -38,7 +39,7 @@ class Attempt:
     history: the incidents of the run so far; those of this attempt are appended.
     start_secs: from the launch to the begin of train(); train_secs: from there to the end.
     roles: of each task, what was known of it last: host, pid, life.
-    checkpoints: what the chief said of them last.
+    checkpoints: of each life of the chief, what it said of them last.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class Attempt:
         self._begun = time.monotonic()
         self._deadline = self._begun + plan.spec.start_timeout_secs
         self._train_begun: float | None = None
+        # the tasks whose next process is to come up before the deadline
+        self._awaited: set[Task] = set()
+        self._chief_written = 0
         self._up: set[str] = set()
         self._missing: dict[str, float] = {}
         self.lives = dict.fromkeys(all_tasks(plan.spec), 1)
         self.roles: dict[str, Mapping[str, Any]] = {}
-        self.checkpoints: Mapping[str, Any] = {}
+        self.checkpoints: dict[int, Mapping[str, Any]] = {}
         self.start_secs = 0.0
         self.train_secs = 0.0
 
@@ -87,6 +91,8 @@ class Attempt:
             for job in role_jobs(self._plan.spec):
                 self._submit(job)
             ended = self._wait()
+            if isinstance(ended, Mapping):
+                self.checkpoints[self.lives[Task("chief", 0)]] = ended["checkpoints"]
             hung = isinstance(ended, GiveUp) and ended.cause.kind == "hang"
             return ended
         finally:
@@ -98,16 +104,19 @@ class Attempt:
     def _order_lives(self, hung: bool) -> None:
         """Says which life each task is to be in; to the lake, which chief counts."""
         run_id, number = self._plan.run_id, self._plan.attempt
-        self._plan.lake.write_json(
-            GENERATION, {"attempt": number, "life": self.lives[Task("chief", 0)]}
-        )
+        chief = self.lives[Task("chief", 0)]
+        # a lake that is out of order for a while does not keep a worker from being replaced
+        if chief != self._chief_written:
+            self._plan.lake.write_json(GENERATION, {"attempt": number, "life": chief})
+            self._chief_written = chief
         lives = {str(task): life for task, life in self.lives.items()}
         self._registry.put(keys.lives(run_id, number), {"lives": lives, "hung": hung})
 
     def _progressed(self, progress: Mapping[str, Any] | None) -> None:
         if progress is not None:
             self._progress = progress
-            self.checkpoints = progress.get("checkpoints", self.checkpoints)
+            if progress.get("checkpoints"):
+                self.checkpoints[progress.get("life", 0)] = progress["checkpoints"]
         self._changed.put(None)
 
     def _submit(self, job: RoleJob) -> None:
@@ -145,6 +154,7 @@ class Attempt:
             self._show()
             outcome = self._registry.get(keys.outcome(run_id, number))
             if outcome is not None:
+                self._await_evaluation(outcome)
                 return dict(outcome)
             if self._registry.taken:
                 raise RegistryError(
@@ -157,6 +167,7 @@ class Attempt:
                 # a supervisor that is done ends its job: what came first may be the success
                 outcome = self._registry.get(keys.outcome(run_id, number))
                 if outcome is not None:
+                    self._await_evaluation(outcome)
                     return dict(outcome)
                 decision = self._decide(failures)
                 if not isinstance(decision, Restart):
@@ -165,16 +176,35 @@ class Attempt:
             if self._train_begun is None and time.monotonic() > self._deadline:
                 self._raise_what_is_missing()
 
-    def _decide(self, failures: list[Failure]) -> Decision:
-        step = max(
-            int(self.checkpoints.get("step", 0)),
-            self._history[-1].step if self._history else 0,
+    def _await_evaluation(self, outcome: Mapping[str, Any]) -> None:
+        """Blocks until the evaluator has done the last checkpoint, or failed, or is too slow."""
+        spec = self._plan.spec
+        if not spec.evaluator:
+            return
+        secs = spec.hang_secs or _EVALUATION_SECS
+        deadline = time.monotonic() + secs
+        failures = keys.failures(self._plan.run_id, self._plan.attempt)
+        while time.monotonic() < deadline:
+            done = self._plan.lake.evaluations()["evaluations"]
+            if done and done[-1]["step"] >= outcome["checkpoints"]["step"]:
+                return
+            newest = f"evaluator-0.{self.lives[Task('evaluator', 0)]}"
+            if newest in self._registry.children(failures):
+                break
+            with contextlib.suppress(queue.Empty):
+                self._changed.get(timeout=0.5)
+        self._display.line(
+            "the last checkpoint is not evaluated: the evaluator failed, or took more than"
+            f" {secs:g} s (--hang-secs)"
         )
-        self._history.append(Incident(tuple(failures), step))
+
+    def _decide(self, failures: list[Failure]) -> Decision:
+        self._history.append(Incident(tuple(failures), self._newest_step()))
         path = keys.failures(self._plan.run_id, self._plan.attempt)
         for failure in failures:  # those that only the driver saw, for who asks for the status
             self._registry.create(f"{path}/{failure.task}.{failure.life}", failure.as_json())
-        decision = decide(self._history, self._plan.spec.max_restarts)
+        spec = self._plan.spec
+        decision = decide(self._history, spec.max_restarts, spec.strategy)
         if not isinstance(decision, GiveUp):
             cause = root_cause(failures)
             self._display.line(
@@ -182,10 +212,20 @@ class Attempt:
             )
         return decision
 
+    def _newest_step(self) -> int:
+        """Of the newest checkpoint so far; the chief may have died before it could tell of it."""
+        steps = [int(stats.get("step", 0)) for stats in self.checkpoints.values()]
+        steps += [incident.step for incident in self._history[-1:]]
+        with contextlib.suppress(LakeError):  # then what was told before counts
+            steps += (checkpoint_order(self._plan.lake.newest_checkpoint() or "") or ())[:1]
+        return max(steps, default=0)
+
     def _restart(self, decision: Restart, failures: list[Failure]) -> None:
         chosen = [task for task in self.lives if decision.includes(task.role, task.index)]
         for task in chosen:
             self.lives[task] += 1
+        self._awaited.update(chosen)
+        self._deadline = time.monotonic() + self._plan.spec.start_timeout_secs
         self._display.line(f"restarting {', '.join(map(str, chosen))}")
         self._order_lives(root_cause(failures).kind == "hang")
 
@@ -222,18 +262,43 @@ class Attempt:
             if name not in told:
                 words = "its supervisor is gone, and with it perhaps its executor or its host"
                 found.append(self._failure(Task.parse(name), words))
+        told = {failure.task for failure in found}
         for job_name, message in self._job_errors.items():
-            failed = failed_task(message, self._jobs[job_name][0])
+            job = self._jobs[job_name][0]
             words = f"the Spark job of the {job_name} roles ended: {message}"
-            found.append(self._failure(failed, words))
+            found.append(self._failure(failed_task(message, job, told, self._missing), words))
+        if not found:
+            secs = self._plan.spec.start_timeout_secs
+            words = (
+                f"its next process was not up within {secs:g} s; if that is too short for fetching"
+                " a checkpoint, raise --start-timeout-secs"
+            )
+            found += [self._failure(task, words, "start") for task in self._late()]
         return found
 
-    def _failure(self, task: Task, message: str) -> Failure:
-        host = self.roles.get(str(task), {}).get("host", socket.gethostname())
+    def _failure(self, task: Task, message: str, kind: str = "spark") -> Failure:
+        host = self.roles.get(str(task), {}).get("host", "unknown host")
         return Failure(
-            task.role, task.index, host, "spark", message, time=time.time(),
+            task.role, task.index, host, kind, message, time=time.time(),
             attempt=self._plan.attempt, life=self.lives[task],
         )  # fmt: skip
+
+    def _late(self) -> list[Task]:
+        """The tasks that were restarted and are not up, when the time for it is over."""
+        if not self._awaited:
+            return []
+        path = keys.ready(self._plan.run_id, self._plan.attempt)
+        progress = self._progress or {}
+        for task in sorted(self._awaited):
+            # of workers in step "ready" says no more than that there is a process
+            is_up = (
+                progress.get("life") == self.lives[task]
+                if task.role == "chief"
+                else self._registry.get(f"{path}/{task}") == self.lives[task]
+            )
+            if is_up:
+                self._awaited.discard(task)
+        return sorted(self._awaited) if time.monotonic() > self._deadline else []
 
     def _gone(self) -> list[str]:
         """The members that were there and have been missing for long."""
@@ -264,7 +329,7 @@ class Attempt:
         here = {Task.parse(n) for n in self._registry.children(keys.members(run_id, number))}
         ready = {Task.parse(n) for n in self._registry.children(keys.ready(run_id, number))}
         absent = sorted(set(all_tasks(self._plan.spec)) - here)
-        slow = sorted(servers(self._plan.spec) & here - ready)
+        slow = sorted(waits_for(self._plan.spec, Task("chief", 0)) & here - ready)
         raise StartTimeout(
             f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s: "
             + "; ".join(
@@ -299,7 +364,15 @@ class Attempt:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def failed_task(message: str, job: RoleJob) -> Task:
-    """The task that Spark's words about a failed barrier stage name; the job's first if none."""
+def failed_task(
+    message: str, job: RoleJob, told: Collection[str] = (), missing: Collection[str] = ()
+) -> Task:
+    """The task of `job` that failed.
+
+    That is the one that Spark's words about a failed barrier stage name; where they name none, one
+    that told of a failure, or that is missing; the job's first when nothing is known.
+    """
     named = re.search(r"ResultTask\(\d+, (\d+)\)", message)
-    return job.tasks[int(named.group(1)) if named else 0]
+    if named:
+        return job.tasks[int(named.group(1))]
+    return min(job.tasks, key=lambda task: (str(task) not in told, str(task) not in missing))

@@ -41,6 +41,7 @@ class TFProcess:
         self,
         task: Task,
         run_id: str,
+        strategy: str,
         scratch: str,
         log: Path,
         on_said: Callable[[TFProcess, dict[str, Any]], None],
@@ -66,10 +67,10 @@ class TFProcess:
         }
         with open(log, "ab") as sink:
             self._process = ChildProcess(
-                # faulthandler: a crash in C leaves the Python stack in the log; the arguments are
+                # faulthandler: a crash in C leaves the Python stack in the log; the run's id is
                 # for who reads `ps`
                 [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
-                + [str(task), run_id],
+                + [str(task), run_id, strategy],
                 env=env,
                 log=sink.fileno(),
                 scratch=scratch,

@@ -2,7 +2,7 @@
 
 /tfos/<run-id>/
   lake                                the lake's URL; anyone may read it
-  driver                              ephemeral: the driver lives; {"host", "pid"}
+  driver                              ephemeral: the driver lives; {"host", "pid", "since"}
   kill                                somebody asks the driver to end the run; {"by"}
   feeds/<name>/<partition>            JSON list of shards, first writer wins
   attempts/<attempt>/
@@ -13,7 +13,7 @@
     ready/<role>-<i>                  ephemeral: the life whose TensorFlow server is up
     failures/<role>-<i>.<life>        a Failure
     preempted/<role>-<i>.<life>       its process got SIGTERM: a checkpoint is wanted
-    progress                          the chief's newest progress
+    progress                          the chief's newest progress, with its "life"
     outcome                           what train() returned; the attempt succeeded
     stop                              the driver ends the attempt; "hang" when a role hung
 """

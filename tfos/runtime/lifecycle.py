@@ -1,7 +1,7 @@
 """What a supervisor does next: (state, event) -> actions. Pure; runtime.supervisor does the I/O.
 
-    waiting --the driver wants a next life--> begun --all members there (a chief: and all servers
-    ready)--> started --its process ends--> waiting
+    waiting --the driver wants a next life--> begun --all members there, and those ready that it
+    waits for--> started --its process ends--> waiting
        any state --outcome, stop, driver gone--> over
 
 A life is one TF process of the task. The driver decides when a next one begins; it may do so while
@@ -41,7 +41,7 @@ class Lives:
 
 @dataclass(frozen=True)
 class Ready:
-    """The tasks whose TensorFlow server is up, and the life it is up in."""
+    """The tasks that the others may count on, and the life that this is true of."""
 
     lives: Mapping[Task, int]
 
@@ -103,7 +103,7 @@ class SaveSoon:
 
 @dataclass(frozen=True)
 class AnnounceReady:
-    """Tell the others that our server is up."""
+    """Tell the others that they may count on us."""
 
     life: int
 
@@ -158,12 +158,15 @@ Action = (
 class Lifecycle:
     """The state of one supervisor.
 
-    expected: all tasks of the attempt. servers: those that must be ready before the chief starts.
+    expected: all tasks of the attempt. waits_for: those that must be ready before ours starts.
+    in_step: whether ours is ready as soon as its process is there, and its last one gone; others
+    are when their server is up.
     """
 
     task: Task
     expected: frozenset[Task]
-    servers: frozenset[Task]
+    waits_for: frozenset[Task]
+    in_step: bool = False
     life: int = 0
     _addresses: dict[Task, str] = field(default_factory=dict)
     _lives: Mapping[Task, int] = field(default_factory=dict)
@@ -203,15 +206,13 @@ class Lifecycle:
             return []
         self.life = wanted
         self._started, self._failure, self._outcome = False, None, None
-        return [Begin(wanted, hung)]
+        return [Begin(wanted, hung), *([AnnounceReady(wanted)] if self.in_step else [])]
 
     def _start_if_complete(self) -> list[Action]:
         if self._started or not self.life or not self.expected <= self._addresses.keys():
             return []
-        # a server that is about to be replaced still has its last life's node
-        if self.task.role == "chief" and any(
-            self._ready.get(server, 0) != self._lives[server] for server in self.servers
-        ):
+        # one that is about to be replaced still has its last life's node
+        if any(self._ready.get(task, 0) != self._lives[task] for task in self.waits_for):
             return []
         self._started = True
         return [Start(cluster({task: self._addresses[task] for task in self.expected}))]
@@ -219,17 +220,19 @@ class Lifecycle:
     def _exited(self, status: int) -> list[Action]:
         if status == 0 and self._outcome is not None:
             self._over = True
-            return [PublishOutcome(self._outcome), End("its process ended")]
+            told = [PublishOutcome(self._outcome)] if self.task.role == "chief" else []
+            return [*told, End("its process ended")]
         return [PublishFailure(self.life, self._failure, status)]
 
     def _said(self, message: Mapping[str, Any]) -> list[Action]:
         if "failure" in message:
-            self._failure = message["failure"]
+            # the first: a process that does not end after it may then be ended for a hang
+            self._failure = self._failure or message["failure"]
         elif "outcome" in message:
             self._outcome = message["outcome"]
         elif "progress" in message:
             return [PublishProgress(message["progress"])]
-        elif "ready" in message:
+        elif "ready" in message and not self.in_step:
             return [AnnounceReady(self.life)]
         elif "preempted" in message:
             return [AnnouncePreempted(self.life)]

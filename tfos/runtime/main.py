@@ -1,4 +1,6 @@
-"""The TensorFlow process of a role: `python -m tfos.runtime.main`, a child of a supervisor.
+"""The TensorFlow process of a role: a child of a supervisor.
+
+    python -m tfos.runtime.main TASK RUN_ID STRATEGY
 
 It imports TensorFlow at once and then waits, so that the slow import overlaps with the other
 roles' coming up, or was long ago when it takes over from one that died. The supervisor talks to it
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfos.errors import FencedError, LakeError
 from tfos.lake import APP, GENERATION, Lake
+from tfos.runtime.roles import is_in_step
 from tfos.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -44,7 +47,10 @@ _PREEMPTION_SECS = 20.0
 _METRICS_BYTES = 900_000
 # exceptions of TensorFlow that tell of another process's death, not of an error here
 _PEER_ERRORS = ("UnavailableError", "PSUnavailableError", "AbortedError", "CancelledError")
-_PEER_WORDS = re.compile("context_id|remote handle|Socket closed|failed to connect|Connection re")
+_PEER_WORDS = re.compile(
+    "context_id|remote handle|Socket closed|failed to connect|Connection re"
+    "|Collective ops is aborted|stopped sending heartbeats|Error reported from /job"
+)
 
 
 @dataclass(frozen=True)
@@ -90,18 +96,31 @@ def main() -> int:
     preemption = _Preemption(channel)
     threading.Thread(target=_stay_alive, args=(channel,), daemon=True).start()
     try:
-        _import(sys.argv[1].startswith("chief"))
+        _import(sys.argv[1].rpartition("-")[0], sys.argv[3])
         line = sys.stdin.buffer.readline()
         if not line:
             return 0
         _begin(StartOrder(**json.loads(line)), channel, preemption)
     except BaseException as error:
         message = f"{type(error).__name__}: {error}".strip()
-        channel.fail(_kind(error), message, traceback.format_exc())
-        with contextlib.suppress(OSError):  # the log may lie on a full disk, too
+        try:
+            channel.fail(_kind(error), message, traceback.format_exc())
             traceback.print_exc()
-        return 1
+        finally:  # whether the log lies on a full disk, too, or the supervisor is gone
+            _leave(1)
     return 0
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once.
+
+    Threads that user code or a coordinator left behind may wait for ever for servers that are going
+    away; Python would wait for them.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _stay_alive(channel: Channel) -> None:
@@ -110,20 +129,22 @@ def _stay_alive(channel: Channel) -> None:
         time.sleep(_ALIVE_SECS)
 
 
-def _import(is_chief: bool) -> None:
+def _import(role: str, strategy: str) -> None:
     """All the slow imports, and for the chief what TensorFlow and Keras do at their first use."""
     import tensorflow as tf
 
     import tfos.feeding.dataset
 
-    if is_chief:
+    if role in ("chief", "evaluator") or strategy == "multi-worker":
         import keras
 
         import tfos.context
         import tfos.runtime.strategies  # noqa: F401
 
-        tf.function(lambda x: x + 1)(tf.constant(1))
-        keras.layers.Dense(1).build((None, 1))
+        # the processes in step can meet only before the first operation
+        if strategy != "multi-worker" or role == "evaluator":
+            tf.function(lambda x: x + 1)(tf.constant(1))
+            keras.layers.Dense(1).build((None, 1))
 
 
 def _kind(error: BaseException) -> str:
@@ -140,7 +161,9 @@ class _Preemption:
 
     Made in the main thread. A thread of its own waits for the signal, since the main thread may be
     inside TensorFlow, where Python's handlers do not run. on_sigterm: what is done first; what it
-    returns is asked whether a checkpoint is saved, until it says yes or the time is up.
+    returns is asked whether a checkpoint is saved, until it says yes or the time is up. Both may
+    block, or raise: the process ends in time all the same. A process that user code forks is to
+    end at a SIGTERM as any other, and not to wake this one.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -148,19 +171,36 @@ class _Preemption:
         self.on_sigterm: Callable[[], Callable[[], bool]] = lambda: lambda: True
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        signal.signal(signal.SIGTERM, lambda signum, frame: None)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self.listen()
+        os.register_at_fork(after_in_child=_forget_signals)
         threading.Thread(target=self._wait, args=(read_end,), daemon=True).start()
+
+    def listen(self) -> None:
+        """Takes the signal over, from TensorFlow's coordination service too; in the main thread."""
+        signal.signal(signal.SIGTERM, lambda signum, frame: None)
 
     def _wait(self, read_end: int) -> NoReturn:
         while os.read(read_end, 1) != bytes([signal.SIGTERM]):
             pass
+        saving = threading.Thread(target=self._save, daemon=True)
+        saving.start()
+        # no longer, whatever the lake does: who sent the signal does not wait either
+        saving.join(_PREEMPTION_SECS)
+        try:
+            self._channel.fail("preempted", "got SIGTERM")
+        finally:
+            os._exit(128 + signal.SIGTERM)
+
+    def _save(self) -> None:
         is_saved = self.on_sigterm()
-        deadline = time.monotonic() + _PREEMPTION_SECS
-        while not is_saved() and time.monotonic() < deadline:
+        while not is_saved():
             time.sleep(0.05)
-        self._channel.fail("preempted", "got SIGTERM")
-        os._exit(128 + signal.SIGTERM)
+
+
+def _forget_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None:
@@ -169,25 +209,23 @@ def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None
 
     lake = Lake(order.lake, order.run_id)
     reader = FeedReader(lake, order.scratch)
-    if order.role == "chief":
+    in_step = is_in_step(JobSpec(**order.spec), order.role)
+
+    def ask_for_checkpoint() -> Callable[[], bool]:
+        channel.send(preempted=True)  # first: the lake may be slow, or what fails
+        newest = lake.newest_checkpoint()
+        return lambda: lake.newest_checkpoint() != newest
+
+    if order.role == "ps" or (in_step and order.role == "worker"):
+        preemption.on_sigterm = ask_for_checkpoint
+    if order.role in ("chief", "evaluator") or in_step:
         serve_reads(reader)
         channel.send(outcome=_train(order, lake, reader, channel, preemption))
-        # a coordinator's threads may hang on to servers that are going away: nothing to wait for
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _leave(0)
     import tensorflow as tf
 
     if order.role == "worker":
         serve_reads(reader, order.index, len(order.cluster["worker"]))
-    if order.role == "ps":
-
-        def ask_for_checkpoint() -> Callable[[], bool]:
-            newest = lake.newest_checkpoint()
-            channel.send(preempted=True)
-            return lambda: lake.newest_checkpoint() != newest
-
-        preemption.on_sigterm = ask_for_checkpoint
     server = tf.distribute.Server(
         tf.train.ClusterSpec(dict(order.cluster)),
         job_name=order.role,
@@ -201,17 +239,23 @@ def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None
 def _train(
     order: StartOrder, lake: Lake, reader: Any, channel: Channel, preemption: _Preemption
 ) -> dict[str, Any]:
-    """Runs the user's train(ctx) in the chief; returns what goes into result.json."""
+    """Runs the user's train(ctx); returns what goes into result.json."""
     from tfos.context import Place, TrainContext, chief_device
     from tfos.fault.checkpoint import Checkpointer
     from tfos.feeding.ledger import Ledger
-    from tfos.runtime.strategies import make_runner
+    from tfos.runtime.strategies import check_agreement, make_runner
+    from tfos.training.outputs import Outputs
 
     spec = JobSpec(**order.spec)
     app = pickle.loads(pickle.loads(lake.read(APP))["app"])
-    runner = make_runner(spec.strategy, order.cluster)
+    is_chief = order.role == "chief"
+    strategy = "single" if order.role == "evaluator" else spec.strategy
+    runner = make_runner(strategy, order.cluster, order.role, order.index)
+    preemption.listen()
+    channel.send(ready=True)
     ledger = Ledger()
-    distributed = spec.strategy != "single"
+    reports = _ChannelReports(channel, is_chief)
+    # fetching a checkpoint may take long, and so may restoring it: see quiet
     checkpointer = Checkpointer(
         lake,
         order.scratch,
@@ -219,25 +263,28 @@ def _train(
         chief_device(runner),
         (ledger.as_json, ledger.restore),
         fence=lambda: _check_generation(lake, order),
+        is_owner=is_chief,
+        writer=f"{order.attempt}.{order.life}",
+        quiet=reports.quiet,
+        on_commit=lambda: reports.saved(checkpointer),
     )
-
-    def save_now() -> Callable[[], bool]:
-        saved = checkpointer.stats["saved"]
-        checkpointer.hurry()
-        return lambda: checkpointer.stats["saved"] > saved
-
-    preemption.on_sigterm = save_now
+    reports.saved(checkpointer)
+    with reports.quiet():  # one may have to fetch more than the others
+        check_agreement(runner, checkpointer.step)
+    if is_chief:
+        preemption.on_sigterm = checkpointer.hurry
     threading.Thread(target=_obey, args=(checkpointer,), daemon=True).start()
-    reports = _ChannelReports(channel, checkpointer)
+    with reports.quiet():
+        outputs = Outputs(lake, order.scratch, is_chief or order.role == "evaluator")
     context = TrainContext(
         Place(
             role=order.role,
             index=order.index,
-            num_workers=spec.num_workers if distributed else 0,
-            num_ps=spec.num_ps if distributed else 0,
+            num_workers=spec.num_workers if spec.strategy != "single" else 0,
+            num_ps=spec.num_ps if spec.strategy == "ps" else 0,
             attempt=order.attempt,
             params=spec.params,
-            log_dir=lake.uri("events"),
+            has_evaluator=spec.evaluator,
         ),
         runner,
         lake,
@@ -246,22 +293,27 @@ def _train(
         ledger,
         order.scratch,
         reports,
+        outputs,
     )
     reports.progress({"phase": "train() begins"})
     try:
         returned = app.train(context)
     except BaseException:
-        with contextlib.suppress(LakeError):  # what train() raised is the root cause
+        # what train() raised is the root cause
+        with contextlib.suppress(LakeError), reports.quiet():
             checkpointer.wait()
+            outputs.upload()
         raise
     with reports.quiet():
         checkpointer.wait()
+        outputs.upload()
+        check_agreement(runner, 0)  # none goes while another one still trains
     metrics = {**context.reported, **_metrics(returned)}
     size = len(json.dumps(metrics))
     if size > _METRICS_BYTES:
         raise ValueError(
             f"train() returned {size:,} bytes of metrics, more than {_METRICS_BYTES:,}: write large"
-            " results to the lake, e.g. into ctx.log_dir"
+            " results to the lake, into ctx.output_dir"
         )
     return {
         "metrics": metrics,
@@ -272,15 +324,28 @@ def _train(
 
 
 class _ChannelReports:
-    """Passes on to the supervisor how the training goes on."""
+    """Passes on to the supervisor how the training goes on; the chief speaks for those in step."""
 
-    def __init__(self, channel: Channel, checkpointer: Checkpointer) -> None:
+    def __init__(self, channel: Channel, is_chief: bool) -> None:
         self._channel = channel
-        self._checkpointer = checkpointer
+        self._is_chief = is_chief
         self._moved = 0.0
+        self._depth = 0
+        self._last: dict[str, Any] = {}
+        self._checkpoints: Mapping[str, float] = {}
 
     def progress(self, progress: dict[str, Any]) -> None:
-        self._channel.send(progress={**progress, "checkpoints": self._checkpointer.stats})
+        if not self._is_chief:
+            self.moved()
+            return
+        self._last = progress
+        self._channel.send(progress={**progress, "checkpoints": self._checkpoints})
+
+    def saved(self, checkpointer: Checkpointer) -> None:
+        """Tells of a new checkpoint; a loop of the user's own may have no other words."""
+        self._checkpoints = checkpointer.stats
+        if self._last:
+            self.progress(self._last)
 
     def moved(self) -> None:
         if time.monotonic() - self._moved > _ALIVE_SECS:
@@ -289,11 +354,15 @@ class _ChannelReports:
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        self._channel.send(quiet=True)
+        self._depth += 1
+        if self._depth == 1:
+            self._channel.send(quiet=True)
         try:
             yield
         finally:
-            self._channel.send(quiet=False)
+            self._depth -= 1
+            if not self._depth:
+                self._channel.send(quiet=False)
 
 
 def _obey(checkpointer: Checkpointer) -> None:

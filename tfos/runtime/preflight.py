@@ -62,7 +62,10 @@ def check_slots(spark: SparkSession, spec: JobSpec) -> None:
                 else "more executors or cores (--num-executors, --executor-cores, or free"
                 " some on the cluster), a longer --start-timeout-secs"
             )
-            fewer = " or fewer --num-workers and --num-ps" if spec.strategy == "ps" else ""
+            fewer = {
+                "ps": " or fewer --num-workers and --num-ps",
+                "multi-worker": " or fewer --num-workers",
+            }.get(spec.strategy, "")
             raise PreflightError(
                 f"too few slots: {describe_slots(spark, spec)}"
                 f"{'' if fixed else f' after {spec.start_timeout_secs:g} s'}; use {remedy}{fewer}"

@@ -12,9 +12,11 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kazoo.client import KazooClient, KazooState
 from kazoo.exceptions import (
@@ -41,6 +43,7 @@ SESSION_TIMEOUT_SECS = 10.0
 SETTLED_SECS = 30.0
 # how long a run goes on without a ZooKeeper that answers
 OUTAGE_SECS = 300.0
+T = TypeVar("T")
 logging.getLogger("kazoo").setLevel(logging.ERROR)
 
 
@@ -74,26 +77,26 @@ def prepare(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS) -> None:
     servers, slash, chroot = hosts.partition("/")
     client = _connect(servers, timeout_secs)
     try:
-        client.ensure_path(f"{slash}{chroot}{keys.ROOT}")
-    except (KazooException, KazooTimeoutError) as error:
-        raise RegistryError(f"ZooKeeper at {hosts}: cannot make {keys.ROOT}: {error!r}") from error
+        path = f"{slash}{chroot}{keys.ROOT}"
+        _ask(hosts, "make", keys.ROOT, lambda: client.ensure_path(path), timeout_secs)
     finally:
-        client.stop()
-        client.close()
+        _close(client)
 
 
 def read_public(hosts: str, path: str) -> Any:
     """The value of a node that was made by Registry.publish(), or None. Raises RegistryError."""
     client = _connect(hosts)
+
+    def get() -> Any:
+        try:
+            return json.loads(client.get(path)[0])
+        except NoNodeError:
+            return None
+
     try:
-        return json.loads(client.get(path)[0])
-    except NoNodeError:
-        return None
-    except (KazooException, KazooTimeoutError) as error:
-        raise RegistryError(f"ZooKeeper at {hosts}: cannot get {path}: {error!r}") from error
+        return _ask(hosts, "get", path, get, CONNECT_TIMEOUT_SECS)
     finally:
-        client.stop()
-        client.close()
+        _close(client)
 
 
 def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: Any) -> KazooClient:
@@ -113,8 +116,7 @@ def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: 
     try:
         client.start(timeout=timeout_secs)
     except (KazooTimeoutError, KazooException, OSError) as error:
-        client.stop()
-        client.close()
+        _close(client)
         raise RegistryError(
             f"no ZooKeeper server answers at {hosts} within {timeout_secs:g} s; check"
             " --zookeeper, or leave it out and the driver starts a server of its own"
@@ -122,14 +124,55 @@ def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: 
     return client
 
 
+def _close(client: KazooClient) -> None:
+    for step in (client.stop, client.close):
+        with contextlib.suppress(KazooException):  # its thread is still trying to connect
+            step()
+
+
+def _ask(hosts: str, verb: str, path: str, act: Callable[[], T], secs: float) -> T:
+    """What `act` returns. Raises RegistryError when it fails, or takes longer than `secs`.
+
+    kazoo lets a call wait for a server for ever, and counts its retries' deadline only between the
+    calls: so a thread waits, which goes with the client, and we for no longer than we want.
+    """
+    answer: Future[T] = Future()
+
+    def wait() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=wait, name=f"registry-{verb}", daemon=True).start()
+    try:
+        return answer.result(secs)
+    except FutureTimeout as error:
+        raise RegistryError(
+            f"ZooKeeper at {hosts} gave no answer for {secs:g} s (to {verb} {path}): see that it"
+            " runs and can be reached from this machine, then continue the run with --resume"
+        ) from error
+    except NoAuthError as error:
+        raise RegistryError(
+            f"ZooKeeper at {hosts}: {path} belongs to another run of this name, whose credential is"
+            " not in the lake: use another --run-id, or remove the node"
+        ) from error
+    except (KazooException, KazooTimeoutError) as error:
+        raise RegistryError(
+            f"ZooKeeper at {hosts}: cannot {verb} {path}: {type(error).__name__}: {error}"
+        ) from error
+
+
 class Registry:
     """One session with ZooKeeper. Thread-safe; a context manager that ends the session.
 
-    Callbacks run on kazoo's threads and must not block. Every method raises RegistryError.
+    Callbacks run on kazoo's threads and must not block. Every method raises RegistryError, also
+    when it had no answer for `answer_secs`.
     """
 
-    def __init__(self, address: RegistryAddress) -> None:
+    def __init__(self, address: RegistryAddress, answer_secs: float = OUTAGE_SECS) -> None:
         self.address = address
+        self._answer_secs = answer_secs
         self._acl = [make_digest_acl(address.user, address.password, all=True)]
         self._held: dict[str, Any] = {}
         self._holding = threading.RLock()
@@ -137,7 +180,8 @@ class Registry:
         # a claimed node that somebody else took while our session was lost
         self.taken = ""
         self._was_lost = False
-        self._connected_since: float | None = time.monotonic()
+        self._is_connected = True
+        self._since = time.monotonic()
         self._client = _connect(
             address.hosts,
             default_acl=self._acl,
@@ -145,14 +189,18 @@ class Registry:
         )
         self._client.add_listener(self._on_state)
 
+    def _ask(self, verb: str, path: str, act: Callable[[], T]) -> T:
+        return _ask(self.address.hosts, verb, path, act, self._answer_secs)
+
     def _on_state(self, state: str) -> None:
         """On kazoo's connection thread: it must not call the server itself."""
         self._was_lost |= state == KazooState.LOST
-        if state != KazooState.CONNECTED:
-            self._connected_since = None
-            return
-        self._connected_since = time.monotonic()
-        if self._was_lost:
+        is_connected = state == KazooState.CONNECTED
+        if is_connected != self._is_connected:
+            # in this order a reader in between takes us for out of touch, but not for long
+            self._since = time.monotonic()
+            self._is_connected = is_connected
+        if is_connected and self._was_lost:
             self._was_lost = False
             self._client.handler.spawn(self._hold_again)
 
@@ -160,12 +208,15 @@ class Registry:
         """Makes the nodes anew that went with a session that expired."""
         for path in list(self._held):
             with self._holding, contextlib.suppress(RegistryError):  # else with the next session
-                self._put_ephemeral(path, self._held[path])
+                self._hold(path, self._held[path])
 
     def connected_secs(self) -> float:
         """For how long this session has been in touch with a server; 0 while it is not."""
-        since = self._connected_since
-        return 0.0 if since is None else time.monotonic() - since
+        return time.monotonic() - self._since if self._is_connected else 0.0
+
+    def lost_secs(self) -> float:
+        """For how long this session has been without a server; 0 while it has one."""
+        return 0.0 if self._is_connected else time.monotonic() - self._since
 
     @property
     def is_settled(self) -> bool:
@@ -179,7 +230,7 @@ class Registry:
         """
         with self._holding:
             self._held[path] = value
-            self._put_ephemeral(path, value)
+            self._hold(path, value)
 
     def claim(self, path: str, value: Any) -> bool:
         """As hold(), where the node must be nobody else's; False when it is."""
@@ -189,91 +240,99 @@ class Registry:
         self._claimed.add(path)
         return True
 
+    def _hold(self, path: str, value: Any) -> None:
+        self._ask("set", path, lambda: self._put_ephemeral(path, value))
+
     def _put_ephemeral(self, path: str, value: Any) -> None:
-        while not self.create(path, value, ephemeral=True):
-            with self._errors("set", path), contextlib.suppress(NoNodeError):
-                data, stat = self._client.retry(self._client.get, path)
+        data = json.dumps(value).encode()
+        while not self._create(path, data, ephemeral=True):
+            with contextlib.suppress(NoNodeError):
+                there, stat = self._client.retry(self._client.get, path)
                 session = self._client.client_id
                 if session is None:  # the connection has just been lost
                     continue
                 if stat.ephemeralOwner == session[0]:
-                    self._client.retry(self._client.set, path, json.dumps(value).encode())
+                    self._client.retry(self._client.set, path, data)
                     return
-                if path in self._claimed and json.loads(data) != value:
+                if path in self._claimed and json.loads(there) != value:
                     self.taken = path
                     return
                 # of a session of ours that is over, but not for the server yet
                 self._client.retry(self._client.delete, path)
 
-    @contextlib.contextmanager
-    def _errors(self, verb: str, path: str) -> Iterator[None]:
-        try:
-            yield
-        except NoAuthError as error:
-            raise RegistryError(
-                f"ZooKeeper at {self.address.hosts}: {path} belongs to another run of this name,"
-                " whose credential is not in the lake: use another --run-id, or remove the node"
-            ) from error
-        except (KazooException, KazooTimeoutError) as error:
-            raise RegistryError(
-                f"ZooKeeper at {self.address.hosts}: cannot {verb} {path}:"
-                f" {type(error).__name__}: {error}"
-            ) from error
-
     def create(self, path: str, value: Any = None, ephemeral: bool = False) -> bool:
         """Creates a node with a JSON value; False when it exists: the first writer wins."""
         data = json.dumps(value).encode()
+        return self._ask("create", path, lambda: self._create(path, data, ephemeral))
+
+    def _create(self, path: str, data: bytes, ephemeral: bool) -> bool:
         lost = False
-        with self._errors("create", path):
-            while True:
-                try:
-                    self._client.create(path, data, ephemeral=ephemeral, makepath=True)
-                    return True
-                except (ConnectionLoss, SessionExpiredError):
-                    if lost:
-                        raise
-                    lost = True  # it may have been made all the same
-                    self._client.retry(self._client.exists, path)
-                except NodeExistsError:
+        deadline = time.monotonic() + self._answer_secs
+        while True:
+            try:
+                self._client.create(path, data, ephemeral=ephemeral, makepath=True)
+                return True
+            except (ConnectionLoss, SessionExpiredError):
+                if time.monotonic() > deadline:  # nobody waits for it any more
+                    raise
+                lost = True  # it may have been made all the same
+                self._client.retry(self._client.exists, path)
+            except NodeExistsError:
+                with contextlib.suppress(NoNodeError):  # it has just gone: try again
                     return lost and self._client.retry(self._client.get, path)[0] == data
 
     def put(self, path: str, value: Any) -> None:
         """Sets a node's JSON value, making it where needed."""
-        if self.create(path, value):
-            return
-        with self._errors("set", path):
-            self._client.retry(self._client.set, path, json.dumps(value).encode())
+        data = json.dumps(value).encode()
+
+        def put() -> None:
+            if not self._create(path, data, ephemeral=False):
+                self._client.retry(self._client.set, path, data)
+
+        self._ask("set", path, put)
 
     def get(self, path: str) -> Any:
         """A node's value, or None when there is no node."""
-        with self._errors("get", path):
+
+        def get() -> Any:
             try:
                 return json.loads(self._client.retry(self._client.get, path)[0])
             except NoNodeError:
                 return None
 
+        return self._ask("get", path, get)
+
     def children(self, path: str) -> list[str]:
-        with self._errors("list", path):
+        def children() -> list[str]:
             try:
                 return sorted(self._client.retry(self._client.get_children, path))
             except NoNodeError:
                 return []
 
+        return self._ask("list", path, children)
+
     def remove(self, path: str) -> None:
         """Removes a node and all below it; nothing happens when there is none."""
-        with self._errors("remove", path), contextlib.suppress(NoNodeError):
-            self._client.retry(self._client.delete, path, recursive=True)
+
+        def remove() -> None:
+            with contextlib.suppress(NoNodeError):
+                self._client.retry(self._client.delete, path, recursive=True)
+
+        self._ask("remove", path, remove)
 
     def publish(self, path: str, value: Any) -> None:
         """Makes a node that anyone may read: see read_public()."""
         acl = [*self._acl, make_acl("world", "anyone", read=True)]
-        with self._errors("create", path), contextlib.suppress(NodeExistsError):
-            self.ensure(path.rpartition("/")[0])
-            self._client.retry(self._client.create, path, json.dumps(value).encode(), acl=acl)
+
+        def publish() -> None:
+            self._client.retry(self._client.ensure_path, path.rpartition("/")[0])
+            with contextlib.suppress(NodeExistsError):
+                self._client.retry(self._client.create, path, json.dumps(value).encode(), acl=acl)
+
+        self._ask("create", path, publish)
 
     def ensure(self, path: str) -> None:
-        with self._errors("make", path):
-            self._client.retry(self._client.ensure_path, path)
+        self._ask("make", path, lambda: self._client.retry(self._client.ensure_path, path))
 
     def watch(self, path: str, callback: Callable[[Any], None]) -> None:
         """Calls `callback(value)` now and at each change; value is None when there is no node."""
@@ -281,8 +340,7 @@ class Registry:
         def changed(data: bytes | None, stat: Any) -> None:
             callback(None if stat is None else json.loads(data or b"null"))
 
-        with self._errors("watch", path):
-            self._client.DataWatch(path, changed)
+        self._ask("watch", path, lambda: self._client.DataWatch(path, changed))
 
     def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> None:
         """Calls `callback(sorted names)` now and at each change, and makes the node if needed."""
@@ -291,12 +349,10 @@ class Registry:
             callback(sorted(names))
 
         self.ensure(path)
-        with self._errors("watch", path):
-            self._client.ChildrenWatch(path, changed)
+        self._ask("watch", path, lambda: self._client.ChildrenWatch(path, changed))
 
     def close(self) -> None:
-        self._client.stop()
-        self._client.close()
+        _close(self._client)
 
     def __enter__(self) -> Registry:
         return self

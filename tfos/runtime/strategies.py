@@ -2,7 +2,8 @@
 
 The training loop cuts an epoch into units and submits a tf.function for each; a Runner decides
 where it runs. Under `ps` any idle worker takes it. A unit names the rows that it trains on, so
-when a worker dies the coordinator gives the same rows to another one.
+when a worker dies the coordinator gives the same rows to another one. Under `multi-worker` every
+worker runs the same loop, and its share of every unit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfos.errors import UsageError
 from tfos.training.runner import Pending, Runner
 
 
@@ -23,13 +25,11 @@ class _Done:
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._value)
 
 
-class SingleRunner:
-    """Everything in this process."""
+class _LocalRunner:
+    """Functions run here, when they are submitted."""
 
-    def __init__(self) -> None:
-        self.strategy = tf.distribute.get_strategy()
-        self.coordinator = None
-        self.parallelism = 1
+    coordinator = None
+    parallelism = 1
 
     def submit(self, function: Any, *args: Any) -> Pending:
         return _Done(function(*args))
@@ -38,7 +38,61 @@ class SingleRunner:
         pass
 
 
-class ParameterServerRunner:
+class _Alone:
+    """No other process is in step with this one."""
+
+    replicas, replica = 1, 0
+
+    def gather(self, value: int) -> list[int]:
+        return [value]
+
+
+class SingleRunner(_Alone, _LocalRunner):
+    """Everything in this process."""
+
+    def __init__(self) -> None:
+        self.strategy = tf.distribute.get_strategy()
+
+
+class MultiWorkerRunner(_LocalRunner):
+    """This process is one of several that train in step; all are here when it is made.
+
+    Gradients are summed by ring allreduce over gRPC, or by NCCL where the processes have GPUs.
+    """
+
+    def __init__(self, cluster: Mapping[str, list[str]], role: str, index: int) -> None:
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec(dict(cluster)), task_type=role, task_id=index, rpc_layer="grpc"
+        )
+        implementations = tf.distribute.experimental.CommunicationImplementation
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        self.strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            resolver,
+            tf.distribute.experimental.CommunicationOptions(
+                implementation=implementations.NCCL if has_gpu else implementations.RING
+            ),
+        )
+        self.replicas = 1 + len(cluster.get("worker", []))
+        self.replica = 0 if role == "chief" else 1 + index
+        if self.strategy.num_replicas_in_sync != self.replicas:
+            raise UsageError(
+                f"{role} {index} has {self.strategy.extended.worker_devices} of"
+                f" {self.strategy.num_replicas_in_sync} devices in {self.replicas} processes: give"
+                " each worker one GPU, e.g. spark.task.resource.gpu.amount 1 or"
+                " CUDA_VISIBLE_DEVICES"
+            )
+
+        self._gather = tf.function(lambda value: self.strategy.run(_all, args=(value,)))
+
+    def gather(self, value: int) -> list[int]:
+        return [int(each) for each in self._gather(tf.constant([value], tf.int64)).numpy()]
+
+
+def _all(value: Any) -> Any:
+    return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
+
+
+class ParameterServerRunner(_Alone):
     """Variables on parameter servers, functions on workers, asynchronously; this is the chief."""
 
     def __init__(self, cluster: Mapping[str, list[str]]) -> None:
@@ -56,5 +110,19 @@ class ParameterServerRunner:
         self.coordinator.join()
 
 
-def make_runner(strategy: str, cluster: Mapping[str, list[str]]) -> Runner:
-    return ParameterServerRunner(cluster) if strategy == "ps" else SingleRunner()
+def make_runner(strategy: str, cluster: Mapping[str, list[str]], role: str, index: int) -> Runner:
+    """The runner of process `index` of `role`."""
+    if strategy == "ps":
+        return ParameterServerRunner(cluster)
+    if strategy == "multi-worker":
+        return MultiWorkerRunner(cluster, role, index)
+    return SingleRunner()
+
+
+def check_agreement(runner: Runner, value: int) -> None:
+    """Waits for the processes in step, and raises AbortedError unless all have this value."""
+    values = runner.gather(value)
+    if set(values) != {value}:
+        raise tf.errors.AbortedError(
+            None, None, f"the workers have read checkpoints of different steps: {values}"
+        )

@@ -17,13 +17,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tfos.errors import LakeError, RegistryError
 from tfos.fault.failures import Failure
 from tfos.lake import Lake, remove_local
 from tfos.runtime import keys
+from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
 from tfos.runtime.lifecycle import (
     Action,
@@ -46,10 +46,11 @@ from tfos.runtime.lifecycle import (
     SaveSoon,
     Start,
 )
+from tfos.runtime.logfile import LogFile
 from tfos.runtime.main import StartOrder
 from tfos.runtime.process import describe_status
-from tfos.runtime.registry import Registry, RegistryAddress
-from tfos.runtime.roles import Task, all_tasks, servers
+from tfos.runtime.registry import OUTAGE_SECS, Registry, RegistryAddress
+from tfos.runtime.roles import Task, all_tasks, is_in_step, waits_for
 from tfos.runtime.spare import wants_spare
 from tfos.spec import JobSpec
 
@@ -58,7 +59,6 @@ _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
 _MESSAGE_CHARS = 20_000
 _TRACEBACK_CHARS = 100_000
-_LOG_UPLOAD_SECS = 10.0
 # a driver whose session expired registers again; one that does not come back is dead
 _DRIVER_GRACE_SECS = 10.0
 # a spare's import should not slow down the start of what it is a spare for, nor its first steps
@@ -71,6 +71,7 @@ class AttemptPlan:
     """What every supervisor of an attempt is told. Picklable.
 
     marker: a file in the run directory that every executor must see.
+    driver: what the node of the driver holds that began the attempt.
     """
 
     spec: JobSpec
@@ -79,6 +80,7 @@ class AttemptPlan:
     lake: Lake
     registry: RegistryAddress
     marker: str
+    driver: Mapping[str, Any]
 
 
 def local_address(peer: tuple[str, int]) -> str:
@@ -107,9 +109,10 @@ class Supervisor:
         self._task = task
         self._events: queue.Queue[Event] = queue.Queue()
         expected = frozenset(all_tasks(plan.spec))
-        self._lifecycle = Lifecycle(task, expected, servers(plan.spec))
+        self._waits_for = waits_for(plan.spec, task)
+        in_step = is_in_step(plan.spec, task.role)
+        self._lifecycle = Lifecycle(task, expected, self._waits_for, in_step)
         self._host = socket.gethostname()
-        self._log_path = f"logs/{plan.attempt}/{task}.log"
         self._process: TFProcess | None = None
         self._spare: TFProcess | None = None
         self._spare_due: float | None = None
@@ -133,10 +136,8 @@ class Supervisor:
             )
         address = local_address(plan.registry.first_server())
         self._scratch = tempfile.mkdtemp(prefix=f"tfos-{self._task}-")
-        self._log = Path(self._scratch, "log")
-        if plan.lake.is_local:
-            self._log = Path(plan.lake.path(self._log_path))
-            self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = LogFile(plan.lake, f"logs/{plan.attempt}/{self._task}.log", self._scratch)
+        self._progress = Newest("progress", self._publish_progress)
         try:
             # the first process begins as a spare does: its import overlaps with what follows
             self._spare = self._new_process()
@@ -149,15 +150,17 @@ class Supervisor:
             for process in (self._process, self._spare):
                 if process is not None:
                     process.end()
-            self._upload_log()
+            self._progress.close()
+            self._log.close()
             remove_local(self._scratch)
 
     def _new_process(self) -> TFProcess:
         return TFProcess(
             self._task,
             self._plan.run_id,
+            self._plan.spec.strategy,
             self._scratch,
-            self._log,
+            self._log.local,
             lambda process, message: self._events.put(Said(process.life, message)),
             lambda process, status: self._events.put(Exited(process.life, status)),
         )
@@ -166,26 +169,28 @@ class Supervisor:
         """Follows what the registry says; kazoo's threads only leave notes for ours."""
         registry, run_id, attempt = self._registry, self._plan.run_id, self._plan.attempt
         registry.watch(keys.stop(run_id, attempt), self._stopped)
-        registry.watch(
-            keys.driver(run_id),
-            lambda value: self._driver_here.clear() if value is None else self._driver_here.set(),
-        )
-        registry.watch(
-            keys.lives(run_id, attempt),
-            self._lives_ordered,
-        )
+        registry.watch(keys.driver(run_id), self._driver_changed)
+        registry.watch(keys.lives(run_id, attempt), self._lives_ordered)
         registry.watch_children(
             keys.members(run_id, attempt), lambda names: self._members_changed.set()
         )
+        for task in self._waits_for:
+            registry.watch(
+                f"{keys.ready(run_id, attempt)}/{task}", lambda _: self._ready_changed.set()
+            )
         if self._task.role == "chief":
-            for task in servers(self._plan.spec):
-                registry.watch(
-                    f"{keys.ready(run_id, attempt)}/{task}", lambda _: self._ready_changed.set()
-                )
             registry.watch_children(
                 keys.preempted(run_id, attempt),
                 lambda names: self._events.put(Preempted()) if names else None,
             )
+
+    def _driver_changed(self, value: Any) -> None:
+        if value is None:
+            self._driver_here.clear()
+        elif value == self._plan.driver:
+            self._driver_here.set()
+        else:  # ours may be gone for less time than it takes to notice
+            self._events.put(Ended("another driver has taken over the run"))
 
     def _lives_ordered(self, value: Any) -> None:
         if value is not None:
@@ -206,12 +211,16 @@ class Supervisor:
 
     def _read_ready(self) -> None:
         ready = keys.ready(self._plan.run_id, self._plan.attempt)
-        lives = {t: self._registry.get(f"{ready}/{t}") for t in servers(self._plan.spec)}
+        lives = {t: self._registry.get(f"{ready}/{t}") for t in self._waits_for}
         self._events.put(Ready({task: life for task, life in lives.items() if life}))
 
     def _serve(self) -> str:
-        uploaded = time.monotonic()
+        looked = 0.0
         while True:
+            if time.monotonic() - looked > _TICK_SECS:  # whatever events there are
+                looked = time.monotonic()
+                self._look_around()
+                self._log.upload_soon()
             if self._members_changed.is_set():
                 self._members_changed.clear()
                 self._read_members()
@@ -221,11 +230,9 @@ class Supervisor:
             try:
                 event = self._events.get(timeout=_TICK_SECS)
             except queue.Empty:
-                self._look_around()
-                if not self._plan.lake.is_local and time.monotonic() - uploaded > _LOG_UPLOAD_SECS:
-                    uploaded = time.monotonic()
-                    self._upload_log()
                 continue
+            if isinstance(event, Said) and event.message.keys() & {"ready", "progress"}:
+                self._expect_spare(event.life)
             for action in self._lifecycle.on(event):
                 if isinstance(action, End):
                     if action.why == _STOPPED_HUNG and self._process and self._process.is_running:
@@ -240,6 +247,8 @@ class Supervisor:
             self._driver_seen = now
         if now - self._driver_seen > _DRIVER_GRACE_SECS:
             self._events.put(Ended("the driver is gone"))
+        if self._registry.lost_secs() > OUTAGE_SECS:
+            self._events.put(Ended(f"no ZooKeeper server answered for {OUTAGE_SECS:g} s"))
         process = self._process
         if process is not None and process.watch is not None and process.is_running:
             why = process.watch.verdict(now)
@@ -260,7 +269,7 @@ class Supervisor:
             "kind": "hang",
             "message": f"{self._task.role} process hung: {why}; what its threads were doing is"
             f" below, and that of the other roles in {self._plan.lake.uri('logs')}",
-            "traceback": self._log_tail(_STACK_LINES),
+            "traceback": self._log.tail(_STACK_LINES),
         }
         self._events.put(Said(process.life, {"failure": failure}))
         process.kill()
@@ -315,12 +324,10 @@ class Supervisor:
                 process.save_soon()
             case AnnounceReady(life):
                 self._registry.hold(f"{keys.ready(run_id, attempt)}/{self._task}", life)
-                self._expect_spare(life)
             case AnnouncePreempted(life):
                 self._registry.put(f"{keys.preempted(run_id, attempt)}/{self._task}.{life}", True)
             case PublishProgress(progress):
-                self._registry.put(keys.progress(run_id, attempt), progress)
-                self._expect_spare(self._lifecycle.life)
+                self._progress.give({**progress, "life": self._lifecycle.life})
             case PublishOutcome(outcome):
                 self._registry.put(keys.outcome(run_id, attempt), outcome)
             case PublishFailure(life, failure, status):
@@ -335,8 +342,8 @@ class Supervisor:
             said = {
                 "kind": "signal" if status < 0 else "exit",
                 "message": f"the {self._task.role} process {describe_status(status)}; its log ends"
-                f" with the lines below ({self._plan.lake.uri(self._log_path)})",
-                "traceback": self._log_tail(_LOG_TAIL_LINES),
+                f" with the lines below ({self._log.uri})",
+                "traceback": self._log.tail(_LOG_TAIL_LINES),
             }
         return Failure(
             role=self._task.role,
@@ -351,16 +358,10 @@ class Supervisor:
             life=life,
         )
 
-    def _log_tail(self, count: int) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(max(0, self._log.stat().st_size - 65_536))
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-count:])
-
-    def _upload_log(self) -> None:
-        if not self._plan.lake.is_local:
-            with contextlib.suppress(LakeError):  # a log is worth no run
-                self._plan.lake.upload(str(self._log), self._log_path)
+    def _publish_progress(self, progress: Mapping[str, Any]) -> None:
+        """Not in the loop: without ZooKeeper it would wait, and see nothing of what happens."""
+        with contextlib.suppress(RegistryError):  # what comes next says more
+            self._registry.put(keys.progress(self._plan.run_id, self._plan.attempt), progress)
 
 
 def _by_task(names: Mapping[str, int]) -> dict[Task, int]:

@@ -1,0 +1,194 @@
+"""What the driver makes of failures, restarts and reports; without Spark and ZooKeeper."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+import tfos.runtime.attempt
+from tfos.errors import LakeError
+from tfos.fault.failures import Failure
+from tfos.fault.policy import Incident, NewAttempt, Restart
+from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
+from tfos.runtime import keys
+from tfos.runtime.attempt import Attempt, failed_task
+from tfos.runtime.registry import RegistryAddress
+from tfos.runtime.roles import RoleJob, Task, all_tasks
+from tfos.runtime.supervisor import AttemptPlan
+from tfos.spec import JobSpec
+
+CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
+START_SECS = 60
+
+
+class Nodes(dict):
+    """A registry's nodes by path."""
+
+    is_settled = True
+
+    def put(self, path, value):
+        self[path] = value
+
+    def create(self, path, value):
+        return self.setdefault(path, value) == value
+
+    def children(self, path):
+        return [key.rpartition("/")[2] for key in self if key.rpartition("/")[0] == path]
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(str(tmp_path), "r")
+
+
+@pytest.fixture
+def nodes():
+    return Nodes()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now, now=1000.0)
+    monkeypatch.setattr(tfos.runtime.attempt, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def make(lake, nodes, now):
+    def make(history=(), **options):
+        spec = JobSpec(start_timeout_secs=START_SECS, **options)
+        address = RegistryAddress("h:1", "r", "secret")
+        plan = AttemptPlan(spec, "r", 1, lake, address, "marker", {"host": "d", "pid": 1})
+        display = SimpleNamespace(line=lambda text: None)
+        attempt = Attempt(None, plan, nodes, display, list(history))
+        attempt._order_lives(False)
+        for task in all_tasks(spec):
+            nodes.put(f"{keys.members('r', 1)}/{task}", {"host": f"host-of-{task}", "life": 1})
+        attempt._failures()
+        return attempt
+
+    return make
+
+
+@pytest.fixture
+def attempt(make):
+    return make()
+
+
+def failure(task, kind="signal", life=1):
+    return Failure(task.role, task.index, "h", kind, "died", time=1.0, attempt=1, life=life)
+
+
+def commit(lake, step):
+    lake.write(f"{checkpoint_path(step, '1.1')}/{COMMIT}", b"{}")
+
+
+def restart(attempt, *tasks):
+    attempt._restart(Restart(frozenset(map(str, tasks))), [failure(tasks[0])])
+
+
+class TestIncident:
+    def test_has_the_step_of_the_newest_checkpoint_though_nobody_told_of_it(self, attempt, lake):
+        """As of a training loop of the user's own, or of a chief that died too early to tell."""
+        for step in (5, 9):
+            commit(lake, step)
+            attempt._decide([failure(WORKER)])
+        assert [incident.step for incident in attempt._history] == [5, 9]
+
+    def test_never_goes_back(self, make, lake):
+        """The newest checkpoint was damaged, and is gone."""
+        attempt = make([Incident((failure(WORKER),), 9)])
+        commit(lake, 5)
+        attempt._decide([failure(WORKER)])
+        assert attempt._history[-1].step == 9
+
+    def test_with_a_lake_that_fails_has_the_step_that_was_told(self, attempt, lake, monkeypatch):
+        def fail(self):
+            raise LakeError("no answer")
+
+        monkeypatch.setattr(Lake, "newest_checkpoint", fail)
+        attempt._progressed({"life": 1, "checkpoints": {"step": 7}})
+        attempt._decide([failure(WORKER)])
+        assert attempt._history[-1].step == 7
+
+
+class TestGeneration:
+    def test_is_written_when_the_chief_changes_and_else_left_alone(self, attempt, lake):
+        assert lake.read_json(GENERATION) == {"attempt": 1, "life": 1}
+        lake.remove(GENERATION)
+        restart(attempt, WORKER)
+        assert not lake.exists(GENERATION)
+        restart(attempt, CHIEF, PS)
+        assert lake.read_json(GENERATION) == {"attempt": 1, "life": 2}
+
+
+class TestRestart:
+    def test_that_does_not_come_up_in_time_is_a_failure(self, attempt, now):
+        restart(attempt, WORKER)
+        now.now += START_SECS
+        assert attempt._failures() == []
+        now.now += 1
+        (late,) = attempt._failures()
+        assert (late.task, late.kind, late.life, late.host) == (
+            "worker-1", "start", 2, "host-of-worker-1",
+        )  # fmt: skip
+        assert "--start-timeout-secs" in late.message
+        assert attempt._decide([late]) == NewAttempt()
+
+    def test_that_is_up_may_go_on_for_ever(self, attempt, now, nodes):
+        restart(attempt, CHIEF, PS, WORKER)
+        for task in (PS, WORKER):
+            nodes.put(f"{keys.ready('r', 1)}/{task}", 2)
+        attempt._progressed({"phase": "train() begins", "life": 2})
+        assert attempt._failures() == []
+        now.now += 10 * START_SECS
+        assert attempt._failures() == []
+
+    def test_last_lifes_signs_do_not_count(self, attempt, now, nodes):
+        for task in (PS, WORKER):
+            nodes.put(f"{keys.ready('r', 1)}/{task}", 1)
+        attempt._progressed({"phase": "train", "life": 1})
+        restart(attempt, CHIEF, PS)
+        now.now += START_SECS + 1
+        assert [late.task for late in attempt._failures()] == ["chief-0", "ps-0"]
+
+    def test_each_restart_has_the_whole_time(self, attempt, now):
+        restart(attempt, WORKER)
+        now.now += START_SECS - 1
+        restart(attempt, PS, CHIEF)
+        now.now += START_SECS - 1
+        assert attempt._failures() == []
+        now.now += 2
+        assert len(attempt._failures()) == 3
+
+    def test_other_failures_come_first(self, attempt, now, nodes):
+        restart(attempt, WORKER)
+        now.now += START_SECS + 1
+        nodes.put(f"{keys.failures('r', 1)}/ps-0.1", failure(PS).as_json())
+        assert [found.task for found in attempt._failures()] == ["ps-0"]
+
+
+class TestCheckpoints:
+    def test_are_kept_for_each_life_of_the_chief(self, attempt):
+        for life, saved in ((1, 2), (1, 3), (2, 1)):
+            attempt._progressed({"life": life, "checkpoints": {"saved": saved}})
+        attempt._progressed({"life": 2})
+        assert attempt.checkpoints == {1: {"saved": 3}, 2: {"saved": 1}}
+
+
+class TestFailedTask:
+    JOB = RoleJob("train", (CHIEF, Task("worker", 0), WORKER))
+    WORDS = "Job aborted: barrier task ResultTask(3, 2) finished unsuccessfully"
+
+    def test_is_the_one_that_spark_names(self):
+        assert failed_task(self.WORDS, self.JOB, told={"chief-0"}) == WORKER
+
+    def test_else_the_one_that_told_of_it_or_is_missing(self):
+        assert failed_task("Job cancelled", self.JOB, {"worker-1"}, {"worker-0"}) == WORKER
+        assert failed_task("Job cancelled", self.JOB, (), {"worker-1"}) == WORKER
+        assert failed_task("Job cancelled", self.JOB) == CHIEF
+
+    def test_host_of_one_that_never_registered_is_not_the_drivers(self, attempt):
+        attempt.roles.clear()
+        assert attempt._failure(WORKER, "gone").host == "unknown host"
