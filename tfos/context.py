@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,13 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
 from tfos.lake import Lake
-from tfos.training.export import export_model
-from tfos.training.loop import Trainer
+from tfos.training.custom import mean
+from tfos.training.evaluator import Evaluator
+from tfos.training.export import MODEL, export_model
+from tfos.training.fit import Fit, FitOptions
+from tfos.training.loop import Loop
+from tfos.training.outputs import Outputs
+from tfos.training.program import Program, prepare
 from tfos.training.runner import Reports, Runner
 
 
@@ -30,20 +36,25 @@ class Place:
     num_ps: int
     attempt: int
     params: Mapping[str, Any]
-    log_dir: str
+    has_evaluator: bool = False
 
 
 class TrainContext:
     """The run, as train(ctx) sees it. Made by tfos; used from train()'s thread alone.
 
-    role, index: this process's role; train() runs in the chief.
-    num_workers, num_ps: as asked for; both 0 under --strategy single.
-    is_chief: whether this process checkpoints, exports and reports.
+    role, index: this process's role. train() runs in the chief; under --strategy multi-worker in
+    the other workers as well, in step with it; with --evaluator in the evaluator, too, where fit()
+    evaluates checkpoints instead.
+    num_workers, num_ps: as asked for; 0 where the strategy has none.
+    is_chief: whether this process checkpoints, exports and reports; elsewhere these do nothing.
     attempt: 1, and one more for each time the roles were launched again.
     strategy: the tf.distribute strategy; make and compile models in its scope().
     coordinator: the ClusterCoordinator under --strategy ps, else None.
     params: what --param K=V gave (text), or run(params={...}).
-    log_dir: directory in the lake for TensorBoard.
+    log_dir, output_dir: local directories for files of TensorBoard, and all others, e.g. of
+    CSVLogger and ModelCheckpoint. They are <run>/events and <run>/output of the lake, or come to be
+    there at the end of each epoch and of train(), as the chief has them; a run that goes on finds
+    them as they were.
     checkpoint: for custom loops, see tfos.fault.checkpoint.Checkpointer; fit does it by itself.
     """
 
@@ -57,7 +68,9 @@ class TrainContext:
         ledger: Ledger,
         scratch: str,
         reports: Reports,
+        outputs: Outputs,
     ) -> None:
+        self._place = place
         self.role = place.role
         self.index = place.index
         self.num_workers = place.num_workers
@@ -65,7 +78,7 @@ class TrainContext:
         self.is_chief = place.role == "chief"
         self.attempt = place.attempt
         self.params = place.params
-        self.log_dir = place.log_dir
+        self.log_dir, self.output_dir = outputs.events, outputs.output
         self.strategy = runner.strategy
         self.coordinator = runner.coordinator
         self.checkpoint = checkpoint
@@ -74,8 +87,10 @@ class TrainContext:
         self._reader = reader
         self._ledger = ledger
         self._scratch = scratch
-        self._trainer = Trainer(runner, checkpoint, ledger, reports)
+        self._loop = Loop(runner, ledger, reports, checkpoint.step)
+        self._fits = 0
         self._reports = reports
+        self._outputs = outputs
         self._datasets: dict[int, FeedDataset] = {}
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
@@ -84,8 +99,8 @@ class TrainContext:
         self,
         name: str,
         batch_size: int,
-        features: Sequence[str] | None = None,
-        label: str | None = None,
+        features: Sequence[str] | str | None = None,
+        label: str | Sequence[str] | None = None,
         weight: str | None = None,
         shuffle: bool = True,
         seed: int = 0,
@@ -93,17 +108,27 @@ class TrainContext:
         """The feed `name` as batches: (dict of features, label[, weight]).
 
         batch_size: rows per step of one worker.
-        features: the columns of the dict; all but label and weight when not given.
-        label, weight: columns; without a label an element is the dict alone.
+        features: the columns of the dict; all but label and weight when not given. A single name
+        gives that column instead of a dict.
+        label, weight: columns; without a label an element is the features alone. Several labels
+        give a dict, as models with several outputs take it.
         shuffle: a new order each epoch, the same for the same seed.
         Raises LakeError for an unknown feed, FeedError for an unknown column.
         """
         return FeedDataset(
             self._reader.manifest(name), batch_size, features, label, weight, shuffle, seed,
-            on_rows=self._count_rows,
+            replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_rows,
         )  # fmt: skip
 
+    def _refuse_evaluator(self) -> None:
+        if self.role == "evaluator":
+            raise UsageError(
+                "--evaluator evaluates what ctx.fit() trains, not what a loop of your own does:"
+                " leave it out, and call ctx.evaluate() in the loop"
+            )
+
     def _count_rows(self, feed: str, epoch: int, rows: int) -> None:
+        self._refuse_evaluator()
         self._ledger.add(feed, epoch, rows)
         self._reports.moved()
 
@@ -112,39 +137,113 @@ class TrainContext:
         model: keras.Model,
         dataset: FeedDataset,
         epochs: int = 1,
-        validation: FeedDataset | None = None,
+        validation: FeedDataset | str | float | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         steps_per_execution: int | None = None,
+        *,
+        steps_per_epoch: int | None = None,
+        initial_epoch: int = 0,
+        validation_freq: int | Sequence[int] = 1,
+        class_weight: Mapping[int, float] | None = None,
+        verbose: int = 0,
+        evaluation_callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> keras.callbacks.History:
         """Trains a compiled Keras model, as Model.fit does, under any strategy. Blocks.
 
-        validation: evaluated over all its rows at the end of each epoch, as val_* in the logs.
+        validation: a dataset; or the name of a feed with the same columns; or the part of this
+        dataset, above 0 and below 1, that is kept from the training: its last rows, before any
+        shuffling. It is evaluated at the end of each epoch, or of those that validation_freq
+        (a number, or a list of epochs from 1) names, as val_* in the logs.
         callbacks: Keras callbacks. on_train_batch_* are called once per execution of several
-        steps, with the metrics so far; setting model.stop_training ends after the epoch.
+        steps, with the metrics so far; setting model.stop_training ends the training there, or
+        after the epoch. Where train() runs in several processes they are called in each, with the
+        same logs; those that write files (ModelCheckpoint, CSVLogger, TensorBoard) in the chief.
         steps_per_execution: steps that a worker makes at a time; chosen when not given.
+        steps_per_epoch: steps of one epoch, as many as the dataset has when not given; the next
+        epoch goes on where it ends.
+        initial_epoch: number of the first epoch, from 0; epochs is the number of the last.
+        class_weight: class -> weight of its rows in the loss, times the rows' own weights.
+        verbose: 1: a progress bar in the chief's log; 2: a line per epoch.
+        evaluation_callbacks: callbacks that look at the validation alone, as EarlyStopping on
+        "val_auc" does. With --evaluator they are called there, at each checkpoint that it has
+        evaluated, and `callbacks` get no val_*; when one stops the training, it ends with the epoch
+        under way, or at its next checkpoint. Without one they are callbacks as others.
         Saves a checkpoint at the end of each epoch and every --checkpoint-secs, and continues from
         the newest one when there is one: epochs counts those of earlier attempts as well.
         Raises UsageError for a model that cannot be trained so.
         """
-        if epochs < 0:
-            raise UsageError(f"epochs is {epochs}: use 0 or more")
+        has_evaluator = self._place.has_evaluator
+        options = FitOptions(
+            epochs, callbacks if has_evaluator else [*callbacks, *evaluation_callbacks],
+            steps_per_execution, steps_per_epoch, initial_epoch,
+            validation_freq, class_weight, verbose,
+        )  # fmt: skip
         self._datasets[id(model)] = dataset
-        return self._trainer.fit(model, dataset, epochs, validation, callbacks, steps_per_execution)
+        if isinstance(validation, int | float):
+            dataset, validation = dataset.split(validation)
+        elif isinstance(validation, str):
+            validation = dataset.of(self._reader.manifest(validation))
+        number = self._fits
+        self._fits += 1
+        if self.role == "evaluator":
+            return self._evaluator().run(number, model, validation, evaluation_callbacks)
+
+        def told_to_stop() -> bool:
+            return has_evaluator and self._lake.evaluations()["stop"] == number
+
+        return Fit(
+            self._loop, self.checkpoint, f"fit{number}", model, dataset,
+            None if has_evaluator else validation, options, told_to_stop, self._publish,
+        ).run()  # fmt: skip
+
+    def _publish(self) -> None:
+        with self._reports.quiet():
+            self._outputs.upload()
+
+    def _evaluator(self) -> Evaluator:
+        def open_newest() -> Checkpointer:
+            return Checkpointer(self._lake, self._scratch, math.inf, is_owner=False)
+
+        return Evaluator(
+            self._lake, self._loop, open_newest, f"{self.log_dir}/evaluator", self._publish
+        )
 
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
         self._datasets.setdefault(id(model), dataset)
-        return self._trainer.evaluate(model, dataset)
+        prepare(model, dataset, self._runner)
+        return self._loop.evaluate(Program(model, dataset, self._runner), dataset)
+
+    def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
+        """The model's outputs for all rows of a dataset, in the order of the feed. Blocks.
+
+        Returns a NumPy array [rows, ...], or the model's structure of such; all of it in this
+        process's memory: for more rows export the model and use tfos.predict().
+        """
+        self._datasets.setdefault(id(model), dataset)
+        return self._loop.predict(model, dataset)
+
+    def mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean of a batch's per-row losses, for the gradients of a step of your own.
+
+        Use it instead of tf.reduce_mean inside strategy.run: where processes train in step it is
+        this process's part, sum(values) / rows of all of them, and optimizers add up the gradients.
+        """
+        return mean(values, self._runner.replicas)
 
     def run_epoch(
         self, step: Callable[..., tf.Tensor], dataset: FeedDataset, epoch: int = 0
     ) -> float:
         """Calls `step(features, label[, weight])` for every batch of one epoch, on the workers.
 
-        step: TensorFlow code that returns the batch's scalar loss; it is traced once and runs
-        inside strategy.run. Returns the mean loss over the rows. Blocks until all are done.
+        step: TensorFlow code that returns the batch's scalar loss, made with ctx.mean(); it is
+        traced once and runs inside strategy.run. Returns the mean loss over the rows. Blocks until
+        all are done.
         """
-        return self._trainer.run_epoch(step, dataset, epoch)
+        self._refuse_evaluator()
+        loss = self._loop.run_epoch(step, dataset, epoch)
+        self._publish()
+        return loss
 
     def export(self, model: keras.Model, dataset: FeedDataset | None = None) -> str:
         """Writes `model` as SavedModel and Keras file to <run>/model; returns its URI.
@@ -156,9 +255,16 @@ class TrainContext:
         if dataset is None:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         io_device = chief_device(self._runner)
+        if not self.is_chief:
+            return self._lake.uri(MODEL)
         with self._reports.quiet():
             self.model_uri = export_model(
-                model, dataset.feature_columns, self._lake, self._scratch, io_device
+                model,
+                dataset.feature_columns,
+                self._lake,
+                self._scratch,
+                io_device,
+                self.checkpoint.fence,
             )
         return self.model_uri
 

@@ -1,7 +1,8 @@
 """A model that counts: its embedding has a row per id, and every training row adds one to its id.
 
-The loss is minus the sum of the looked up weights and plain SGD's learning rate is 1, so that after
-a run the weights say how often each row was trained on, to compare with what the ledger says.
+The loss is minus the mean of the looked up weights and plain SGD's learning rate is the number of
+rows of a step, so that after a run the weights say how often each row was trained on, to compare
+with what the ledger says. The rows must be a multiple of a step's.
 """
 
 import os
@@ -35,9 +36,8 @@ class Counting(tfos.TFOnSparkApp):
             ids = keras.Input((), dtype="int64", name="id")
             table = keras.layers.Embedding(self.rows, 1, embeddings_initializer="zeros")
             model = keras.Model({"id": ids}, keras.layers.Reshape(())(table(ids)))
-            model.compile(
-                keras.optimizers.SGD(1.0), loss=lambda y, seen: -keras.ops.sum(seen, keepdims=True)
-            )
+            step_rows = float(BATCH * ctx.strategy.num_replicas_in_sync)
+            model.compile(keras.optimizers.SGD(step_rows), loss=lambda y, seen: -seen)
         misbehave = self.args.misbehave
         mark = os.path.join(ctx.log_dir, "misbehaved")
 
@@ -48,14 +48,14 @@ class Counting(tfos.TFOnSparkApp):
             epoch = number
 
         def between_units(batch, logs):
-            if self.args.timeline:
+            if self.args.timeline and ctx.is_chief:
                 with open(self.args.timeline, "a") as timeline:
                     steps = epoch * -(-self.rows // BATCH) + batch + 1
                     timeline.write(f"{time.time()} {steps}\n")
             time.sleep(self.args.unit_secs)
             if misbehave == "exit":
                 os._exit(7)
-            if misbehave == "deadlock" and not os.path.exists(mark):
+            if misbehave == "deadlock" and ctx.is_chief and not os.path.exists(mark):
                 os.makedirs(ctx.log_dir, exist_ok=True)
                 open(mark, "w").close()
                 time.sleep(10_000)
@@ -77,7 +77,7 @@ class Counting(tfos.TFOnSparkApp):
             steps_per_execution=UNIT_STEPS,
         )
         epochs = len(history.history["loss"])
-        counts = np.asarray(model.get_weights()[0]).ravel().astype(int)
+        counts = np.rint(model.get_weights()[0]).ravel().astype(int)
         return {
             "low": int(counts.min()),
             "high": int(counts.max()),

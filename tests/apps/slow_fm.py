@@ -70,12 +70,12 @@ def _slow(dataset, until, batch_secs):
 
     positions = dataset.positions
 
-    def slow_positions(start, stop, epoch):
+    def slow_positions(start, stop, epoch, **options):
         # not a constant, which would be looked for only once
         pattern = tf.where(start >= 0, until, "")
         ended = tf.size(tf.io.matching_files(pattern)) > 0
         wait = tf.where(ended, tf.constant(0, tf.int64), int(1e6 * batch_secs))
-        return positions(start, stop, epoch).apply(sleep(wait))
+        return positions(start, stop, epoch, **options).apply(sleep(wait))
 
     dataset.positions = slow_positions
     return dataset

@@ -11,8 +11,9 @@ import pytest
 
 from tfos import runner
 from tfos.app import TFOnSparkApp
-from tfos.driver import DRIVER_PID, RESULT_FILE_ENV
+from tfos.driver import DRIVER_PID
 from tfos.errors import AppError
+from tfos.result import RESULT_FILE_ENV
 
 APP = """
 import tfos

@@ -1,8 +1,8 @@
-"""fit and evaluate for compiled Keras models, the same for every strategy.
+"""Runs programs over the rows of a dataset, the same for every strategy.
 
-Keras 3's own Model.fit does not run under ParameterServerStrategy. This loop does what it does:
-epochs, metrics, validation, callbacks, History. It cuts each epoch into units, keeps every worker
-busy with them, and knows at any quiet moment exactly which rows the weights have seen.
+The loop cuts an epoch into units, keeps every worker busy with them, and knows at any quiet moment
+exactly which rows the weights have seen. Where processes train in step, each of them runs this
+loop, sees the same results, and so comes to the same decisions.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfos.fault.checkpoint import Checkpointer
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
-from tfos.feeding.plan import unit_steps, units
-from tfos.training.atomic import make_atomic
-from tfos.training.program import AppliedRows, CustomProgram, Program, prepare, random_state
+from tfos.feeding.plan import share, unit_steps, units
+from tfos.training.custom import CustomProgram
+from tfos.training.predictions import PredictProgram
+from tfos.training.program import AppliedRows, Program, prepare
 from tfos.training.runner import Reports, Runner
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
@@ -29,224 +30,178 @@ _IN_FLIGHT = 2
 _PROGRESS_SECS = 0.5
 
 
-class Trainer:
-    """Runs training loops of one process. Not thread-safe.
+@dataclass(frozen=True)
+class Part:
+    """The steps at positions [start, stop) of an epoch of a dataset."""
 
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+def never() -> None:
+    """Nothing to do in a pause."""
+
+
+class Loop:
+    """Runs the programs of one process, and keeps account of it. Not thread-safe.
+
+    steps: training steps made in this run so far, of all attempts.
     reports: gets the progress at most every half second, and at each epoch's end.
     """
 
-    def __init__(
-        self, runner: Runner, checkpointer: Checkpointer, ledger: Ledger, reports: Reports
-    ) -> None:
-        self._runner = runner
-        self._checkpointer = checkpointer
+    def __init__(self, runner: Runner, ledger: Ledger, reports: Reports, steps: int) -> None:
+        self.runner = runner
+        self.reports = reports
+        self.steps = steps
+        self.applied = AppliedRows(runner)
         self._ledger = ledger
-        self._reports = reports
-        self._fits = 0
         self._custom: dict[Any, CustomProgram] = {}
-        self._steps = checkpointer.step
-        self._applied = AppliedRows(runner)
         self._reported = 0.0
+        self._unsettled = 0
 
-    def fit(
+    def parts(self, dataset: FeedDataset, epoch: int = 0) -> list[Part]:
+        """The units of one whole epoch of a dataset."""
+        return [
+            Part(epoch, start, stop)
+            for start, stop in units(0, dataset.rows, dataset.step_rows, self.unit_steps(dataset))
+        ]
+
+    def unit_steps(self, dataset: FeedDataset) -> int:
+        """Steps in one unit of a dataset, where the user names none."""
+        return unit_steps(dataset.rows, dataset.step_rows, self.runner.parallelism)
+
+    def run(
         self,
-        model: keras.Model,
-        dataset: FeedDataset,
-        epochs: int,
-        validation: FeedDataset | None,
-        callbacks: Sequence[keras.callbacks.Callback],
-        steps_per_execution: int | None,
-    ) -> keras.callbacks.History:
-        """See TrainContext.fit."""
-        prepare(model, dataset, self._runner)
-        if self._runner.coordinator is not None:
-            make_atomic(model.optimizer, self._runner.parallelism)
-        section = f"fit{self._fits}"
-        self._fits += 1
-        state = self._checkpointer.restore(
-            section, model=model, optimizer=model.optimizer, seeds=random_state(model)
-        ) or {
-            "epoch": 0,
-            "row": 0,
-            "totals": None,
-            "history": {},
-            "stopped": False,
-        }
-        if steps_per_execution is None and model.steps_per_execution > 1:
-            steps_per_execution = model.steps_per_execution
-        steps = steps_per_execution or unit_steps(
-            dataset.rows, dataset.batch_size, self._runner.parallelism
-        )
-        program = Program(model, dataset, self._runner, self._applied)
-        test = None
-        if validation is not None:
-            test = Program(model, validation, self._runner)
-        history = keras.callbacks.History()
-        hooks = keras.callbacks.CallbackList(
-            [*callbacks, history],
-            model=model,
-            epochs=epochs,
-            steps=dataset.steps_per_epoch,
-            verbose=0,
-        )
-        model.stop_training = False
-        hooks.on_train_begin()
-        history.history = state["history"]
-        history.epoch = list(range(state["epoch"]))
-        logs: dict[str, float] = {}
-        while state["epoch"] < epochs and not state["stopped"]:
-            epoch = state["epoch"]
-            hooks.on_epoch_begin(epoch)
-            logs = self._train_epoch(section, state, epochs, program, dataset, steps, hooks)
-            if test is not None and validation is not None:
-                total = self._test(test, validation, {"epoch": epoch + 1, "epochs": epochs})
-                logs.update({f"val_{name}": value for name, value in total.items()})
-            hooks.on_epoch_end(epoch, logs)
-            state.update(
-                epoch=epoch + 1, row=0, totals=None, stopped=bool(model.stop_training),
-                history={k: [float(x) for x in v] for k, v in history.history.items()},
-            )  # fmt: skip
-            self._save(section, state)
-        hooks.on_train_end(logs)
-        return history
+        program: Program | CustomProgram | PredictProgram,
+        parts: Sequence[Part],
+        pause: Callable[[], Callable[[], None] | None] = never,
+        is_over: Callable[[], bool] = lambda: False,
+        begin: Callable[[], None] = never,
+    ) -> Iterator[tuple[Part, Any]]:
+        """Runs the program on each part; yields (part, result) in order, as they are done.
 
-    def _train_epoch(
-        self,
-        section: str,
-        state: dict[str, Any],
-        epochs: int,
-        program: Program,
-        dataset: FeedDataset,
-        steps: int,
-        hooks: Any,
-    ) -> dict[str, float]:
-        """Trains on the rows of the epoch from state["row"] on; returns the epoch's logs."""
-        epoch = state["epoch"]
-        total = program.zero()
-        for into, value in zip(total, state["totals"] or [], strict=False):
-            into += np.asarray(value)
-        begun, first_row = time.monotonic(), state["row"]
-        parts = units(first_row, dataset.rows, dataset.batch_size, steps)
-        done = first_row
-        logs: dict[str, float] = {}
-        settled = first_row
-
-        def settle() -> None:
-            nonlocal settled
-            self._settle(dataset.feed, epoch, done - settled)
-            settled = done
-
-        def save() -> None:
-            settle()
-            self._save(section, state)
-
-        def pause() -> Callable[[], None] | None:
-            return save if self._checkpointer.due() else None
-
-        for start, stop, values in self._run(program, parts, epoch, pause):
-            hooks.on_train_batch_begin(start // dataset.batch_size)
-            program.add(total, values)
-            done += stop - start
-            self._steps += -(-(stop - start) // dataset.batch_size)
-            self._ledger.add(dataset.feed, epoch, stop - start)
-            state.update(row=done, totals=[value.tolist() for value in total])
-            logs = program.logs(total)
-            hooks.on_train_batch_end((stop - 1) // dataset.batch_size, logs)
-            self._progress(
-                "train", epoch + 1, epochs, done, dataset.rows,
-                (done - first_row) / (time.monotonic() - begun), logs, last=done == dataset.rows,
-            )  # fmt: skip
-        settle()
-        return program.logs(total)
-
-    def _settle(self, feed: str, epoch: int, done: int) -> None:
-        """Notes which of the steps since the last call were made twice; nothing is under way."""
-        surplus = self._applied.surplus(done)
-        if surplus:
-            self._ledger.repeat(feed, epoch, surplus)
-
-    def _save(self, section: str, state: dict[str, Any]) -> None:
-        with self._reports.quiet():
-            self._checkpointer.save(self._steps, state, section)
-
-    def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
-        """See TrainContext.evaluate."""
-        prepare(model, dataset, self._runner)
-        return self._test(Program(model, dataset, self._runner), dataset, {})
-
-    def _test(
-        self, program: Program, dataset: FeedDataset, where: dict[str, int]
-    ) -> dict[str, float]:
-        with self._reports.quiet():
-            return self._test_quietly(program, dataset, where)
-
-    def _test_quietly(
-        self, program: Program, dataset: FeedDataset, where: dict[str, int]
-    ) -> dict[str, float]:
-        total = program.zero()
-        done, begun = 0, time.monotonic()
-        steps = unit_steps(dataset.rows, dataset.batch_size, self._runner.parallelism)
-        parts = units(0, dataset.rows, dataset.batch_size, steps)
-        for start, stop, values in self._run(program, parts, 0):
-            program.add(total, values)
-            done += stop - start
-            self._progress(
-                "evaluate", where.get("epoch", 0), where.get("epochs", 0), done, dataset.rows,
-                done / (time.monotonic() - begun), {}, last=False,
-            )  # fmt: skip
-        return program.logs(total)
-
-    def _run(
-        self,
-        program: Program | CustomProgram,
-        parts: Sequence[tuple[int, int]],
-        epoch: int,
-        pause: Callable[[], Callable[[], None] | None] = lambda: None,
-    ) -> Iterator[tuple[int, int, Any]]:
-        """Runs the program on each part; yields (start, stop, result) in order, as they are done.
+        Without a coordinator one part is done when the next one begins.
 
         pause: asked after each part; what it returns is called when all that was submitted is
         done, so that the weights have seen the parts that were yielded and no others.
+        is_over: when it says so, no more parts are submitted.
+        begin: called before each part is run; under a coordinator, where parts overlap, before it
+        is yielded.
         """
-        pending: deque[tuple[int, int, Any]] = deque()
-        limit = _IN_FLIGHT * self._runner.parallelism
+        pending: deque[tuple[Part, Any]] = deque()
+        overlaps = self.runner.coordinator is not None
+        limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
 
-        def first() -> tuple[int, int, Any]:
-            start, stop, result = pending.popleft()
+        def first() -> tuple[Part, Any]:
+            part, result = pending.popleft()
+            if overlaps:
+                begin()
             try:
-                return start, stop, result.fetch()
+                return part, result.fetch()
             except tf.errors.CancelledError:
-                self._runner.join()  # raises the error that this one was cancelled for
+                self.runner.join()  # raises the error that this one was cancelled for
                 raise
 
-        for start, stop in parts:
-            bounds = tf.constant([epoch, start, stop], tf.int64)
-            pending.append((start, stop, self._runner.submit(program.function, bounds)))
+        for part in parts:
+            if is_over():
+                break
+            if not overlaps:
+                begin()
+            bounds = tf.constant([part.epoch, part.start, part.stop], tf.int64)
+            pending.append((part, self.runner.submit(program.function, bounds)))
             if len(pending) >= limit:
                 yield first()
             at_rest = pause()
-            if at_rest is not None and stop < parts[-1][1]:
+            if at_rest is not None and part != parts[-1]:
                 while pending:
                     yield first()
                 at_rest()
         while pending:
             yield first()
 
-    def _progress(
+    def count(self, dataset: FeedDataset, part: Part) -> None:
+        """Takes a part into account that was trained on."""
+        self.steps += -(-part.rows // dataset.step_rows)
+        self._ledger.add(dataset.feed, part.epoch, part.rows)
+        self._unsettled += part.rows
+
+    def settle(self, dataset: FeedDataset, epoch: int) -> None:
+        """Notes which of the steps since the last call were made twice; nothing is under way."""
+        surplus = self.applied.surplus(self._unsettled)
+        self._unsettled = 0
+        if surplus:
+            self._ledger.repeat(dataset.feed, epoch, surplus)
+
+    def evaluate(
+        self, program: Program, dataset: FeedDataset, epoch: int = 0, epochs: int = 0
+    ) -> dict[str, float]:
+        """The logs of a test program over all rows of a dataset, after `epoch` of the `epochs`."""
+        total, done, begun = program.zero(), 0, time.monotonic()
+        with self.reports.quiet():
+            for part, values in self.run(program, self.parts(dataset)):
+                program.add(total, values)
+                done += part.rows
+                rate = done / (time.monotonic() - begun)
+                self.progress("evaluate", done, dataset.rows, rate, {}, epoch=epoch, epochs=epochs)
+        return program.logs(total)
+
+    def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
+        """See TrainContext.predict."""
+        dataset = dataset.in_order()
+        prepare(model, dataset, self.runner, needs_compile=False)
+        program = PredictProgram(model, dataset, self.runner)
+        pieces: list[Any] = []
+        done, begun = 0, time.monotonic()
+        with self.reports.quiet():
+            for part, outputs in self.run(program, self.parts(dataset)):
+                pieces.extend(zip(_starts(dataset, part), outputs, strict=True))
+                done += part.rows
+                rate = done / (time.monotonic() - begun)
+                self.progress("predict", done, dataset.rows, rate, {})
+        pieces.sort(key=lambda piece: piece[0])
+        return keras.tree.map_structure(
+            lambda *arrays: np.concatenate(arrays), *(outputs for _, outputs in pieces)
+        )
+
+    def run_epoch(self, step: Callable[..., Any], dataset: FeedDataset, epoch: int) -> float:
+        """See TrainContext.run_epoch."""
+        key = (step, dataset)
+        if key not in self._custom:
+            self._custom[key] = CustomProgram(step, dataset, self.runner, self.applied)
+        total, done, begun = 0.0, 0, time.monotonic()
+        for part, value in self.run(self._custom[key], self.parts(dataset, epoch)):
+            total += float(value)
+            done += part.rows
+            self.count(dataset, part)
+            self.progress(
+                "train", done, dataset.rows, done / (time.monotonic() - begun),
+                {"loss": total / done}, last=done == dataset.rows, epoch=epoch + 1,
+            )  # fmt: skip
+        self.settle(dataset, epoch)
+        return total / dataset.rows
+
+    def progress(
         self,
         phase: str,
-        epoch: int,
-        epochs: int,
         done: int,
         rows: int,
         rows_per_sec: float,
         logs: dict[str, float],
-        last: bool,
+        *,
+        last: bool = False,
+        epoch: int = 0,
+        epochs: int = 0,
     ) -> None:
+        """Reports how far an epoch is, if it is time to; `last` always is."""
         now = time.monotonic()
         if last or now - self._reported >= _PROGRESS_SECS:
             self._reported = now
-            self._reports.progress(
+            self.reports.progress(
                 {
                     "phase": phase,
                     "epoch": epoch,
@@ -258,22 +213,8 @@ class Trainer:
                 }
             )
 
-    def run_epoch(self, step: Callable[..., Any], dataset: FeedDataset, epoch: int) -> float:
-        """See TrainContext.run_epoch."""
-        key = (step, dataset)
-        if key not in self._custom:
-            self._custom[key] = CustomProgram(step, dataset, self._runner, self._applied)
-        total, done, begun = 0.0, 0, time.monotonic()
-        steps = unit_steps(dataset.rows, dataset.batch_size, self._runner.parallelism)
-        parts = units(0, dataset.rows, dataset.batch_size, steps)
-        for start, stop, value in self._run(self._custom[key], parts, epoch):
-            total += float(value)
-            done += stop - start
-            self._steps += -(-(stop - start) // dataset.batch_size)
-            self._ledger.add(dataset.feed, epoch, stop - start)
-            self._progress(
-                "train", epoch + 1, 0, done, dataset.rows, done / (time.monotonic() - begun),
-                {"loss": total / done}, last=done == dataset.rows,
-            )  # fmt: skip
-        self._settle(dataset.feed, epoch, done)
-        return total / dataset.rows
+
+def _starts(dataset: FeedDataset, part: Part) -> list[int]:
+    """The position of each replica's first row in a part."""
+    ahead = part.start // dataset.replicas
+    return [share(dataset.rows, r, dataset.replicas)[0] + ahead for r in range(dataset.replicas)]

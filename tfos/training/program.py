@@ -1,16 +1,19 @@
 """A Keras model's train or test step over one unit of rows, as one tf.function.
 
-The step is the model's own train_step or test_step. It runs in a keras.StatelessScope, so that
-the state of the metrics is a value that goes through the loop of steps and comes back from the
-worker, and the chief adds up what all workers saw: metrics cost no traffic to the parameter
-servers and are exact. Optimizers write their variables past the scope; whatever else the step
-assigned, such as the count of iterations or moving averages, is written after it as a difference,
-so that workers do not overwrite each other's.
+The step is the model's own train_step or test_step. It runs in a StepScope, so that the state of
+the metrics is a value that goes through the loop of steps and comes back from the worker, and the
+chief adds up what all workers saw: metrics cost no traffic to the parameter servers and are exact.
+What the model keeps besides, such as moving averages, is written after the step as a difference, so
+that workers do not overwrite each other's.
+
+Where processes train in step, they agree on these differences, weighted by their rows, and on the
+metrics' state, before anything is written: each then does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,35 +22,33 @@ import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
+from tfos.training.checks import check_graph, check_logs, check_model
 from tfos.training.runner import Runner
+from tfos.training.scope import StepScope, add_to
+from tfos.training.synchronous import Synchronous, all_sum, check_losses
 
 
-def prepare(model: keras.Model, dataset: FeedDataset, runner: Runner) -> None:
+def prepare(
+    model: keras.Model, dataset: FeedDataset, runner: Runner, needs_compile: bool = True
+) -> None:
     """Builds what `model` has not built yet: weights, metrics and optimizer slots.
 
-    Nothing is computed and no row is read. Raises UsageError when the model is not compiled, or
-    has variables that do not belong to the strategy.
+    Nothing is computed and no row is read. Raises UsageError for a model that cannot be run so.
     """
-    if not getattr(model, "compiled", False):
-        raise UsageError(
-            f"model {model.name!r} is not compiled: call model.compile(...) before fit"
-        )
-    before = [v for v in model.variables if "/job:ps" not in str(v.value.device)]
-    if runner.coordinator is not None and before:
-        raise UsageError(
-            f"variable {before[0].path} of model {model.name!r} is on the chief: make and compile"
-            " the model inside `with ctx.strategy.scope():`"
-        )
+    check_model(model, runner, needs_compile)
 
     def build(batch: Any) -> None:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         prediction = model(x)
+        if not needs_compile:
+            return
         model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=weight)
         model.compute_metrics(x, y, prediction, sample_weight=weight)
 
     with runner.strategy.scope():
-        tf.function(build).get_concrete_function(dataset.element_spec)
-        if model.optimizer is not None:
+        traced = tf.function(build).get_concrete_function(dataset.element_spec)
+        check_graph(model, traced.graph, runner)
+        if needs_compile and model.optimizer is not None:
             model.optimizer.build(model.trainable_variables)
     model.reset_metrics()
 
@@ -66,10 +67,20 @@ class AppliedRows:
                 self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="applied_rows")
         self._settled = 0
 
-    def add(self, rows: Any) -> None:
-        """Inside a tf.function: counts `rows`, an int64 scalar."""
+    @contextlib.contextmanager
+    def counting(self, rows: Any) -> Iterator[None]:
+        """Inside a tf.function: counts `rows`, an int64 scalar, once the block's step is made.
+
+        TensorFlow orders writes of one variable, not of several: without this a worker might die
+        when it has counted a step and not made it.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
+        yield
         if self._count is not None:
-            tf.raw_ops.AssignAddVariableOp(resource=self._count.handle, value=rows)
+            made = [op for op in graph.get_operations()[before:] if op.op_def.is_stateful]
+            with tf.control_dependencies(made):
+                tf.raw_ops.AssignAddVariableOp(resource=self._count.handle, value=rows)
 
     def surplus(self, done: int) -> int:
         """Rows counted since the last call, beyond the `done` that should have been."""
@@ -111,52 +122,69 @@ class Program:
                     " adds up what the workers saw, so it must be 'sum'"
                 )
         self._initial = [variable.numpy() for variable in self._metrics]
+        self._in_step = Synchronous(dataset) if dataset.replicas > 1 else None
+        if self._in_step is not None and applied is not None:
+            check_losses(model)
+            if model.optimizer is not None:
+                self._in_step.reduce_gradients(model.optimizer)
         self.function = self._build(dataset, runner, applied)
 
     def _build(self, dataset: FeedDataset, runner: Runner, applied: AppliedRows | None) -> Any:
-        model, initial = self._model, self._initial
+        model, initial, in_step = self._model, self._initial, self._in_step
         step = model.test_step if applied is None else model.train_step
+        is_own = getattr(step, "__func__", None) not in (
+            keras.Model.test_step,
+            keras.Model.train_step,
+        )
+        overlaps = applied is not None and runner.coordinator is not None and runner.parallelism > 1
         run = runner.strategy.run
+        changed: list[Any] = []  # the variables of the differences that a step in step returns
 
-        def one_step(state: list[Any], batch: Any) -> list[Any]:
-            inputs = self._inputs(state)
-            with keras.StatelessScope(state_mapping=inputs, collect_losses=True) as scope:
-                step(batch)
-            _write_back(scope, inputs, self._metrics, model)
-            return [scope.get_current_value(variable) for variable in self._metrics]
+        def one_step(state: list[Any], batch: Any, at: Any) -> tuple[list[Any], list[Any]]:
+            with contextlib.ExitStack() as stack:
+                scope = stack.enter_context(StepScope(model, self._metrics, state, overlaps))
+                weight = stack.enter_context(in_step.step(at)) if in_step else None
+                logs = step(batch)
+                if is_own:
+                    check_logs(model, logs)
+            after = [scope.get_current_value(variable) for variable in self._metrics]
+            changes = scope.changes()
+            if weight is None:
+                for variable, difference in changes:
+                    add_to(variable, difference)
+                return after, []
+            changed[:] = [variable for variable, _ in changes]
+            after = [tf.where(weight > 0, new, old) for new, old in zip(after, state, strict=True)]
+            return after, _agreed([difference for _, difference in changes], weight)
 
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
         def unit(bounds: Any) -> Any:
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
-            batches = iter(dataset.positions(start, stop, epoch))
-            state = [tf.constant(value) for value in initial]
+            batches = iter(dataset.positions(start, stop, epoch, padded=True))
 
             def body(at: Any, state: Any) -> Any:
-                upto = tf.minimum(at + dataset.batch_size, stop)
-                state = run(one_step, args=(state, next(batches)))
-                if applied is not None:
-                    applied.add(upto - at)
+                upto = tf.minimum(at + dataset.step_rows, stop)
+                with applied.counting(upto - at) if applied else contextlib.nullcontext():
+                    state, differences = run(one_step, args=(state, next(batches), at))
+                    for variable, difference in zip(changed, differences, strict=True):
+                        add_to(variable, difference)
                 return upto, state
 
             _, state = tf.while_loop(
-                lambda at, _: at < stop, body, (start, state), parallel_iterations=1
+                lambda at, _: at < stop,
+                body,
+                (start, [tf.constant(value) for value in initial]),
+                parallel_iterations=1,
             )
-            return state
+            return state if in_step is None else run(self._summed, args=(state,))
 
         return unit
 
-    def _inputs(self, state: list[Any]) -> list[tuple[Any, Any]]:
-        """What the step sees: metrics from `state`, counters read once, weights as they are."""
-        model = self._model
-        metrics = {id(variable) for variable in self._metrics}
-        counters = [v for v in model.non_trainable_variables if id(v) not in metrics]
-        if model.optimizer is not None:
-            counters.append(model.optimizer.iterations)
-        return [
-            *zip(self._metrics, state, strict=True),
-            *[(v, tf.identity(v.value)) for v in counters],
-            *[(v, v.value) for v in model.trainable_variables],
-        ]
+    def _summed(self, state: list[Any]) -> list[Any]:
+        """The metrics' state over all processes in step, from this one's. In a replica context."""
+        begun = [tf.constant(value) for value in self._initial]
+        seen = all_sum([value - zero for value, zero in zip(state, begun, strict=True)])
+        return [zero + value for zero, value in zip(begun, seen, strict=True)]
 
     def zero(self) -> list[np.ndarray]:
         """The sum of the metrics' states over no units, float64."""
@@ -167,72 +195,35 @@ class Program:
         for into, value, initial in zip(total, state, self._initial, strict=True):
             into += np.asarray(value, np.float64) - initial
 
-    def logs(self, total: list[np.ndarray]) -> dict[str, float]:
+    def logs(self, total: list[np.ndarray]) -> dict[str, Any]:
         """The metrics' results over all units in `total`, by name, loss included."""
-        mapping = [
-            (variable, tf.constant((initial + value).astype(initial.dtype)))
-            for variable, initial, value in zip(self._metrics, self._initial, total, strict=True)
-        ]
+        with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
+            sums = [(i + v).astype(i.dtype) for i, v in zip(self._initial, total, strict=True)]
+        mapping = list(zip(self._metrics, map(tf.constant, sums), strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             results = self._model.get_metrics_result()
-        return {name: float(value) for name, value in results.items()}
+        return _as_logs(results)
 
 
-def _write_back(scope: Any, inputs: Any, metrics: Sequence[Any], model: Any) -> None:
-    """Writes to the real variables what a step assigned inside the stateless scope."""
-    seen = {id(variable): value for variable, value in inputs}
-    known = {
-        id(v): v
-        for v in [*model.variables, *(model.optimizer.variables if model.optimizer else [])]
-    }
-    skip = {id(variable) for variable in metrics}
-    for key, value in scope.state_mapping.items():
-        if key in skip or value is seen.get(key):
-            continue
-        variable = known.get(key)
-        if variable is None:
-            raise UsageError(
-                f"the step of model {model.name!r} assigns a variable that neither the model nor"
-                " its optimizer tracks: make it an attribute of the model"
-            )
-        if variable.trainable or key not in seen:
-            variable.value.assign(tf.cast(value, variable.value.dtype))
+def _as_logs(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results of metrics as Keras has them in logs: sorted, numbers where they are scalars."""
+    logs: dict[str, Any] = {}
+    for name, value in sorted(results.items()):
+        if isinstance(value, Mapping):
+            logs.update(_as_logs(value))
         else:
-            variable.value.assign_add(tf.cast(value, variable.value.dtype) - seen[key])
+            logs[name] = np.asarray(value, np.float64).tolist()
+    return logs
 
 
-class CustomProgram:
-    """A user's own step over units of one dataset.
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+def _agreed(values: list[Any], weight: Any) -> list[Any]:
+    """The differences that all processes in step make: means, weighted by rows.
 
-    step: called with the parts of one batch inside strategy.run; returns the batch's scalar loss.
-    function: a tf.function of an int64 tensor [epoch, start, stop] that returns the sum, float64,
-    of each batch's loss times its rows.
+    Counters and seeds are integers, and the same in all processes.
     """
-
-    def __init__(
-        self, step: Any, dataset: FeedDataset, runner: Runner, applied: AppliedRows
-    ) -> None:
-        run = runner.strategy.run
-
-        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
-        def unit(bounds: Any) -> Any:
-            epoch, start, stop = bounds[0], bounds[1], bounds[2]
-            batches = iter(dataset.positions(start, stop, epoch))
-
-            def body(at: Any, total: Any) -> Any:
-                batch = next(batches)
-                loss = run(step, args=batch if isinstance(batch, tuple) else (batch,))
-                if loss is None:
-                    raise UsageError("the step given to run_epoch returned None: return a scalar")
-                upto = tf.minimum(at + dataset.batch_size, stop)
-                applied.add(upto - at)
-                return upto, total + tf.cast(loss, tf.float64) * tf.cast(upto - at, tf.float64)
-
-            return tf.while_loop(
-                lambda at, _: at < stop,
-                body,
-                (start, tf.constant(0.0, tf.float64)),
-                parallel_iterations=1,
-            )[1]
-
-        self.function = unit
+    real = [index for index, value in enumerate(values) if value.dtype.is_floating]
+    sums = all_sum([values[index] * tf.cast(weight, values[index].dtype) for index in real])
+    for index, value in zip(real, sums, strict=True):
+        values[index] = value
+    return values

@@ -22,17 +22,23 @@ class Runner(Protocol):
     """strategy: the tf.distribute strategy whose scope() models are made in.
     coordinator: the ClusterCoordinator, or None where the strategy has none.
     parallelism: how many submitted functions may run at the same time.
+    replicas: how many processes run the same program in step; replica: which of them this one is.
     """
 
     strategy: tf.distribute.Strategy
     coordinator: tf.distribute.coordinator.ClusterCoordinator | None
     parallelism: int
+    replicas: int
+    replica: int
 
     def submit(self, function: Any, *args: Any) -> Pending:
         """Runs `function(*args)`, a tf.function on tensors, on some worker."""
 
     def join(self) -> None:
         """Blocks until all that was submitted is done. Raises what any of it raised."""
+
+    def gather(self, value: int) -> list[int]:
+        """The value that each of the processes in step gives here. Blocks until all have."""
 
 
 class Reports(Protocol):

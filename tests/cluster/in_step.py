@@ -1,0 +1,182 @@
+"""One of several processes that train in step, without Spark: in_step.py INDEX PORT,PORT,... DIR
+
+Runs every scenario on the feeds in DIR and leaves what came of each in DIR/<scenario>.<index>.npz.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfos.fault.checkpoint import Checkpointer
+from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.ledger import Ledger
+from tfos.feeding.reader import FeedReader
+from tfos.lake import Lake
+from tfos.runtime.strategies import check_agreement, make_runner
+from tfos.training.custom import mean
+from tfos.training.fit import Fit, FitOptions
+from tfos.training.loop import Loop
+from tfos.training.program import Program, prepare
+
+BATCH = 4
+
+
+def dense(optimizer: Any = "adam", **compiled: Any) -> keras.Model:
+    inputs = {"x": keras.Input([3], name="x")}
+    hidden = keras.layers.Dense(4, activation="tanh", kernel_regularizer="l2")(inputs["x"])
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+    compiled.setdefault("metrics", [keras.metrics.AUC(name="auc"), "mae"])
+    model.compile(optimizer=optimizer, loss="binary_crossentropy", **compiled)
+    return model
+
+
+def embedding(optimizer: Any) -> keras.Model:
+    inputs = {"id": keras.Input([], dtype="int64", name="id")}
+    rows = keras.layers.Embedding(7, 3)(inputs["id"])
+    model = keras.Model(inputs, keras.layers.Dense(1)(rows))
+    model.compile(optimizer=optimizer, loss="mse", metrics=["mae"])
+    return model
+
+
+def clipped() -> keras.Model:
+    return dense(keras.optimizers.Adam(0.05, global_clipnorm=0.05))
+
+
+def momentum() -> keras.Model:
+    return embedding(keras.optimizers.SGD(0.1, momentum=0.9))
+
+
+def adagrad() -> keras.Model:
+    return embedding(keras.optimizers.Adagrad(0.3, clipnorm=0.2))
+
+
+def normalized() -> keras.Model:
+    inputs = {"x": keras.Input([3], name="x")}
+    hidden = keras.layers.BatchNormalization(momentum=0.5)(inputs["x"])
+    hidden = keras.layers.Dropout(0.2, seed=3)(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile(optimizer="sgd", loss="mse")
+    return model
+
+
+class Here:
+    """Reports nowhere."""
+
+    def progress(self, progress: Any) -> None: ...
+    def moved(self) -> None: ...
+
+    @contextlib.contextmanager
+    def quiet(self) -> Any:
+        yield
+
+
+# scenario -> (feed, columns, model, epochs): those that one process can be compared with
+FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
+    "dense": ("many", "x", dense, 3),
+    "clipped": ("many", "x", clipped, 2),
+    "momentum": ("many", "id", momentum, 2),
+    "adagrad": ("many", "id", adagrad, 2),
+    "two_rows": ("two", "x", dense, 2),
+    "one_row": ("one", "id", momentum, 2),
+    "weighted": ("many", "x", dense, 1),
+}
+
+
+def main(index: int, ports: list[str], root: Path) -> None:
+    cluster = {"chief": [f"127.0.0.1:{ports[0]}"]}
+    if ports[1:]:
+        cluster["worker"] = [f"127.0.0.1:{port}" for port in ports[1:]]
+    role = ("chief", 0) if index == 0 else ("worker", index - 1)
+    runner = make_runner("multi-worker", cluster, *role)
+    reader = FeedReader(Lake(str(root), "run"), str(root))
+    serve_reads(reader)
+    ledgers: dict[str, Ledger] = {}
+
+    def loop(name: str) -> tuple[Loop, Checkpointer]:
+        ledgers[name] = Ledger()
+        saver = Checkpointer(Lake(str(root), name), str(root), 0.0, is_owner=index == 0)
+        check_agreement(runner, saver.step)
+        return Loop(runner, ledgers[name], Here(), saver.step), saver
+
+    def data(feed: str, features: str, **options: Any) -> FeedDataset:
+        replicas = {"replica": runner.replica, "replicas": runner.replicas}
+        options = {"label": "y", "shuffle": False, **options}
+        return FeedDataset(reader.manifest(feed), BATCH, [features], **options, **replicas)
+
+    def made(make: Callable[[], keras.Model]) -> keras.Model:
+        keras.utils.set_random_seed(7 + index)  # the chief's weights must become everyone's
+        with runner.strategy.scope():
+            return make()
+
+    def leave(name: str, model: Any = None, **more: Any) -> None:
+        weights = {f"w{n}": v.numpy() for n, v in enumerate(model.weights)} if model else {}
+        np.savez(root / f"{name}.{index}.npz", **weights, **more)
+
+    def fit(
+        name: str, model: Any, dataset: Any, validation: Any, *options: Any, **more: Any
+    ) -> Any:
+        own, saver = loop(name)
+        try:
+            wanted = FitOptions(*options, **more)
+            return Fit(own, saver, "fit0", model, dataset, validation, wanted).run()
+        finally:
+            saver.wait()
+
+    for name, (feed, column, make, epochs) in FITS.items():
+        model = made(make)
+        begun = {f"b{n}": v.numpy() for n, v in enumerate(model.weights)}
+        dataset = data(feed, column, **({"weight": "w"} if name == "weighted" else {}))
+        history = fit(name, model, dataset, None, epochs)
+        counted = {k: v["rows_trained"] for k, v in ledgers[name].as_json().items()}
+        leave(name, model, **begun, **history.history, rows=counted[feed])
+        if name == "dense":
+            own, _ = loop("evaluated")
+            validation = data("many", "x", shuffle=True)
+            prepare(model, validation, runner)
+            logs = own.evaluate(Program(model, validation, runner), validation)
+            predicted = own.predict(model, data("many", "x", shuffle=True))
+            leave("evaluated", None, **logs, predicted=predicted)
+
+    # goes on from the checkpoint of "dense" in the middle of an epoch: see the test
+    model = made(normalized)
+    fit("normalized", model, data("many", "x"), None, 2)
+    leave("normalized", model)
+
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
+    slower = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=1e9)
+    model = made(lambda: dense(keras.optimizers.SGD(3.0)))
+    history = fit("stopping", model, data("many", "x"), data("two", "x"), 30, [slower, stopping])
+    rate = model.optimizer.learning_rate.numpy()
+    leave("stopping", model, epochs=history.epoch, rate=rate, stopped=stopping.stopped_epoch)
+
+    with runner.strategy.scope():
+        weight = tf.Variable([1.0, 1.0, 1.0])
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build([weight])
+
+    def step(features: Any, label: Any) -> Any:
+        with tf.GradientTape() as tape:
+            error = tf.linalg.matvec(features["x"], weight) - label
+            loss = mean(error**2, runner.replicas)
+        optimizer.apply(tape.gradient(loss, [weight]), [weight])
+        return loss
+
+    own, _ = loop("custom")
+    losses = [own.run_epoch(step, data("many", "x"), epoch) for epoch in range(2)]
+    leave("custom", None, weight=weight.numpy(), losses=losses)
+    check_agreement(runner, 0)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2].split(","), Path(sys.argv[3]))

@@ -1,0 +1,181 @@
+"""Workers that train in step make the steps of one process with all their rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, free_port
+from in_step import BATCH, FITS, dense
+
+from tfos.feeding.plan import share
+from tfos.feeding.schema import Column
+from tfos.lake import Lake
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+from helpers import write_feed
+
+pytestmark = pytest.mark.cluster
+WORKERS = 3
+# 41 rows are 3 full steps of 3 * 4 rows, and one of 5: two rows for two workers, one for another
+SHARDS = {"many": [1, 30, 10], "two": [2], "one": [1]}
+
+
+def values(rows: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(rows)
+    x = random.normal(size=(rows, 3)).astype("float32")
+    return {
+        "x": x,
+        "id": random.integers(0, 7, rows),
+        "y": (x.sum(axis=1) > 0).astype("float32"),
+        "w": random.uniform(0, 2, rows).astype("float32"),
+    }
+
+
+COLUMNS = [
+    Column("x", "float32", 3),
+    Column("id", "int64"),
+    Column("y", "float32"),
+    Column("w", "float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with what the workers left."""
+    root = tmp_path_factory.mktemp("in-step")
+    for name, shards in SHARDS.items():
+        rows = {column: array.tolist() for column, array in values(sum(shards)).items()}
+        write_feed(Lake(str(root), "run"), name, COLUMNS, rows, shards)
+    ports = ",".join(str(free_port()) for _ in range(WORKERS))
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cluster")])
+    env = {**os.environ, "PYTHONPATH": path, "GRPC_FAIL_FAST": "use_caller"}
+    script = str(ROOT / "tests" / "cluster" / "in_step.py")
+    processes = []
+    for index in range(WORKERS):
+        with open(root / f"{index}.log", "wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, script, str(index), ports, str(root)],
+                    env=env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        for index, process in enumerate(processes):
+            log = root / f"{index}.log"
+            assert process.wait(240) == 0, log.read_text()[-5000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return root
+
+
+def results(left: Path, name: str) -> list[dict[str, np.ndarray]]:
+    found = []
+    for index in range(WORKERS):
+        with np.load(left / f"{name}.{index}.npz") as arrays:
+            found.append(dict(arrays))
+    return found
+
+
+def same_rows_in_order(rows: int) -> list[np.ndarray]:
+    """The rows of each step, as one process would have to be given them."""
+    shares = [range(*share(rows, replica, WORKERS)) for replica in range(WORKERS)]
+    steps = -(-rows // (BATCH * WORKERS))
+    return [
+        np.concatenate([np.array(s[at * BATCH : (at + 1) * BATCH], int) for s in shares])
+        for at in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_weights_and_metrics_are_those_of_one_process(left: Path, name: str) -> None:
+    feed, column, make, epochs = FITS[name]
+    data = values(sum(SHARDS[feed]))
+    found = results(left, name)
+    model = make()
+    model.set_weights([found[0][f"b{n}"] for n in range(len(model.weights))])
+    names = ["y", "w"] if name == "weighted" else ["y"]
+
+    def batches() -> Iterator[Any]:
+        for rows in same_rows_in_order(sum(SHARDS[feed])):
+            yield {column: data[column][rows]}, *(data[n][rows] for n in names)
+
+    spec = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in data.values()]
+    specs = dict(zip(data, spec, strict=True))
+    signature = ({column: specs[column]}, *(specs[n] for n in names))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    steps = len(same_rows_in_order(sum(SHARDS[feed])))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    history = model.fit(dataset, epochs=epochs, verbose=0).history
+    for worker in found:
+        for n, variable in enumerate(model.weights):
+            np.testing.assert_allclose(worker[f"w{n}"], variable, rtol=1e-5, atol=1e-5)
+        for metric, expected in history.items():
+            np.testing.assert_allclose(worker[metric], expected, rtol=1e-5, atol=2e-6)
+        assert worker["rows"].tolist() == [sum(SHARDS[feed])] * epochs
+    assert not np.allclose(found[0]["w0"], found[0]["b0"])
+
+
+def test_evaluation_and_prediction_are_those_of_one_process(left: Path) -> None:
+    data = values(sum(SHARDS["many"]))
+    model = dense()
+    trained = results(left, "dense")[0]
+    model.set_weights([trained[f"w{n}"] for n in range(len(model.weights))])
+    expected = model.evaluate({"x": data["x"]}, data["y"], 7, verbose=0, return_dict=True)
+    for worker in results(left, "evaluated"):
+        for metric, value in expected.items():
+            np.testing.assert_allclose(worker[metric], value, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            worker["predicted"], model.predict({"x": data["x"]}, verbose=0), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_moving_statistics_are_the_same_everywhere(left: Path) -> None:
+    found = results(left, "normalized")
+    for worker in found:
+        for name, value in worker.items():
+            assert np.isfinite(value).all()
+            np.testing.assert_array_equal(value, found[0][name])
+    # means of the workers' means: of the rows' own, where all have as many
+    assert np.abs(found[0]["w2"] - values(41)["x"].mean(axis=0)).max() < 0.5
+
+
+def test_callbacks_do_the_same_everywhere(left: Path) -> None:
+    found = results(left, "stopping")
+    for worker in found:
+        for name, value in worker.items():
+            np.testing.assert_array_equal(value, found[0][name], err_msg=name)
+    assert 0 < len(found[0]["epochs"]) < 30
+    assert found[0]["rate"] < 3.0
+
+
+def test_step_of_ones_own_is_that_of_one_process(left: Path) -> None:
+    data = values(41)
+    weight, losses = np.ones(3), []
+    for _ in range(2):
+        total = 0.0
+        for rows in same_rows_in_order(41):
+            x, y = data["x"][rows], data["y"][rows]
+            error = x @ weight - y
+            total += float((error**2).sum())
+            weight = weight - 0.1 * 2 * (error @ x) / len(rows)
+        losses.append(total / 41)
+    for worker in results(left, "custom"):
+        np.testing.assert_allclose(worker["weight"], weight, rtol=1e-5)
+        np.testing.assert_allclose(worker["losses"], losses, rtol=1e-5)
+
+
+def test_only_the_chief_saves(left: Path) -> None:
+    lake = Lake(str(left), "dense")
+    assert lake.newest_checkpoint() == f"{3 * 4:012d}"

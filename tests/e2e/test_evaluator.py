@@ -1,0 +1,35 @@
+"""A role that evaluates checkpoints beside the training, and stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import APPS, submit
+
+from tfos.control import read_status
+from tfos.lake import Lake
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
+
+
+def test_evaluator_stops_the_training(tmp_path: Path) -> None:
+    run = submit(
+        "--json", "--evaluator", "--strategy", "multi-worker", "--lake", tmp_path,
+        "--run-id", "watched", APPS / "watched.py",
+    )  # fmt: skip
+    assert run.status == 0, run.stderr
+    result = run.result
+    metrics, evaluations = result["metrics"], result["evaluations"]
+    assert 3 < metrics["epochs"] < 200
+    assert not metrics["validated"]
+    steps = [each["step"] for each in evaluations]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == metrics["epochs"] * 10 == result["checkpoints"]["step"]
+    losses = [each["metrics"]["loss"] for each in evaluations]
+    best = min(losses)
+    assert losses[0] > best < losses[-1], losses
+    assert "evaluator" in metrics["events"]
+    status = read_status(Lake(str(tmp_path), "watched"))
+    assert status.evaluation is not None and status.evaluation["step"] == steps[-1]
+    assert "evaluator-0" in {role.task for role in status.roles}

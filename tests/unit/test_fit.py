@@ -1,0 +1,371 @@
+"""fit, evaluate and predict in one process, against Keras's own on the same rows."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from worlds import World, assert_same_history, assert_same_weights
+from zoo import CASES, EVAL, EVAL_ROWS, ROWS, TRAIN, as_tf_data, functional
+
+from tfos.errors import UsageError
+
+pytest_plugins = ["world_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick_tensorflow")
+
+
+class TestFit:
+    def test_is_keras_fit(self, world):
+        """Same batches in the same order: the same weights, metrics and validation metrics."""
+        ours, theirs = functional(), functional()
+        history = world.fit(ours, 3, validation=world.dataset("eval"))
+        expected = theirs.fit(
+            as_tf_data(TRAIN), epochs=3, validation_data=as_tf_data(EVAL), verbose=0
+        )
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected)
+        assert set(history.history) == {"loss", "auc", "mae", "val_loss", "val_auc", "val_mae"}
+        assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations) == 3 * 7
+
+    def test_sample_weights_count_as_in_keras(self, world):
+        metrics = {"metrics": [], "weighted_metrics": ["mae"]}
+        ours, theirs = functional(**metrics), functional(**metrics)
+        history = world.fit(ours, 2, dataset=world.dataset(weight="w"))
+        expected = theirs.fit(as_tf_data(TRAIN, weight="w"), epochs=2, verbose=0)
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected)
+
+    def test_what_layers_keep_is_written_back(self, world):
+        """Moving averages of BatchNormalization, the seed of Dropout."""
+
+        def make():
+            layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=3)]
+            return functional(*layers)
+
+        ours, theirs = make(), make()
+        before = [v.numpy() for v in ours.non_trainable_variables]
+        history = world.fit(ours, 2)
+        expected = theirs.fit(as_tf_data(TRAIN), epochs=2, verbose=0)
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected)
+        states = zip(ours.non_trainable_variables, theirs.non_trainable_variables, strict=True)
+        kept = [(a, b) for a, b in states if "moving" in a.path or "seed" in a.path]
+        assert len(kept) == 3
+        for a, b in kept:
+            np.testing.assert_allclose(a, b, 1e-5, 1e-5, err_msg=a.path)
+        after = [v.numpy() for v in ours.non_trainable_variables]
+        assert sum(not np.array_equal(a, b) for a, b in zip(before, after, strict=True)) >= 3
+
+    @pytest.mark.parametrize("steps", [3, 64])
+    def test_steps_per_execution_changes_nothing(self, world, steps):
+        model, expected = functional(metrics=[]), functional(metrics=[])
+        world.fit(model, 1, steps_per_execution=steps)
+        expected.fit(as_tf_data(TRAIN), verbose=0)
+        assert_same_weights(model, expected, 1e-5)
+
+    def test_more_calls_of_fit_go_on(self, world):
+        model, expected = functional(metrics=[]), functional(metrics=[])
+        context = world.context()
+        for _ in range(2):
+            history = context.fit(model, world.dataset())
+            assert len(history.history["loss"]) == 1
+        expected.fit(as_tf_data(TRAIN), epochs=2, verbose=0)
+        assert_same_weights(model, expected, 1e-5)
+        assert world.trained == {"train": [2 * ROWS]}
+
+    def test_no_epochs_train_nothing(self, world):
+        model, fresh = functional(), functional()
+        assert world.fit(model, 0).history == {}
+        assert_same_weights(model, fresh, 0)
+
+    def test_rows_trained_are_counted(self, world):
+        world.fit(functional(metrics=[]), 2, validation=world.dataset("eval"))
+        assert world.trained == {"train": [ROWS, ROWS]}
+
+    def test_evaluation_and_saving_may_be_quiet_and_nothing_else(self, world):
+        """What a process may be silent in without being taken for hung."""
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: world.heard.all.append("epoch begins"),
+            on_train_batch_end=lambda batch, logs: world.heard.all.append("batch"),
+            on_epoch_end=lambda epoch, logs: world.heard.all.append("epoch ends"),
+        )
+        world.fit(
+            functional(metrics=[]), 2, validation=world.dataset("eval"), callbacks=[callback],
+            steps_per_execution=4,
+        )  # fmt: skip
+        words = [word for word in world.heard.all if isinstance(word, str)]
+        validation = save = ["quiet", "loud"]
+        epoch = ["epoch begins", "batch", "batch", *validation, "epoch ends", *save]
+        assert words == 2 * epoch
+
+    def test_progress_is_reported_at_the_end_of_each_epoch(self, world):
+        world.fit(functional(metrics=[]), 2)
+        ends = [p for p in world.progress if p["rows_done"] == ROWS]
+        assert [(p["phase"], p["epoch"], p["epochs"], p["rows"]) for p in ends] == [
+            ("train", 1, 2, ROWS),
+            ("train", 2, 2, ROWS),
+        ]
+        json.dumps(ends)
+
+
+class TestEpochs:
+    """Which rows an epoch has, and what is validated when."""
+
+    @pytest.mark.parametrize("steps", [3, 10])
+    def test_steps_per_epoch_go_on_through_the_data(self, world, steps):
+        ours, theirs = functional(), functional()
+        history = world.fit(ours, 4, steps_per_epoch=steps, steps_per_execution=2)
+        repeated = as_tf_data(TRAIN).repeat()
+        expected = theirs.fit(repeated, epochs=4, steps_per_epoch=steps, verbose=0)
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected)
+        whole, rest = divmod(4 * steps, 7)
+        assert world.trained == {"train": [ROWS] * whole + [8 * rest] * (rest > 0)}
+
+    def test_shuffled_epoch_is_the_same_however_it_is_divided(self, world):
+        one, other = functional(metrics=[]), functional(metrics=[])
+        world.fit(one, 2, dataset=world.dataset(shuffle=True))
+        another = World(world.reader, world.root / "another")
+        another.fit(other, 7, dataset=another.dataset(shuffle=True), steps_per_epoch=2)
+        assert_same_weights(one, other, 1e-6)
+
+    def test_initial_epoch(self, world):
+        ours, theirs = functional(), functional()
+        history = world.fit(ours, 5, initial_epoch=3)
+        expected = theirs.fit(as_tf_data(TRAIN), epochs=5, initial_epoch=3, verbose=0)
+        assert_same_history(history, expected)
+        assert history.epoch == [3, 4]
+
+    @pytest.mark.parametrize("validation", ["eval", "dataset", 0.3])
+    def test_validation(self, world, validation):
+        ours, theirs = functional(), functional()
+        given = world.dataset("eval", shuffle=True) if validation == "dataset" else validation
+        history = world.fit(ours, 2, validation=given)
+        if validation == 0.3:
+            expected = theirs.fit(
+                {"x": TRAIN["x"]}, TRAIN["y"], 8, 2, validation_split=0.3, shuffle=False, verbose=0
+            )
+            assert world.trained == {"train": [35, 35]}
+        else:
+            expected = theirs.fit(
+                as_tf_data(TRAIN), epochs=2, validation_data=as_tf_data(EVAL), verbose=0
+            )
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected, 1e-6)
+
+    @pytest.mark.parametrize("fraction", [0.0, 1.0, 1, 0.001])
+    def test_fraction_that_leaves_nothing_is_refused(self, world, fraction):
+        with pytest.raises(UsageError, match="of the 50 rows"):
+            world.fit(functional(), validation=fraction)
+
+    @pytest.mark.parametrize(
+        ("freq", "validated"),
+        [(1, [1, 2, 3, 4]), (2, [2, 4]), ([1, 4], [1, 4]), ([9], [])],
+        ids=str,
+    )
+    def test_validation_freq(self, world, freq, validated):
+        seen = []
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: seen.append(logs))
+        history = world.fit(
+            functional(metrics=[]), 4, validation="eval", validation_freq=freq, callbacks=[callback]
+        )
+        assert [epoch + 1 for epoch, logs in enumerate(seen) if "val_loss" in logs] == validated
+        assert len(history.history.get("val_loss", [])) == len(validated)
+
+    @pytest.mark.parametrize(("verbose", "words"), [(0, []), (1, ["7/7"]), (2, ["7/7", "loss"])])
+    def test_verbose(self, world, capsys, verbose, words):
+        world.fit(functional(metrics=[]), verbose=verbose)
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words) and bool(printed) == bool(words)
+
+    def test_steps_per_execution_of_compile(self, world):
+        batches = []
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: batches.append(f"{batch} begins"),
+            on_train_batch_end=lambda batch, logs: batches.append(f"{batch} ends"),
+        )
+        model = functional(metrics=[], steps_per_execution=3)
+        world.fit(model, callbacks=[callback])
+        ours = batches.copy()
+        batches.clear()
+        rows = as_tf_data(TRAIN).take(6)  # of a last execution Keras names steps that are not there
+        functional(metrics=[], steps_per_execution=3).fit(rows, callbacks=[callback], verbose=0)
+        assert ours == [*batches, "6 begins", "6 ends"]
+        assert len(batches) == 4
+
+
+class TestClassWeight:
+    def fit(self, world, make, weights, by_row, **columns):
+        """Fits with class weights, and by Keras with the weight of each row."""
+        ours, theirs = make(), make()
+        history = world.fit(ours, 2, dataset=world.dataset(**columns), class_weight=weights)
+        columns = {"features": ["x"], "label": "y", **columns, "weight": by_row}
+        expected = theirs.fit(as_tf_data(TRAIN, **columns), epochs=2, verbose=0)
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected, 1e-5)
+
+    def test_of_labels_of_two_classes_with_weights_of_rows(self, world):
+        def make():
+            return functional(metrics=[], weighted_metrics=["mae"])
+
+        by_row = np.where(TRAIN["y"] == 1, 3.0, 0.5).astype("float32")
+        self.fit(world, make, {0: 0.5, 1: 3.0}, by_row)
+        self.fit(
+            World(world.reader, world.root / "w"),
+            make,
+            {0: 0.5, 1: 3.0},
+            by_row * TRAIN["w"],
+            weight="w",
+        )
+
+    @pytest.mark.parametrize("label", ["kind", "hot"])
+    def test_of_several_classes(self, world, label):
+        """Class numbers, and one-hot; classes without a weight have weight 1."""
+        loss = {"hot": "categorical_crossentropy", "kind": "sparse_categorical_crossentropy"}
+
+        def make():
+            keras.utils.set_random_seed(7)
+            layers = [keras.Input([3]), keras.layers.Dense(3, activation="softmax")]
+            model = keras.Sequential(layers)
+            model.compile("sgd", loss[label], weighted_metrics=["accuracy"])
+            return model
+
+        weights = {np.int64(1): 5.0, np.int64(0): 0.1}
+        by_row = np.array([0.1, 5.0, 1.0], "float32")[TRAIN["kind"]]
+        self.fit(world, make, weights, by_row, features="x", label=label)
+
+    def test_is_not_for_the_validation(self, world):
+        model = functional()
+        history = world.fit(model, validation="eval", class_weight={0: 9.0, 1: 0.0})
+        expected = model.evaluate(as_tf_data(EVAL), verbose=0)[0]
+        assert history.history["val_loss"] == pytest.approx([expected], abs=1e-6)
+
+    @pytest.mark.parametrize("label", [["y", "kind"], "tags", None])
+    def test_needs_one_label(self, world, label):
+        dataset = world.dataset(features=["w"], label=label)
+        with pytest.raises(UsageError, match="class_weight needs one label"):
+            world.fit(functional(), dataset=dataset, class_weight={0: 1.0})
+
+    @pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {-1: 1.0}, {0.5: 1.0}])
+    def test_needs_class_numbers(self, world, weights):
+        with pytest.raises(UsageError, match="class numbers"):
+            world.fit(functional(), class_weight=weights)
+
+
+class TestModels:
+    @pytest.mark.parametrize("name", CASES)
+    def test_is_trained_evaluated_and_predicted_as_by_keras(self, world, name):
+        case = CASES[name]
+        ours, theirs = case.make(), case.make()
+        context = world.context()
+        history = context.fit(ours, world.dataset(**case.columns), 2, "eval")
+        expected = theirs.fit(
+            as_tf_data(TRAIN, **case.columns),
+            epochs=2,
+            validation_data=as_tf_data(EVAL, **case.columns),
+            verbose=0,
+        )
+        assert_same_weights(ours, theirs, 1e-5)
+        assert_same_history(history, expected, 1e-5)
+        optimizers = zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True)
+        for a, b in optimizers:
+            np.testing.assert_allclose(a, b, 1e-5, 1e-5, err_msg=a.path)
+        found = context.evaluate(ours, world.dataset("eval", **case.columns))
+        logs = ours.evaluate(as_tf_data(EVAL, **case.columns), verbose=0, return_dict=True)
+        assert set(found) == set(logs)
+        for metric, value in logs.items():
+            np.testing.assert_allclose(found[metric], value, 1e-6, 1e-6, err_msg=metric)
+        predicted = context.predict(ours, world.dataset("eval", **case.columns, shuffle=True))
+        outputs = ours.predict(as_tf_data(EVAL, **case.columns), verbose=0)
+        keras.tree.assert_same_structure(predicted, outputs)
+        for a, b in zip(keras.tree.flatten(predicted), keras.tree.flatten(outputs), strict=True):
+            assert len(a) == EVAL_ROWS
+            np.testing.assert_allclose(a, b, 1e-6, 1e-6)
+
+    def test_evaluation_and_prediction_change_nothing(self, world):
+        model, fresh = functional(), functional()
+        context = world.context()
+        context.evaluate(model, world.dataset("eval"))
+        context.predict(model, world.dataset("eval"))
+        assert_same_weights(model, fresh, 0)
+        assert int(model.optimizer.iterations) == 0
+        assert world.ledger.as_json() == {}
+
+    def test_prediction_needs_no_compiled_model_and_no_label(self, world):
+        keras.utils.set_random_seed(7)
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        predicted = world.context().predict(model, world.dataset(features="x", label=None))
+        np.testing.assert_allclose(predicted, model.predict(TRAIN["x"], verbose=0), 1e-6, 1e-6)
+
+
+class TestRefusals:
+    """Before any step is made, and with the reason."""
+
+    def refused(self, world, model, match, **options):
+        with pytest.raises(UsageError, match=match):
+            world.fit(model, **options)
+        assert world.ledger.as_json() == {}
+
+    def test_not_compiled(self, world):
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)], name="plain")
+        self.refused(world, model, "'plain'.*compile")
+        with pytest.raises(UsageError, match=r"'plain'.*compile"):
+            world.context().evaluate(model, world.dataset())
+
+    def test_run_eagerly(self, world):
+        self.refused(world, functional(run_eagerly=True), "run_eagerly.*tf.print")
+
+    def test_functions_that_run_eagerly(self, world):
+        tf.config.run_functions_eagerly(True)
+        try:
+            self.refused(world, functional(), "run_functions_eagerly")
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    def test_step_that_returns_what_is_no_metric(self, world):
+        class Model(keras.Model):
+            def train_step(self, data):
+                return {**super().train_step(data), "norm": tf.constant(1.0)}
+
+        inputs = {"x": keras.Input([3], name="x")}
+        model = Model(inputs, keras.layers.Dense(1)(inputs["x"]))
+        model.compile("sgd", "mse")
+        self.refused(world, model, r"\['norm'\].*keras.metrics.Mean")
+
+    def test_metric_whose_state_is_no_sum(self, world):
+        class Newest(keras.metrics.Metric):
+            def __init__(self):
+                super().__init__(name="newest")
+                self.value = self.add_variable([], "zeros", aggregation="mean", name="value")
+
+            def update_state(self, y_true, y_pred, sample_weight=None):
+                self.value.assign(tf.reduce_mean(y_pred))
+
+            def result(self):
+                return self.value
+
+        self.refused(world, functional(metrics=[Newest()]), "'mean'.*must be 'sum'")
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"epochs": -1}, "epochs is -1"),
+            ({"steps_per_execution": 0}, "steps_per_execution is 0"),
+            ({"steps_per_epoch": 0}, "steps_per_epoch is 0"),
+            ({"initial_epoch": -1}, "initial_epoch is -1"),
+            ({"validation_freq": 0}, "validation_freq is 0"),
+        ],
+        ids=str,
+    )
+    def test_numbers_that_make_no_sense(self, world, options, match):
+        self.refused(world, functional(), match, **options)
+
+    def test_jit_compile_is_left_out_with_a_warning(self, world, caplog):
+        model, expected = functional(jit_compile=True), functional()
+        world.fit(model)
+        assert "jit_compile=True: its steps run without XLA" in caplog.text
+        expected.fit(as_tf_data(TRAIN), verbose=0)
+        assert_same_weights(model, expected, 1e-5)

@@ -1,0 +1,113 @@
+"""Runs in one process, without Spark: a lake, a reader, and contexts that train in it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import keras
+import numpy as np
+from zoo import BATCH
+
+from tfos.context import Place, TrainContext
+from tfos.fault.checkpoint import Checkpointer
+from tfos.feeding.dataset import FeedDataset
+from tfos.feeding.ledger import Ledger
+from tfos.feeding.reader import FeedReader
+from tfos.lake import Lake
+from tfos.runtime.strategies import SingleRunner
+from tfos.training.outputs import Outputs
+
+
+class Heard:
+    """Reports that keep what they were told, in order: progress dicts, and "quiet", "loud"."""
+
+    def __init__(self):
+        self.all = []
+
+    def progress(self, progress):
+        self.all.append(progress)
+
+    def moved(self):
+        self.all.append("moved")
+
+    @contextlib.contextmanager
+    def quiet(self):
+        self.all.append("quiet")
+        yield
+        self.all.append("loud")
+
+
+class World:
+    """One run's lake; each context() is a new process's beginning in it."""
+
+    def __init__(self, reader: FeedReader, root: Path, lake: Lake | None = None):
+        self.reader = reader
+        self.root = root
+        self.lake = lake or Lake(str(root / "lake"), "run")
+        self.scratch = str(root)
+        self.heard = Heard()
+
+    def dataset(self, name="train", batch_size=BATCH, **options):
+        options = {"features": ["x"], "label": "y", "shuffle": False, **options}
+        return FeedDataset(self.reader.manifest(name), batch_size, **options)
+
+    def checkpointer(self, every_secs=1e9, ledger=None):
+        ledger = ledger or Ledger()
+        shared = (ledger.as_json, ledger.restore)
+        return Checkpointer(self.lake, self.scratch, every_secs, shared=shared)
+
+    def context(self, every_secs=1e9, runner=None):
+        self.ledger = Ledger()
+        self.saver = self.checkpointer(every_secs, self.ledger)
+        self.outputs = Outputs(self.lake, self.scratch, is_owner=True)
+        place = Place(role="chief", index=0, num_workers=0, num_ps=0, attempt=1, params={})
+        return TrainContext(
+            place, runner or SingleRunner(), self.lake, self.reader, self.saver, self.ledger,
+            self.scratch, self.heard, self.outputs,
+        )  # fmt: skip
+
+    @property
+    def progress(self):
+        return [item for item in self.heard.all if isinstance(item, dict)]
+
+    @property
+    def trained(self):
+        return {feed: record["rows_trained"] for feed, record in self.ledger.as_json().items()}
+
+    def fit(self, model, epochs=1, *, every_secs=1e9, dataset=None, **options):
+        """fit() of a new process; where no dataset is given, on the feed "train", in order."""
+        context = self.context(every_secs)
+        try:
+            return context.fit(model, dataset or self.dataset(), epochs, **options)
+        finally:
+            self.saver.wait()
+
+
+class Interrupted(Exception):
+    """Raised by the tests' callbacks in place of a crash."""
+
+
+def interrupt(**when):
+    """A callback that raises in `when`: on_epoch_begin=1, on_train_batch_end=4."""
+    ((hook, number),) = when.items()
+    calls = iter(range(number + 1))
+
+    def raising(index, logs):
+        if next(calls) == number:
+            raise Interrupted
+
+    return keras.callbacks.LambdaCallback(**{hook: raising})
+
+
+def assert_same_weights(one, other, tolerance):
+    assert len(one.weights) == len(other.weights) > 0
+    for a, b in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=a.path)
+
+
+def assert_same_history(one, other, tolerance=1e-5):
+    assert set(one.history) == set(other.history)
+    assert one.epoch == other.epoch
+    for name, values in one.history.items():
+        np.testing.assert_allclose(values, other.history[name], tolerance, tolerance, err_msg=name)

@@ -1,0 +1,249 @@
+"""Rows, and models of all kinds on them, which tfos is to train as Keras does in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfos.feeding.schema import Column
+
+ROWS, EVAL_ROWS, BATCH = 50, 21, 8
+WORDS = ["red", "green", "blue"]
+COLUMNS = [
+    Column("x", "float32", 3),
+    Column("tags", "int32", -1),
+    Column("word", "string"),
+    Column("id", "int64"),
+    Column("w", "float32"),
+    Column("y", "float32"),
+    Column("kind", "int64"),
+    Column("hot", "float32", 3),
+]
+
+
+def make_values(rows: int, seed: int) -> dict[str, Any]:
+    """Column -> array, or list of lists."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, 3)).astype("float32")
+    kind = random.integers(0, 3, rows)
+    return {
+        "x": x,
+        "tags": [list(range(i % 3)) for i in range(rows)],
+        "word": random.choice([*WORDS, "unknown"], rows),
+        "id": random.integers(0, 7, rows),
+        "w": random.uniform(0.5, 2.0, rows).astype("float32"),
+        "y": (x.sum(axis=1) + random.normal(size=rows) > 0).astype("float32"),
+        "kind": kind,
+        "hot": np.eye(3, dtype="float32")[kind],
+    }
+
+
+TRAIN, EVAL = make_values(ROWS, 1), make_values(EVAL_ROWS, 2)
+
+
+def as_lists(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {k: v if isinstance(v, list) else v.tolist() for k, v in values.items()}
+
+
+def as_tf_data(
+    values: Mapping[str, Any],
+    features: Sequence[str] | str = ("x",),
+    label: Sequence[str] | str = "y",
+    weight: Any = None,
+    shuffle: bool = False,
+) -> tf.data.Dataset:
+    """The batches of a feed, in order, as Keras takes them. weight: a column, or an array."""
+
+    def column(name: str) -> Any:
+        value = values[name]
+        return tf.ragged.constant(value, dtype=tf.int32) if isinstance(value, list) else value
+
+    def part(names: Sequence[str] | str) -> Any:
+        return column(names) if isinstance(names, str) else {n: column(n) for n in names}
+
+    weights = [] if weight is None else [column(weight) if isinstance(weight, str) else weight]
+    rows = (part(features), part(label), *weights)
+    return tf.data.Dataset.from_tensor_slices(rows).batch(BATCH)
+
+
+class Largest(keras.metrics.Metric):
+    """A metric of one's own: the share of predictions above the label."""
+
+    def __init__(self, name: str = "above", **options: Any) -> None:
+        super().__init__(name=name, **options)
+        self.above = self.add_weight(name="above", initializer="zeros")
+        self.rows = self.add_weight(name="rows", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        y_true, y_pred = tf.reshape(y_true, [-1]), tf.reshape(y_pred, [-1])
+        weight = tf.ones_like(y_pred) if sample_weight is None else sample_weight
+        self.above.assign_add(tf.reduce_sum(tf.where(y_pred > y_true, weight, 0)))
+        self.rows.assign_add(tf.reduce_sum(weight))
+
+    def result(self) -> Any:
+        return self.above / self.rows
+
+
+def functional(*extra: Any, optimizer: Any = "adam", **compiled: Any) -> keras.Model:
+    """A small model of the dict {"x": ...}, with the same weights each time."""
+    keras.utils.set_random_seed(7)
+    inputs = {"x": keras.Input([3], name="x")}
+    hidden = keras.layers.Dense(4, activation="tanh")(inputs["x"])
+    for layer in extra:
+        hidden = layer(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
+    compiled.setdefault("metrics", [keras.metrics.AUC(name="auc"), "mae"])
+    model.compile(optimizer=optimizer, loss="binary_crossentropy", **compiled)
+    return model
+
+
+def sequential() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    layers = [keras.layers.Dense(4, kernel_regularizer="l2"), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input([3]), *layers])
+    metrics = ["accuracy", keras.metrics.TopKCategoricalAccuracy(2), keras.metrics.F1Score()]
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), "categorical_crossentropy", metrics=metrics
+    )
+    return model
+
+
+def weighted() -> keras.Model:
+    unweighted = [Largest(), "mse"]
+    every = [keras.metrics.AUC(name="auc"), "accuracy", "mse", Largest("weighted_above")]
+    return functional(metrics=unweighted, weighted_metrics=every, optimizer="sgd")
+
+
+def two_towers() -> keras.Model:
+    """Two inputs, a dict of two outputs, a loss for each."""
+    keras.utils.set_random_seed(7)
+    inputs = {"x": keras.Input([3], name="x"), "id": keras.Input([], dtype="int64", name="id")}
+    rows = keras.layers.Embedding(7, 4)(inputs["id"])
+    both = keras.layers.Concatenate()([inputs["x"], rows])
+    outputs = {
+        "y": keras.layers.Dense(1, activation="sigmoid", name="y")(both),
+        "kind": keras.layers.Dense(3, activation="softmax", name="kind")(both),
+    }
+    model = keras.Model(inputs, outputs)
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.05),
+        loss={"y": "binary_crossentropy", "kind": "sparse_categorical_crossentropy"},
+        loss_weights={"y": 0.3, "kind": 2.0},
+        metrics={"y": [keras.metrics.AUC(name="auc")], "kind": ["accuracy"]},
+    )
+    return model
+
+
+@keras.saving.register_keras_serializable("tfos-tests")
+class TagModel(keras.Model):
+    """Sums the embeddings of a ragged feature, beside a dense one; has a loss of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.embedding = keras.layers.Embedding(3, 2)
+        self.dense = keras.layers.Dense(1)
+
+    def build(self, shapes: Any) -> None:
+        self.embedding.build([None])
+        self.dense.build([None, 5])
+
+    def call(self, features: Any, training: bool = False) -> Any:
+        tags = features["tags"]
+        embedded = tags.with_flat_values(self.embedding(tags.flat_values))
+        summed = tf.reshape(tf.reduce_sum(embedded, axis=1), [-1, 2])
+        output = self.dense(tf.concat([summed, features["x"]], 1))
+        self.add_loss(0.01 * tf.reduce_mean(output**2))
+        return output
+
+
+def ragged() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    model = TagModel()
+    model.compile(keras.optimizers.Adam(0.05), "mse", metrics=["mae"])
+    return model
+
+
+def strings() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    word = keras.Input([], dtype="string", name="word")
+    known = keras.layers.StringLookup(vocabulary=WORDS)(word)
+    hashed = keras.layers.Hashing(5)(word)
+    parts = [keras.layers.Embedding(4, 2)(known), keras.layers.Embedding(5, 2)(hashed)]
+    output = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Concatenate()(parts))
+    model = keras.Model({"word": word}, output)
+    model.compile(keras.optimizers.Adam(0.05), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def normalized() -> keras.Model:
+    layers = [keras.layers.BatchNormalization(momentum=0.8), keras.layers.Dropout(0.5, seed=3)]
+    return functional(*layers, optimizer=keras.optimizers.SGD(0.1))
+
+
+def constrained() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    layer = keras.layers.Dense(4, kernel_constraint=keras.constraints.UnitNorm())
+    frozen = keras.layers.Dense(4, trainable=False)
+    spectral = keras.layers.SpectralNormalization(keras.layers.Dense(2))
+    return functional(layer, frozen, spectral)
+
+
+def averaged() -> keras.Model:
+    return functional(optimizer=keras.optimizers.SGD(0.3, use_ema=True, ema_momentum=0.7))
+
+
+def accumulated() -> keras.Model:
+    return functional(optimizer=keras.optimizers.Adam(0.05, gradient_accumulation_steps=3))
+
+
+class OwnStep(keras.Model):
+    """A train_step of its own, as Keras's guide has it."""
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            predicted = self(x, training=True)
+            loss = self.compute_loss(y=y, y_pred=predicted)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply([2.0 * g for g in gradients], self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            else:
+                metric.update_state(y, predicted)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def own_step() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input([3])
+    model = OwnStep(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    return model
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and what it takes of the feed."""
+
+    make: Callable[[], keras.Model]
+    columns: Mapping[str, Any] = field(default_factory=lambda: {"features": ["x"], "label": "y"})
+
+
+CASES = {
+    "sequential": Case(sequential, {"features": "x", "label": "hot"}),
+    "weighted": Case(weighted, {"features": ["x"], "label": "y", "weight": "w"}),
+    "two towers": Case(two_towers, {"features": ["x", "id"], "label": ["y", "kind"]}),
+    "ragged": Case(ragged, {"features": ["tags", "x"], "label": "y"}),
+    "strings": Case(strings, {"features": ["word"], "label": "y"}),
+    "normalized": Case(normalized),
+    "constrained": Case(constrained),
+    "averaged": Case(averaged),
+    "accumulated": Case(accumulated),
+    "own step": Case(own_step, {"features": "x", "label": "y"}),
+}

@@ -1,0 +1,84 @@
+"""What a model must be for the strategy to train it; asked before any step is made."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfos.errors import UsageError
+from tfos.training.runner import Runner
+
+# operations that call a Python function by a number that only the process knows that made it
+_PYTHON_CALLS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+_log = logging.getLogger(__name__)
+
+
+def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None:
+    """Raises UsageError for a model that cannot be run as it is.
+
+    One that is not compiled, or is to be run eagerly; whose variables are not the strategy's; or
+    that keeps state from batch to batch where several workers go through the rows.
+    """
+    if needs_compile and not getattr(model, "compiled", False):
+        raise UsageError(
+            f"model {model.name!r} is not compiled: call model.compile(...) before fit"
+        )
+    if getattr(model, "run_eagerly", False) or tf.config.functions_run_eagerly():
+        raise UsageError(
+            f"model {model.name!r} is to run eagerly (compile(run_eagerly=True), or"
+            " tf.config.run_functions_eagerly(True)), but tfos runs its steps as a graph, on"
+            " workers: leave that out, and use tf.print to look inside"
+        )
+    optimizer = model.optimizer.variables if needs_compile and model.optimizer else []
+    for variable in [*model.variables, *optimizer]:
+        if not _belongs(variable.value, runner):
+            raise UsageError(
+                f"variable {variable.path} of model {model.name!r} is not the strategy's: make and"
+                " compile the model, and its optimizer, inside `with ctx.strategy.scope():`"
+            )
+    if runner.parallelism * runner.replicas > 1:
+        for layer in model._flatten_layers():
+            if getattr(layer, "stateful", False):
+                raise UsageError(
+                    f"layer {layer.path} of model {model.name!r} is stateful: it goes on where the"
+                    " batch before has ended, which another worker may have had; use --num-workers"
+                    " 1 or --strategy single"
+                )
+    if needs_compile and model.jit_compile:
+        _log.warning(
+            "model %s is compiled with jit_compile=True: its steps run without XLA", model.name
+        )
+
+
+def check_graph(model: keras.Model, graph: Any, runner: Runner) -> None:
+    """Raises UsageError when the graph of a model, called once, cannot run on another machine."""
+    if runner.coordinator is None:
+        return
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    for node in nodes:
+        if node.op in _PYTHON_CALLS:
+            raise UsageError(
+                f"model {model.name!r} calls Python (tf.py_function or tf.numpy_function, in"
+                f" {node.name}), which no other machine can: use TensorFlow operations,"
+                " or --strategy multi-worker"
+            )
+
+
+def check_logs(model: keras.Model, logs: Any) -> None:
+    """Raises UsageError when what a train_step or test_step of one's own returns is no metric's."""
+    if isinstance(logs, dict) and (names := set(logs) - set(model.get_metrics_result())):
+        raise UsageError(
+            f"the step of model {model.name!r} returns {sorted(names)}, of which no metric has the"
+            " name: only metrics are put together from what all workers saw; give the model, for"
+            " each, a keras.metrics.Mean of that name, and update it in the step"
+        )
+
+
+def _belongs(variable: Any, runner: Runner) -> bool:
+    if runner.coordinator is not None:
+        return "/job:ps" in str(variable.device)
+    return runner.replicas == 1 or runner.strategy.extended.variable_created_in_scope(variable)

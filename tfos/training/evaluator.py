@@ -1,0 +1,106 @@
+"""The evaluator role: evaluates each new checkpoint while the training goes on.
+
+Its process runs train() as the chief does; where the chief would train in fit(), it waits for
+checkpoints in the lake, restores the newest one, and evaluates it on fit's validation dataset. What
+comes of it is a file of the lake, which the chief, the driver and `pl_submit status` read:
+
+    evaluations.json    {"evaluations": [{"fit", "step", "metrics", "seconds"}, ...], "stop": null}
+
+"stop" is the fit that is to end, since a callback said so. One evaluator writes the file, and a new
+one goes on with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfos.errors import UsageError
+from tfos.fault.checkpoint import Checkpointer
+from tfos.feeding.dataset import FeedDataset
+from tfos.lake import EVALUATIONS, Lake
+from tfos.training.callbacks import CallbackStates
+from tfos.training.loop import Loop
+from tfos.training.program import Program, prepare, random_state
+
+_POLL_SECS = 1.0
+
+
+class Evaluator:
+    """Evaluates the checkpoints of one run. Used by the evaluator's process.
+
+    open_newest: opens the newest checkpoint of the run, to read only.
+    events: directory for TensorBoard. publish: called when something new is there.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        loop: Loop,
+        open_newest: Callable[[], Checkpointer],
+        events: str,
+        publish: Callable[[], None],
+    ) -> None:
+        self._lake = lake
+        self._loop = loop
+        self._open_newest = open_newest
+        self._events, self._publish = events, publish
+
+    def run(
+        self,
+        fit: int,
+        model: keras.Model,
+        dataset: FeedDataset | None,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> keras.callbacks.History:
+        """Evaluates the checkpoints of the run's fit number `fit`, until the next fit has begun.
+
+        For the last one that is never: the process is ended with the run. Raises UsageError when
+        fit() has no validation dataset.
+        """
+        if dataset is None:
+            raise UsageError("--evaluator has nothing to evaluate on: give fit() a validation=")
+        prepare(model, dataset, self._loop.runner)
+        program = Program(model, dataset, self._loop.runner)
+        record = self._lake.evaluations()
+        history = keras.callbacks.History()
+        hooks = keras.callbacks.CallbackList([*callbacks, history], model=model)
+        model.stop_training = False
+        hooks.on_train_begin()
+        states = CallbackStates(callbacks)
+        states.restore(record.get("callbacks", {}), {})
+        done = max((e["step"] for e in record["evaluations"] if e["fit"] == fit), default=-1)
+        writer = tf.summary.create_file_writer(self._events)
+        while True:
+            newest = self._lake.newest_checkpoint()
+            checkpoint = self._open_newest() if newest is not None else None
+            if checkpoint is not None and checkpoint.has(f"fit{fit + 1}"):
+                return history
+            if checkpoint is None or checkpoint.step <= done or not checkpoint.has(f"fit{fit}"):
+                time.sleep(_POLL_SECS)
+                continue
+            checkpoint.restore(
+                f"fit{fit}", model=model, optimizer=model.optimizer, seeds=random_state(model)
+            )
+            checkpoint.close()
+            done, begun = checkpoint.step, time.monotonic()
+            metrics = self._loop.evaluate(program, dataset)
+            hooks.on_epoch_end(
+                len(record["evaluations"]), {f"val_{name}": v for name, v in metrics.items()}
+            )
+            with writer.as_default(step=done):
+                for name, value in metrics.items():
+                    tf.summary.scalar(f"evaluation_{name}", value)
+            writer.flush()
+            self._publish()
+            seconds = round(time.monotonic() - begun, 3)
+            record["evaluations"].append(
+                {"fit": fit, "step": done, "metrics": metrics, "seconds": seconds}
+            )
+            record["callbacks"] = states.get()[0]
+            if model.stop_training:
+                record["stop"] = fit
+            self._lake.write_json(EVALUATIONS, record)
