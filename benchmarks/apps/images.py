@@ -21,8 +21,8 @@ class Images(tfos.TFOnSparkApp):
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--rows", type=int, default=20_000, help="for training")
-        parser.add_argument("--epochs", type=int, default=5)
-        parser.add_argument("--batch-size", type=int, default=128, help="rows per step")
+        parser.add_argument("--epochs", type=int, default=6)
+        parser.add_argument("--batch-size", type=int, default=64, help="rows per step")
 
     def pre_train(self, spark: SparkSession) -> dict[str, DataFrame]:
         """Feeds "train" and "test": pixels array<float>, shape int."""

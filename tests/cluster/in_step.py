@@ -59,6 +59,20 @@ def adagrad() -> keras.Model:
     return embedding(keras.optimizers.Adagrad(0.3, clipnorm=0.2))
 
 
+def averaged() -> keras.Model:
+    return embedding(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.8))
+
+
+def constrained() -> keras.Model:
+    """Its weights are assigned, after each step and in each."""
+    inputs = {"x": keras.Input([3], name="x")}
+    layer = keras.layers.Dense(4, kernel_constraint=keras.constraints.UnitNorm())
+    hidden = keras.layers.SpectralNormalization(layer)(inputs["x"])
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile(optimizer=keras.optimizers.Adam(0.05), loss="mse")
+    return model
+
+
 def normalized() -> keras.Model:
     inputs = {"x": keras.Input([3], name="x")}
     hidden = keras.layers.BatchNormalization(momentum=0.5)(inputs["x"])
@@ -85,6 +99,8 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "clipped": ("many", "x", clipped, 2),
     "momentum": ("many", "id", momentum, 2),
     "adagrad": ("many", "id", adagrad, 2),
+    "averaged": ("many", "id", averaged, 2),
+    "constrained": ("many", "x", constrained, 2),
     "two_rows": ("two", "x", dense, 2),
     "one_row": ("one", "id", momentum, 2),
     "weighted": ("many", "x", dense, 1),

@@ -7,7 +7,6 @@ import json
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from worlds import World, assert_same_history, assert_same_weights
 from zoo import CASES, EVAL, EVAL_ROWS, ROWS, TRAIN, as_tf_data, functional
 
@@ -299,73 +298,3 @@ class TestModels:
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
         predicted = world.context().predict(model, world.dataset(features="x", label=None))
         np.testing.assert_allclose(predicted, model.predict(TRAIN["x"], verbose=0), 1e-6, 1e-6)
-
-
-class TestRefusals:
-    """Before any step is made, and with the reason."""
-
-    def refused(self, world, model, match, **options):
-        with pytest.raises(UsageError, match=match):
-            world.fit(model, **options)
-        assert world.ledger.as_json() == {}
-
-    def test_not_compiled(self, world):
-        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)], name="plain")
-        self.refused(world, model, "'plain'.*compile")
-        with pytest.raises(UsageError, match=r"'plain'.*compile"):
-            world.context().evaluate(model, world.dataset())
-
-    def test_run_eagerly(self, world):
-        self.refused(world, functional(run_eagerly=True), "run_eagerly.*tf.print")
-
-    def test_functions_that_run_eagerly(self, world):
-        tf.config.run_functions_eagerly(True)
-        try:
-            self.refused(world, functional(), "run_functions_eagerly")
-        finally:
-            tf.config.run_functions_eagerly(False)
-
-    def test_step_that_returns_what_is_no_metric(self, world):
-        class Model(keras.Model):
-            def train_step(self, data):
-                return {**super().train_step(data), "norm": tf.constant(1.0)}
-
-        inputs = {"x": keras.Input([3], name="x")}
-        model = Model(inputs, keras.layers.Dense(1)(inputs["x"]))
-        model.compile("sgd", "mse")
-        self.refused(world, model, r"\['norm'\].*keras.metrics.Mean")
-
-    def test_metric_whose_state_is_no_sum(self, world):
-        class Newest(keras.metrics.Metric):
-            def __init__(self):
-                super().__init__(name="newest")
-                self.value = self.add_variable([], "zeros", aggregation="mean", name="value")
-
-            def update_state(self, y_true, y_pred, sample_weight=None):
-                self.value.assign(tf.reduce_mean(y_pred))
-
-            def result(self):
-                return self.value
-
-        self.refused(world, functional(metrics=[Newest()]), "'mean'.*must be 'sum'")
-
-    @pytest.mark.parametrize(
-        ("options", "match"),
-        [
-            ({"epochs": -1}, "epochs is -1"),
-            ({"steps_per_execution": 0}, "steps_per_execution is 0"),
-            ({"steps_per_epoch": 0}, "steps_per_epoch is 0"),
-            ({"initial_epoch": -1}, "initial_epoch is -1"),
-            ({"validation_freq": 0}, "validation_freq is 0"),
-        ],
-        ids=str,
-    )
-    def test_numbers_that_make_no_sense(self, world, options, match):
-        self.refused(world, functional(), match, **options)
-
-    def test_jit_compile_is_left_out_with_a_warning(self, world, caplog):
-        model, expected = functional(jit_compile=True), functional()
-        world.fit(model)
-        assert "jit_compile=True: its steps run without XLA" in caplog.text
-        expected.fit(as_tf_data(TRAIN), verbose=0)
-        assert_same_weights(model, expected, 1e-5)

@@ -52,18 +52,17 @@ class World:
         options = {"features": ["x"], "label": "y", "shuffle": False, **options}
         return FeedDataset(self.reader.manifest(name), batch_size, **options)
 
-    def checkpointer(self, every_secs=1e9, ledger=None):
-        ledger = ledger or Ledger()
-        shared = (ledger.as_json, ledger.restore)
-        return Checkpointer(self.lake, self.scratch, every_secs, shared=shared)
-
-    def context(self, every_secs=1e9, runner=None):
+    def context(self, every_secs=1e9, runner=None, io_device=None):
+        runner = runner or SingleRunner()
         self.ledger = Ledger()
-        self.saver = self.checkpointer(every_secs, self.ledger)
+        self.saver = Checkpointer(
+            self.lake, self.scratch, every_secs, io_device,
+            shared=(self.ledger.as_json, self.ledger.restore),
+        )  # fmt: skip
         self.outputs = Outputs(self.lake, self.scratch, is_owner=True)
         place = Place(role="chief", index=0, num_workers=0, num_ps=0, attempt=1, params={})
         return TrainContext(
-            place, runner or SingleRunner(), self.lake, self.reader, self.saver, self.ledger,
+            place, runner, self.lake, self.reader, self.saver, self.ledger,
             self.scratch, self.heard, self.outputs,
         )  # fmt: skip
 
@@ -98,6 +97,23 @@ def interrupt(**when):
             raise Interrupted
 
     return keras.callbacks.LambdaCallback(**{hook: raising})
+
+
+class Halving(keras.callbacks.Callback):
+    """A callback of one's own: reads logs, changes the model's optimizer and weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 4:
+            self.model.optimizer.learning_rate = 0.5 * float(self.model.optimizer.learning_rate)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(logs["loss"])
+        self.model.layers[-1].bias.assign_add([0.1 * logs["val_mae"]])
+        logs["seen"] = float(len(self.seen))
 
 
 def assert_same_weights(one, other, tolerance):

@@ -102,6 +102,11 @@ def functional(*extra: Any, optimizer: Any = "adam", **compiled: Any) -> keras.M
     return model
 
 
+def unsteady():
+    """A model whose validation loss goes up and down; the best is that of the third epoch."""
+    return functional(optimizer=keras.optimizers.SGD(2.0), metrics=["mae"])
+
+
 def sequential() -> keras.Model:
     keras.utils.set_random_seed(7)
     layers = [keras.layers.Dense(4, kernel_regularizer="l2"), keras.layers.Dense(3, "softmax")]
@@ -164,6 +169,7 @@ class TagModel(keras.Model):
 def ragged() -> keras.Model:
     keras.utils.set_random_seed(7)
     model = TagModel()
+    model.build(None)
     model.compile(keras.optimizers.Adam(0.05), "mse", metrics=["mae"])
     return model
 
@@ -199,6 +205,13 @@ def averaged() -> keras.Model:
 
 def accumulated() -> keras.Model:
     return functional(optimizer=keras.optimizers.Adam(0.05, gradient_accumulation_steps=3))
+
+
+def scaled() -> keras.Model:
+    """Its optimizer finds gradients that are too large, and then a scale that is too small."""
+    inner = keras.optimizers.SGD(0.1)
+    scaling = {"initial_scale": 2.0**127, "dynamic_growth_steps": 2}
+    return functional(optimizer=keras.optimizers.LossScaleOptimizer(inner, **scaling))
 
 
 class OwnStep(keras.Model):
@@ -245,5 +258,6 @@ CASES = {
     "constrained": Case(constrained),
     "averaged": Case(averaged),
     "accumulated": Case(accumulated),
+    "scaled": Case(scaled),
     "own step": Case(own_step, {"features": "x", "label": "y"}),
 }

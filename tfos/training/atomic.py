@@ -28,16 +28,8 @@ def make_atomic(optimizer: keras.optimizers.Optimizer, workers: int) -> None:
     efficient form of section 2); SGD and Adagrad need none. Raises UsageError for an optimizer
     that would not be safe.
     """
-    if workers == 1:
-        return
-    if optimizer.gradient_accumulation_steps:
-        raise UsageError(
-            f"optimizer {type(optimizer).__name__} has gradient_accumulation_steps="
-            f"{optimizer.gradient_accumulation_steps}: {workers} asynchronous workers would mix up"
-            " whose gradients they add; use a larger batch_size, or --strategy multi-worker"
-        )
     step = type(optimizer).update_step
-    if any(step is safe.update_step for safe in _SAFE):
+    if workers == 1 or any(step is safe.update_step for safe in _SAFE):
         return
     if step is not keras.optimizers.Adam.update_step or optimizer.amsgrad:
         raise UsageError(

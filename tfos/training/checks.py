@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None:
     """Raises UsageError for a model that cannot be run as it is.
 
-    One that is not compiled, or is to be run eagerly; whose variables are not the strategy's; or
-    that keeps state from batch to batch where several workers go through the rows.
+    One that is not compiled, or is to be run eagerly; whose variables are not the strategy's; whose
+    optimizer the strategy cannot run; or that keeps state from batch to batch where several workers
+    go through the rows.
     """
     if needs_compile and not getattr(model, "compiled", False):
         raise UsageError(
@@ -39,6 +40,8 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
                 f"variable {variable.path} of model {model.name!r} is not the strategy's: make and"
                 " compile the model, and its optimizer, inside `with ctx.strategy.scope():`"
             )
+    if needs_compile and (runner.coordinator is not None or runner.replicas > 1):
+        _check_optimizer(model.optimizer)
     if runner.parallelism * runner.replicas > 1:
         for layer in model._flatten_layers():
             if getattr(layer, "stateful", False):
@@ -50,6 +53,21 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
     if needs_compile and model.jit_compile:
         _log.warning(
             "model %s is compiled with jit_compile=True: its steps run without XLA", model.name
+        )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raises UsageError for one that updates weights in a condition, which strategies forbid."""
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise UsageError(
+            f"optimizer {optimizer.name} has gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps}, which only --strategy single can do: use a"
+            " larger batch_size instead"
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise UsageError(
+            f"optimizer {optimizer.name} scales the loss, for mixed_float16, which only --strategy"
+            " single can do: use mixed_bfloat16, or compile(auto_scale_loss=False)"
         )
 
 

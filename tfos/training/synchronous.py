@@ -3,7 +3,7 @@
 Each process computes the gradients of its own rows' mean loss. Weighted by its part of the step's
 rows they add up to the gradients of the mean over all rows of the step, so that W processes with
 batches of b rows make the same step as one process with a batch of W * b. What an optimizer does
-with gradients beyond scaling them (clipping, accumulation) is done to the sum, as one process
+with gradients beyond scaling them (clipping) is done to the sum, as one process
 would. (The way of Goyal et al. 2017, section 3, with exact weights for an uneven last step.)
 """
 

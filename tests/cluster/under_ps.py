@@ -1,0 +1,189 @@
+"""One process of a small cluster with parameter servers, without Spark: under_ps.py ROLE PORTS DIR
+
+The servers serve until they are killed. The chief runs every scenario on the feeds in DIR and
+leaves what came of each in DIR/<scenario>.npz, or what was raised in DIR/<scenario>.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from worlds import World
+from zoo import CASES, Case, functional, two_towers
+
+from tfos.context import TrainContext, chief_device
+from tfos.errors import UsageError
+from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reader import FeedReader
+from tfos.lake import Lake
+from tfos.runtime.strategies import ParameterServerRunner
+
+
+def adapted() -> keras.Model:
+    """Layers that have seen the rows before the training."""
+    keras.utils.set_random_seed(7)
+    words = keras.layers.StringLookup()
+    words.adapt(np.array(["green", "red", "red"]))
+    normal = keras.layers.Normalization()
+    normal.adapt(np.array([[1.0, 2.0, 3.0], [0.0, 2.0, 5.0]]))
+    inputs = {"x": keras.Input([3], name="x"), "word": keras.Input([], dtype="string", name="word")}
+    parts = [normal(inputs["x"]), keras.layers.Embedding(3, 2)(words(inputs["word"]))]
+    output = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Concatenate()(parts))
+    model = keras.Model(inputs, output)
+    model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+# scenario -> what is trained
+FITS = {
+    **{
+        name: CASES[name]
+        for name in ("two towers", "ragged", "strings", "normalized", "constrained")
+    },
+    "adapted": Case(adapted, {"features": ["x", "word"], "label": "y"}),
+    "class weight": CASES["weighted"],
+    # with the update that several workers need
+    "atomic": Case(two_towers, CASES["two towers"].columns),
+}
+CLASS_WEIGHT = {0: 0.5, 1: 2.0}
+
+
+def outside_of_the_scope(context: TrainContext) -> keras.Model:
+    return functional()
+
+
+def optimizer_outside_of_the_scope(context: TrainContext) -> keras.Model:
+    optimizer = keras.optimizers.SGD(0.1)
+    with context.strategy.scope():
+        return functional(optimizer=optimizer)
+
+
+def python_in_the_model(context: TrainContext) -> keras.Model:
+    def call(x: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(lambda x: x + 1, [x], tf.float32), [None, 4])
+
+    with context.strategy.scope():
+        return functional(keras.layers.Lambda(call, output_shape=(4,)))
+
+
+def accumulating(context: TrainContext) -> keras.Model:
+    with context.strategy.scope():
+        return CASES["accumulated"].make()
+
+
+def scaling(context: TrainContext) -> keras.Model:
+    with context.strategy.scope():
+        return CASES["scaled"].make()
+
+
+REFUSED: dict[str, Callable[[TrainContext], keras.Model]] = {
+    "outside": outside_of_the_scope,
+    "optimizer outside": optimizer_outside_of_the_scope,
+    "python": python_in_the_model,
+    "accumulating": accumulating,
+    "scaling": scaling,
+}
+
+
+def serve(role: str, cluster: dict[str, list[str]], root: Path) -> None:
+    if role == "worker":
+        serve_reads(FeedReader(Lake(str(root), "run"), str(root)))
+    tf.distribute.Server(tf.train.ClusterSpec(cluster), role, 0, protocol="grpc").join()
+
+
+def train(cluster: dict[str, list[str]], root: Path) -> None:
+    runner = ParameterServerRunner(cluster)
+    reader = FeedReader(Lake(str(root), "run"), str(root))
+    serve_reads(reader)
+
+    def begin(name: str) -> tuple[World, TrainContext]:
+        (root / "worlds" / name).mkdir(parents=True)
+        world = World(reader, root / "worlds" / name)
+        return world, world.context(runner=runner, io_device=chief_device(runner))
+
+    def leave(name: str, model: keras.Model | None = None, **more: Any) -> None:
+        weights = {f"w{n}": v.numpy() for n, v in enumerate(model.weights)} if model else {}
+        np.savez(root / f"{name}.npz", **weights, **more)
+
+    for name, case in FITS.items():
+        world, context = begin(name)
+        runner.parallelism = 2 if name == "atomic" else 1
+        with context.strategy.scope():
+            model = case.make()
+        begun = {f"b{n}": v.numpy() for n, v in enumerate(model.weights)}
+        history = context.fit(
+            model, world.dataset(**case.columns), 2, "eval",
+            class_weight=CLASS_WEIGHT if name == "class weight" else None,
+        )  # fmt: skip
+        world.saver.wait()
+        data = world.dataset("eval", **case.columns, shuffle=True)
+        predicted = keras.tree.flatten(context.predict(model, data))
+        logs = context.evaluate(model, world.dataset("eval", **case.columns))
+        leave(
+            name, model, **begun, **history.history,
+            **{f"evaluated {metric}": value for metric, value in logs.items()},
+            **{f"predicted {n}": array for n, array in enumerate(predicted)},
+        )  # fmt: skip
+    runner.parallelism = 1
+
+    world, context = begin("callbacks")
+    with context.strategy.scope():
+        model = functional(optimizer=keras.optimizers.SGD(2.0), metrics=["mae"])
+    best = str(Path(context.output_dir, "best.keras"))
+    history = context.fit(
+        model, world.dataset(), 8, "eval",
+        callbacks=[
+            keras.callbacks.EarlyStopping(min_delta=0.02, patience=1, restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1),
+            keras.callbacks.ModelCheckpoint(best, save_best_only=True),
+            keras.callbacks.CSVLogger(str(Path(context.output_dir, "log.csv"))),
+            keras.callbacks.TensorBoard(context.log_dir, histogram_freq=1, update_freq=3),
+        ],
+    )  # fmt: skip
+    world.saver.wait()
+    saved = keras.saving.load_model(best).get_weights()
+    leave("callbacks", model, **history.history, **{f"b{n}": w for n, w in enumerate(saved)})
+
+    world, context = begin("custom")
+    with context.strategy.scope():
+        weight = tf.Variable([1.0, 1.0, 1.0])
+        optimizer = keras.optimizers.SGD(0.1)
+        optimizer.build([weight])
+
+    def step(features: Any, label: Any) -> Any:
+        with tf.GradientTape() as tape:
+            error = tf.linalg.matvec(features["x"], weight) - label
+            loss = context.mean(error**2)
+        optimizer.apply(tape.gradient(loss, [weight]), [weight])
+        return loss
+
+    losses = [context.run_epoch(step, world.dataset(), epoch) for epoch in range(2)]
+    leave("custom", weight=weight.numpy(), losses=losses)
+
+    for name, make in REFUSED.items():
+        world, context = begin(name)
+        try:
+            context.fit(make(context), world.dataset())
+        except UsageError as error:
+            (root / f"{name}.txt").write_text(str(error))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    ROLE, PORTS, ROOT = sys.argv[1], sys.argv[2].split(","), Path(sys.argv[3])
+    CLUSTER = {
+        role: [f"127.0.0.1:{port}"]
+        for role, port in zip(("chief", "ps", "worker"), PORTS, strict=True)
+    }
+    if ROLE == "chief":
+        train(CLUSTER, ROOT)
+    else:
+        serve(ROLE, CLUSTER, ROOT)
