@@ -105,6 +105,8 @@ def generate(spark: SparkSession, seed: int) -> DataFrame:
         random = np.random.default_rng([seed, number])
         ones = np.flatnonzero(random.random(GENERATED_FEATURES) < 0.1)
         is_positive = random.random() < 1 / (1 + np.exp(-weights[ones].sum()))
-        return 1.0 if is_positive else -1.0, Vectors.sparse(GENERATED_FEATURES, ones, np.ones(len(ones)))
+        return 1.0 if is_positive else -1.0, Vectors.sparse(
+            GENERATED_FEATURES, ones, np.ones(len(ones))
+        )
 
     return spark.sparkContext.range(GENERATED_ROWS).map(row).toDF(["label", "features"])

@@ -47,6 +47,17 @@ def embedding(optimizer: Any) -> keras.Model:
     return model
 
 
+def flat() -> keras.Model:
+    """Outputs of [rows], as ratings are, beside a penalty."""
+    inputs = {"id": keras.Input([], dtype="int64", name="id")}
+    rows = keras.layers.Embedding(7, 1, embeddings_regularizer="l2")(inputs["id"])
+    model = keras.Model(inputs, keras.layers.Reshape(())(rows))
+    # "mae" is a mean over batches here, in Keras, and so depends on how many there are
+    metrics = [keras.metrics.RootMeanSquaredError(name="rmse")]
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", metrics=metrics)
+    return model
+
+
 def clipped() -> keras.Model:
     return dense(keras.optimizers.Adam(0.05, global_clipnorm=0.05))
 
@@ -97,6 +108,7 @@ class Here:
 FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "dense": ("many", "x", dense, 3),
     "clipped": ("many", "x", clipped, 2),
+    "flat": ("many", "id", flat, 2),
     "momentum": ("many", "id", momentum, 2),
     "adagrad": ("many", "id", adagrad, 2),
     "averaged": ("many", "id", averaged, 2),

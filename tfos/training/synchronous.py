@@ -62,7 +62,8 @@ class Synchronous:
         mine, total = self.rows(at)
         self._weight = tf.cast(mine, tf.float32) / tf.cast(total, tf.float32)
         try:
-            yield self._weight
+            with _unscaled_losses():
+                yield self._weight
         finally:
             self._weight = None
 
@@ -88,20 +89,43 @@ class Synchronous:
         optimizer.apply = apply_sum
 
     def _sum(self, gradients: list[Any]) -> list[Any]:
-        # Keras has divided the loss by the number of replicas already, as if all had as many rows
-        factor = self._weight * self._dataset.replicas
-
         def weighted(gradient: Any) -> Any:
             if isinstance(gradient, tf.IndexedSlices):
-                values = gradient.values * tf.cast(factor, gradient.dtype)
+                values = gradient.values * tf.cast(self._weight, gradient.dtype)
                 return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-            return gradient * tf.cast(factor, gradient.dtype)
+            return gradient * tf.cast(self._weight, gradient.dtype)
 
         there = [index for index, gradient in enumerate(gradients) if gradient is not None]
         sums = all_sum([weighted(gradients[index]) for index in there])
         for index, value in zip(there, sums, strict=True):
             gradients[index] = value
         return gradients
+
+
+@contextlib.contextmanager
+def _unscaled_losses() -> Iterator[None]:
+    """Keras does not divide losses by the number of replicas, as it would in their context.
+
+    It does so for most losses, as if all replicas had as many rows, and not for those of outputs
+    without a second dimension. We weight by rows, and need each loss as it is.
+    """
+    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    try:
+        from keras.src.losses import loss as module
+
+        before = {name: getattr(module, name) for name in names}
+    except (ImportError, AttributeError) as error:
+        raise TFOSError(
+            f"Keras {keras.__version__} scales losses elsewhere ({error}); use a Keras version that"
+            " tfos is tested with, or --strategy single"
+        ) from error
+    try:
+        for name in names:
+            setattr(module, name, lambda value: value)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(module, name, function)
 
 
 def check_losses(model: keras.Model) -> None:
