@@ -93,6 +93,18 @@ def normalized() -> keras.Model:
     return model
 
 
+def overshooting() -> keras.Model:
+    return dense(keras.optimizers.SGD(3.0))
+
+
+def stopping() -> list[keras.callbacks.Callback]:
+    """Callbacks that lower the learning rate and end the training."""
+    return [
+        keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=1e9),
+        keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True),
+    ]
+
+
 class Here:
     """Reports nowhere."""
 
@@ -174,17 +186,15 @@ def main(index: int, ports: list[str], root: Path) -> None:
             predicted = own.predict(model, data("many", "x", shuffle=True))
             leave("evaluated", None, **logs, predicted=predicted)
 
-    # goes on from the checkpoint of "dense" in the middle of an epoch: see the test
     model = made(normalized)
     fit("normalized", model, data("many", "x"), None, 2)
     leave("normalized", model)
 
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
-    slower = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1, min_delta=1e9)
-    model = made(lambda: dense(keras.optimizers.SGD(3.0)))
-    history = fit("stopping", model, data("many", "x"), data("two", "x"), 30, [slower, stopping])
+    model = made(overshooting)
+    begun = {f"b{n}": v.numpy() for n, v in enumerate(model.weights)}
+    history = fit("stopping", model, data("many", "x"), data("two", "x"), 30, stopping())
     rate = model.optimizer.learning_rate.numpy()
-    leave("stopping", model, epochs=history.epoch, rate=rate, stopped=stopping.stopped_epoch)
+    leave("stopping", model, **begun, epochs=history.epoch, rate=rate, **history.history)
 
     with runner.strategy.scope():
         weight = tf.Variable([1.0, 1.0, 1.0])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, free_port
-from in_step import BATCH, FITS, dense
+from in_step import BATCH, FITS, dense, overshooting, stopping
 
 from tfos.feeding.plan import share
 from tfos.feeding.schema import Column
@@ -98,25 +98,30 @@ def same_rows_in_order(rows: int) -> list[np.ndarray]:
     ]
 
 
+def batches(feed: str, column: str, names: list[str]) -> tf.data.Dataset:
+    """The steps' rows of a feed as Keras takes them: ({column: ...}, *names)."""
+    data = values(sum(SHARDS[feed]))
+    steps = same_rows_in_order(sum(SHARDS[feed]))
+
+    def elements() -> Iterator[Any]:
+        for rows in steps:
+            yield {column: data[column][rows]}, *(data[name][rows] for name in names)
+
+    specs = {n: tf.TensorSpec([None, *array.shape[1:]], array.dtype) for n, array in data.items()}
+    signature = ({column: specs[column]}, *(specs[name] for name in names))
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature)
+    # without it Keras finds out at the end of the first epoch, and trains on in another way
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(steps)))
+
+
 @pytest.mark.parametrize("name", FITS)
 def test_weights_and_metrics_are_those_of_one_process(left: Path, name: str) -> None:
     feed, column, make, epochs = FITS[name]
-    data = values(sum(SHARDS[feed]))
     found = results(left, name)
     model = make()
     model.set_weights([found[0][f"b{n}"] for n in range(len(model.weights))])
     names = ["y", "w"] if name == "weighted" else ["y"]
-
-    def batches() -> Iterator[Any]:
-        for rows in same_rows_in_order(sum(SHARDS[feed])):
-            yield {column: data[column][rows]}, *(data[n][rows] for n in names)
-
-    spec = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in data.values()]
-    specs = dict(zip(data, spec, strict=True))
-    signature = ({column: specs[column]}, *(specs[n] for n in names))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    steps = len(same_rows_in_order(sum(SHARDS[feed])))
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    dataset = batches(feed, column, names)
     history = model.fit(dataset, epochs=epochs, verbose=0).history
     for worker in found:
         for n, variable in enumerate(model.weights):
@@ -151,13 +156,25 @@ def test_moving_statistics_are_the_same_everywhere(left: Path) -> None:
     assert np.abs(found[0]["w2"] - values(41)["x"].mean(axis=0)).max() < 0.5
 
 
-def test_callbacks_do_the_same_everywhere(left: Path) -> None:
+def test_training_stops_where_that_of_one_process_does(left: Path) -> None:
     found = results(left, "stopping")
     for worker in found:
         for name, value in worker.items():
             np.testing.assert_array_equal(value, found[0][name], err_msg=name)
-    assert 0 < len(found[0]["epochs"]) < 30
+    model = overshooting()
+    model.set_weights([found[0][f"b{n}"] for n in range(len(model.weights))])
+    held = values(2)
+    history = model.fit(
+        batches("many", "x", ["y"]), epochs=30, verbose=0, callbacks=stopping(),
+        validation_data=({"x": held["x"]}, held["y"]),
+    )  # fmt: skip
+    assert found[0]["epochs"].tolist() == history.epoch
+    assert len(history.epoch) < 30
     assert found[0]["rate"] < 3.0
+    assert found[0]["rate"] == pytest.approx(float(model.optimizer.learning_rate.numpy()))
+    np.testing.assert_allclose(found[0]["val_loss"], history.history["val_loss"], 1e-4, 1e-4)
+    for n, variable in enumerate(model.weights):
+        np.testing.assert_allclose(found[0][f"w{n}"], variable, rtol=1e-4, atol=1e-4)
 
 
 def test_step_of_ones_own_is_that_of_one_process(left: Path) -> None:

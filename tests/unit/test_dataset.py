@@ -170,6 +170,35 @@ class TestMap:
         assert next(iter(dataset))["x"].numpy().tolist() == [0.0, 0.5, 1.0, 1.5]
 
 
+class TestInStep:
+    """Processes that train in step: each iterates its own dataset."""
+
+    @pytest.mark.parametrize("replicas", [2, 3, 30])
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_every_row_is_given_to_one_of_them_in_as_many_batches(self, make, replicas, shuffle):
+        given = []
+        for replica in range(replicas):
+            dataset = make(4, shuffle=shuffle, replica=replica, replicas=replicas)
+            given.append([batch["id"].numpy().tolist() for batch in dataset])
+            assert len(given[-1]) == dataset.steps_per_epoch == -(-ROWS // (4 * replicas))
+        every = sorted(i for batches in given for batch in batches for i in batch)
+        assert every == list(range(ROWS))
+
+    def test_padded_batch_has_a_row_where_there_is_none(self, make):
+        one = tf.constant(0, tf.int64)
+        for replica in range(30):
+            dataset = make(4, shuffle=False, replica=replica, replicas=30)
+            (batch,) = dataset.positions(one, tf.constant(ROWS, tf.int64), 0, padded=True)
+            assert len(batch["id"]) == 1
+
+    def test_rows_are_counted_for_all_of_them(self, make):
+        counted = []
+        dataset = make(4, replica=1, replicas=2, on_rows=lambda *given: counted.append(given))
+        for _ in dataset:
+            pass
+        assert counted == [("train", 0, 8), ("train", 0, 8), ("train", 0, 7)]
+
+
 class TestPerWorker:
     """What ClusterCoordinator.create_per_worker_dataset makes of it, in one process at a time."""
 

@@ -14,6 +14,7 @@ from tfos.feeding.plan import (
     WINDOW_ROWS,
     EpochOrder,
     Slice,
+    share,
     unit_steps,
     units,
     window_rows,
@@ -134,6 +135,41 @@ class TestEpochOrder:
     def test_feed_without_shards_has_no_rows(self):
         order = EpochOrder([], 4, True, 0, 0)
         assert (order.rows, order.slices(0, 0), order.windows(0, 0)) == (0, [], [])
+
+    @QUICK
+    @given(SHARDS, st.integers(1, 40), st.booleans(), st.data())
+    def test_part_is_those_rows_and_no_others(self, shards, window, shuffle, data):
+        first = data.draw(st.integers(0, sum(shards)))
+        last = data.draw(st.integers(first, sum(shards)))
+        order = EpochOrder(shards, window, shuffle, 5, 1, (first, last))
+        assert order.rows == last - first
+        assert sorted(visit(order, shards, 0, order.rows)) == every_row(shards)[first:last]
+
+
+class TestShare:
+    """Which rows each of several processes in step takes."""
+
+    SIZES = (st.integers(0, 300), st.integers(1, 9), st.integers(1, 20))
+
+    @QUICK
+    @given(*SIZES)
+    def test_every_row_is_in_one_share_and_shares_are_even(self, rows, replicas, batch):
+        shares = [range(*share(rows, replica, replicas)) for replica in range(replicas)]
+        assert [row for each in shares for row in each] == list(range(rows))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+    @QUICK
+    @given(*SIZES)
+    def test_all_steps_but_the_last_are_full(self, rows, replicas, batch):
+        """So a position in the epoch says how far every replica is."""
+        shares = [range(*share(rows, replica, replicas)) for replica in range(replicas)]
+        steps = -(-rows // (replicas * batch))
+        for step in range(steps):
+            taken = [len(each[step * batch : (step + 1) * batch]) for each in shares]
+            assert sum(taken) == min(replicas * batch, rows - step * replicas * batch)
+            if step < steps - 1:
+                assert set(taken) == {batch}
+        assert all(len(each[steps * batch :]) == 0 for each in shares)
 
 
 class TestUnits:
