@@ -81,8 +81,8 @@ MODELS = [
 PAGE = """\
 # Quality under every strategy
 
-Written by `python benchmarks/quality.py` on {date}: {machine}, {versions}. The processes of a run
-share the machine with each other and whatever else runs there.
+Written by `python benchmarks/quality.py` on {date}: {machine}, {versions}.
+The processes of a run share the machine with each other and whatever else runs there.
 
 {table}
 
@@ -144,8 +144,7 @@ def page(table: list[str]) -> str:
     return PAGE.format(
         date=datetime.date.today(),
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB",
-        versions=f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "pyspark")),
+        versions=", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "pyspark")),
         table="\n".join(table),
         demands="\n".join(demands),
     )

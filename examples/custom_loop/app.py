@@ -80,7 +80,7 @@ class CustomLoop(tfos.TFOnSparkApp):
         begun = ctx.checkpoint.restore(model=score, optimizer=optimizer)
         losses = begun["losses"] if begun else []
         for epoch in range(len(losses), self.args.epochs):
-            losses.append(ctx.run_epoch(step, train, epoch))
+            losses = [*losses, ctx.run_epoch(step, train, epoch)]
             ctx.report(epochs=epoch + 1, loss=losses[-1])
             if ctx.checkpoint.due() or epoch + 1 == self.args.epochs:
                 ctx.checkpoint.save((epoch + 1) * train.steps_per_epoch, {"losses": losses})
