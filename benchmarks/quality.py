@@ -144,7 +144,9 @@ def page(table: list[str]) -> str:
     return PAGE.format(
         date=datetime.date.today(),
         machine=f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB",
-        versions=", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "pyspark")),
+        versions=", ".join(
+            f"{name} {version(name)}" for name in ("tensorflow", "keras", "pyspark")
+        ),
         table="\n".join(table),
         demands="\n".join(demands),
     )

@@ -93,6 +93,51 @@ def normalized() -> keras.Model:
     return model
 
 
+class Bags(keras.Model):
+    """Sums the embeddings of a ragged feature: each step has another number of slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = keras.layers.Embedding(5, 2, name="tags")
+        self.dense = keras.layers.Dense(1)
+
+    def build(self, shapes: Any) -> None:
+        self.embedding.build([None])
+        self.dense.build([None, 2])
+
+    def call(self, features: Any) -> Any:
+        tags = features["tags"]
+        embedded = tags.with_flat_values(self.embedding(tags.flat_values))
+        return self.dense(tf.reshape(tf.reduce_sum(embedded, axis=1), [-1, 2]))
+
+
+def bags() -> keras.Model:
+    model = Bags()
+    model.build(None)
+    model.compile(optimizer=keras.optimizers.Adagrad(0.3), loss="mse")
+    return model
+
+
+def two_tables(rows_mean: Callable[[Any], Any]) -> tuple[list[Any], Callable[[Any, Any], Any]]:
+    """(weights, a step of one's own) with unlike numbers of slices of unlike width."""
+    tables = [keras.layers.Embedding(7, 3, "ones"), keras.layers.Embedding(5, 1, "ones")]
+    for table in tables:
+        table.build([None])
+    weights = [table.embeddings for table in tables]
+    optimizer = keras.optimizers.Adagrad(0.3)
+    optimizer.build(weights)
+
+    def step(features: Any, label: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tags = features["tags"].with_flat_values(tables[1](features["tags"].flat_values))
+            both = tf.reduce_sum(tables[0](features["id"]), 1) + tf.reduce_sum(tags, [1, 2])
+            loss = rows_mean((both - label) ** 2)
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return loss
+
+    return weights, step
+
+
 def overshooting() -> keras.Model:
     return dense(keras.optimizers.SGD(3.0))
 
@@ -128,6 +173,7 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "two_rows": ("two", "x", dense, 2),
     "one_row": ("one", "id", momentum, 2),
     "weighted": ("many", "x", dense, 1),
+    "bags": ("many", "tags", bags, 2),
 }
 
 
@@ -147,10 +193,12 @@ def main(index: int, ports: list[str], root: Path) -> None:
         check_agreement(runner, saver.step)
         return Loop(runner, ledgers[name], Here(), saver.step), saver
 
-    def data(feed: str, features: str, **options: Any) -> FeedDataset:
+    def data(feed: str, features: str | list[str], **options: Any) -> FeedDataset:
         replicas = {"replica": runner.replica, "replicas": runner.replicas}
         options = {"label": "y", "shuffle": False, **options}
-        return FeedDataset(reader.manifest(feed), BATCH, [features], **options, **replicas)
+        return FeedDataset(
+            reader.manifest(feed), BATCH, np.atleast_1d(features).tolist(), **options, **replicas
+        )
 
     def made(make: Callable[[], keras.Model]) -> keras.Model:
         keras.utils.set_random_seed(7 + index)  # the chief's weights must become everyone's
@@ -211,6 +259,13 @@ def main(index: int, ports: list[str], root: Path) -> None:
     own, _ = loop("custom")
     losses = [own.run_epoch(step, data("many", "x"), epoch) for epoch in range(2)]
     leave("custom", None, weight=weight.numpy(), losses=losses)
+
+    with runner.strategy.scope():
+        weights, step = two_tables(lambda values: mean(values, runner.replicas))
+    own, _ = loop("two_tables")
+    both = data("many", ["id", "tags"])
+    losses = [own.run_epoch(step, both, epoch) for epoch in range(2)]
+    leave("two_tables", None, losses=losses, id=weights[0].numpy(), tags=weights[1].numpy())
     check_agreement(runner, 0)
     sys.stdout.flush()
     os._exit(0)

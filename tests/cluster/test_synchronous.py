@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, free_port
-from in_step import BATCH, FITS, dense, overshooting, stopping
+from in_step import BATCH, FITS, dense, overshooting, stopping, two_tables
 
 from tfos.feeding.plan import share
 from tfos.feeding.schema import Column
@@ -36,7 +36,15 @@ def values(rows: int) -> dict[str, np.ndarray]:
         "id": random.integers(0, 7, rows),
         "y": (x.sum(axis=1) > 0).astype("float32"),
         "w": random.uniform(0, 2, rows).astype("float32"),
+        "tags": np.array([random.integers(0, 5, n % 4) for n in range(rows)], object),
     }
+
+
+def tensor(values: np.ndarray) -> Any:
+    """The feature of these rows of a column."""
+    if values.dtype != object:
+        return tf.constant(values)
+    return tf.RaggedTensor.from_row_lengths(np.concatenate(values), [len(v) for v in values])
 
 
 COLUMNS = [
@@ -44,6 +52,7 @@ COLUMNS = [
     Column("id", "int64"),
     Column("y", "float32"),
     Column("w", "float32"),
+    Column("tags", "int64", -1),
 ]
 
 
@@ -105,9 +114,14 @@ def batches(feed: str, column: str, names: list[str]) -> tf.data.Dataset:
 
     def elements() -> Iterator[Any]:
         for rows in steps:
-            yield {column: data[column][rows]}, *(data[name][rows] for name in names)
+            yield {column: tensor(data[column][rows])}, *(data[name][rows] for name in names)
 
-    specs = {n: tf.TensorSpec([None, *array.shape[1:]], array.dtype) for n, array in data.items()}
+    specs = {
+        n: tf.RaggedTensorSpec([None, None], tf.int64)
+        if array.dtype == object
+        else tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+        for n, array in data.items()
+    }
     signature = ({column: specs[column]}, *(specs[name] for name in names))
     dataset = tf.data.Dataset.from_generator(elements, output_signature=signature)
     # without it Keras finds out at the end of the first epoch, and trains on in another way
@@ -191,6 +205,22 @@ def test_step_of_ones_own_is_that_of_one_process(left: Path) -> None:
     for worker in results(left, "custom"):
         np.testing.assert_allclose(worker["weight"], weight, rtol=1e-5)
         np.testing.assert_allclose(worker["losses"], losses, rtol=1e-5)
+
+
+def test_step_of_ones_own_with_two_tables_is_that_of_one_process(left: Path) -> None:
+    data = values(41)
+    weights, step = two_tables(tf.reduce_mean)
+    losses = []
+    for _ in range(2):
+        total = 0.0
+        for rows in same_rows_in_order(41):
+            features = {name: tensor(data[name][rows]) for name in ("id", "tags")}
+            total += float(step(features, data["y"][rows])) * len(rows)
+        losses.append(total / 41)
+    for worker in results(left, "two_tables"):
+        np.testing.assert_allclose(worker["losses"], losses, rtol=1e-5)
+        np.testing.assert_allclose(worker["id"], weights[0], rtol=1e-5)
+        np.testing.assert_allclose(worker["tags"], weights[1], rtol=1e-5)
 
 
 def test_only_the_chief_saves(left: Path) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tfos.fault.hang import HangWatch
+from tfos.runtime import main
 from tfos.runtime.main import _ChannelReports
 
 DEADLINE_SECS = 20
@@ -152,3 +153,17 @@ class TestReports:
         watch.said(said[-1], now=2)
         assert said == [{"quiet": True}, {"quiet": False}]
         assert not watch._quiet
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("Collective ops is aborted by: Socket closed", "peer"),
+        ("Collective ops is aborted by: Shape mismatch in the collective instance 7.", "exception"),
+        ("indices[0] = 9 is not in [0, 7)", "exception"),
+    ],
+)
+def test_death_of_another_process_is_no_error_of_this_one(message, kind):
+    import tensorflow as tf
+
+    assert main._kind(tf.errors.InvalidArgumentError(None, None, message)) == kind

@@ -51,6 +51,8 @@ _PEER_WORDS = re.compile(
     "context_id|remote handle|Socket closed|failed to connect|Connection re"
     "|Collective ops is aborted|stopped sending heartbeats|Error reported from /job"
 )
+# also "aborted", though nobody died: user code that gives collectives other shapes each time
+_DISAGREE_WORDS = re.compile("mismatch in the collective")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ def _kind(error: BaseException) -> str:
     import tensorflow as tf
 
     lost = type(error).__name__ in _PEER_ERRORS or (
-        isinstance(error, tf.errors.OpError) and _PEER_WORDS.search(str(error))
+        isinstance(error, tf.errors.OpError)
+        and _PEER_WORDS.search(str(error))
+        and not _DISAGREE_WORDS.search(str(error))
     )
     return "peer" if lost else "exception"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
+from tfos.training.collectives import all_sum
 from tfos.training.program import AppliedRows
 from tfos.training.runner import Runner
-from tfos.training.synchronous import all_sum
+from tfos.training.synchronous import summed_gradients
 
 
 def mean(values: Any, replicas: int) -> Any:
@@ -34,6 +36,7 @@ class CustomProgram:
         self, step: Any, dataset: FeedDataset, runner: Runner, applied: AppliedRows
     ) -> None:
         run = runner.strategy.run
+        reducing = contextlib.nullcontext if dataset.replicas == 1 else summed_gradients
 
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
         def unit(bounds: Any) -> Any:
@@ -43,7 +46,7 @@ class CustomProgram:
             def body(at: Any, total: Any) -> Any:
                 batch = next(batches)
                 upto = tf.minimum(at + dataset.step_rows, stop)
-                with applied.counting(upto - at):
+                with applied.counting(upto - at), reducing():
                     loss = run(step, args=batch if isinstance(batch, tuple) else (batch,))
                 if loss is None:
                     raise UsageError("the step given to run_epoch returned None: return a scalar")

@@ -23,9 +23,10 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.checks import check_graph, check_logs, check_model
+from tfos.training.collectives import all_sum
 from tfos.training.runner import Runner
 from tfos.training.scope import StepScope, add_to
-from tfos.training.synchronous import Synchronous, all_sum, check_losses
+from tfos.training.synchronous import Synchronous, check_losses
 
 
 def prepare(

@@ -10,6 +10,7 @@ would. (The way of Goyal et al. 2017, section 3, with exact weights for an uneve
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,23 +20,10 @@ import tensorflow as tf
 from tfos.errors import TFOSError, UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.plan import share
+from tfos.training.collectives import all_sum
 
 # losses that divide by the rows of a batch, so that weighted means of them are means
 _MEANS = ("sum_over_batch_size", "mean")
-
-
-@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def all_sum(tensors: Sequence[Any]) -> list[Any]:
-    """The sums of tensors or IndexedSlices over the processes. In a replica context.
-
-    As one operation where there is more than one tensor: each costs a round trip.
-    """
-    if not tensors:
-        return []
-    # a tensor from a loop has no device, which the allreduce needs to know
-    placed = [t if isinstance(t, tf.IndexedSlices) else tf.identity(t) for t in tensors]
-    context = tf.distribute.get_replica_context()
-    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, placed))
 
 
 class Synchronous:
@@ -62,7 +50,7 @@ class Synchronous:
         mine, total = self.rows(at)
         self._weight = tf.cast(mine, tf.float32) / tf.cast(total, tf.float32)
         try:
-            with _unscaled_losses():
+            with _as_it_is():
                 yield self._weight
         finally:
             self._weight = None
@@ -73,15 +61,6 @@ class Synchronous:
         Keras would do so as well, after clipping and without weights.
         """
         apply = type(optimizer).apply
-        inner = optimizer
-        while inner is not None:
-            if not hasattr(inner, "_all_reduce_sum_gradients"):
-                raise TFOSError(
-                    f"Keras {keras.__version__} sums up the gradients elsewhere; use a Keras"
-                    " version that tfos is tested with, or --strategy single"
-                )
-            inner._all_reduce_sum_gradients = list
-            inner = getattr(inner, "inner_optimizer", None)
 
         def apply_sum(gradients: Sequence[Any], variables: Any = None) -> Any:
             return apply(optimizer, self._sum(list(gradients)), variables)
@@ -103,29 +82,61 @@ class Synchronous:
 
 
 @contextlib.contextmanager
-def _unscaled_losses() -> Iterator[None]:
-    """Keras does not divide losses by the number of replicas, as it would in their context.
+def summed_gradients() -> Iterator[None]:
+    """Keras's optimizers sum up gradients with all_sum(): in the step of a custom loop."""
 
-    It does so for most losses, as if all replicas had as many rows, and not for those of outputs
-    without a second dimension. We weight by rows, and need each loss as it is.
+    def all_reduce(self: Any, pairs: Any) -> list[Any]:
+        pairs = list(pairs)
+        sums = iter(all_sum([gradient for gradient, _ in pairs if gradient is not None]))
+        return [(g if g is None else next(sums), variable) for g, variable in pairs]
+
+    with _keras_with(
+        "backend.tensorflow.optimizer:TFOptimizer", _all_reduce_sum_gradients=all_reduce
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _as_it_is() -> Iterator[None]:
+    """Keras neither divides losses by the number of replicas nor sums up gradients.
+
+    It divides most losses, as if all replicas had as many rows, and not those of outputs without a
+    second dimension. We weight by rows, and need each loss as it is.
     """
-    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
-    try:
-        from keras.src.losses import loss as module
+    with (
+        _keras_with(
+            "losses.loss",
+            scale_loss_for_distribution=lambda value: value,
+            unscale_loss_for_distribution=lambda value: value,
+        ),
+        _keras_with(
+            "backend.tensorflow.optimizer:TFOptimizer",
+            _all_reduce_sum_gradients=lambda self, pairs: list(pairs),
+        ),
+    ):
+        yield
 
-        before = {name: getattr(module, name) for name in names}
+
+@contextlib.contextmanager
+def _keras_with(place: str, **functions: Any) -> Iterator[None]:
+    """Replaces functions inside Keras: place is "module:class", or "module" below keras.src."""
+    module, _, name = place.partition(":")
+    try:
+        owner = importlib.import_module(f"keras.src.{module}")
+        owner = getattr(owner, name) if name else owner
+        before = {function: getattr(owner, function) for function in functions}
     except (ImportError, AttributeError) as error:
         raise TFOSError(
-            f"Keras {keras.__version__} scales losses elsewhere ({error}); use a Keras version that"
-            " tfos is tested with, or --strategy single"
+            f"Keras {keras.__version__} differs from those that tfos is tested with ({error}): use"
+            " one of them, or --strategy single"
         ) from error
     try:
-        for name in names:
-            setattr(module, name, lambda value: value)
+        for function, replacement in functions.items():
+            setattr(owner, function, replacement)
         yield
     finally:
-        for name, function in before.items():
-            setattr(module, name, function)
+        for function, original in before.items():
+            setattr(owner, function, original)
 
 
 def check_losses(model: keras.Model) -> None:
