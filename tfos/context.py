@@ -127,9 +127,9 @@ class TrainContext:
                 " leave it out, and call ctx.evaluate() in the loop"
             )
 
-    def _count_rows(self, feed: str, epoch: int, rows: int) -> None:
+    def _count_rows(self, feed: str, epoch: int, rows: int, due: int) -> None:
         self._refuse_evaluator()
-        self._ledger.add(feed, epoch, rows)
+        self._ledger.add(feed, epoch, rows, due)
         self._reports.moved()
 
     def fit(

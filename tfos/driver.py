@@ -321,7 +321,7 @@ class _Run:
                 name: {
                     "rows": manifest.rows,
                     "shards": len(manifest.shards),
-                    **accounting(ledger.get(name, {}), manifest.rows),
+                    **accounting(ledger.get(name, {})),
                 }
                 for name, manifest in self._manifests.items()
             },

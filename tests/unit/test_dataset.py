@@ -147,10 +147,10 @@ class TestEpochs:
 
     def test_rows_given_out_are_counted_never_ahead_of_the_loop(self, make):
         counted = []
-        dataset = make(10, on_rows=lambda feed, epoch, rows: counted.append((feed, epoch, rows)))
+        dataset = make(10, on_rows=lambda *given: counted.append(given))
         for number, _ in enumerate(dataset):
             assert len(counted) == number
-        assert counted == [("train", 0, 10), ("train", 0, 10), ("train", 0, 3)]
+        assert counted == [("train", 0, 10, 23), ("train", 0, 10, 23), ("train", 0, 3, 23)]
         next(iter(dataset))
         assert len(counted) == 3
 
@@ -196,7 +196,7 @@ class TestInStep:
         dataset = make(4, replica=1, replicas=2, on_rows=lambda *given: counted.append(given))
         for _ in dataset:
             pass
-        assert counted == [("train", 0, 8), ("train", 0, 8), ("train", 0, 7)]
+        assert counted == [("train", 0, 8, 23), ("train", 0, 8, 23), ("train", 0, 7, 23)]
 
 
 class TestPerWorker:

@@ -19,26 +19,26 @@ def repeated(ledger):
 
 def test_counts_by_feed_and_epoch():
     ledger = Ledger()
-    ledger.add("train", 0, 10)
-    ledger.add("train", 0, 5)
-    ledger.add("train", 1, 7)
-    ledger.add("other", 0, 1)
+    ledger.add("train", 0, 10, 10)
+    ledger.add("train", 0, 5, 10)
+    ledger.add("train", 1, 7, 10)
+    ledger.add("other", 0, 1, 10)
     assert ledger.as_json() == {
-        "train": {"rows_trained": [15, 7], "rows_repeated": [0, 0]},
-        "other": {"rows_trained": [1], "rows_repeated": [0]},
+        "train": {"rows_due": [10, 10], "rows_trained": [15, 7], "rows_repeated": [0, 0]},
+        "other": {"rows_due": [10], "rows_trained": [1], "rows_repeated": [0]},
     }
 
 
 def test_epoch_that_was_passed_over_counts_0():
     ledger = Ledger()
-    ledger.add("train", 2, 4)
+    ledger.add("train", 2, 4, 10)
     assert trained(ledger) == {"train": [0, 0, 4]}
 
 
 def test_repeated_rows_are_counted_apart():
     ledger = Ledger()
-    ledger.add("train", 0, 10)
-    ledger.add("train", 1, 10)
+    ledger.add("train", 0, 10, 10)
+    ledger.add("train", 1, 10, 10)
     ledger.repeat("train", 1, 3)
     ledger.repeat("train", 1, 1)
     assert trained(ledger) == {"train": [10, 10]}
@@ -49,57 +49,65 @@ def test_repeated_rows_of_an_early_epoch_leave_the_later_ones_0():
     ledger = Ledger()
     ledger.repeat("train", 0, 3)
     for epoch in range(3):
-        ledger.add("train", epoch, 10)
+        ledger.add("train", epoch, 10, 10)
     assert repeated(ledger) == {"train": [3, 0, 0]}
 
 
 def test_restored_goes_on_from_what_was_saved():
     ledger = Ledger()
-    ledger.add("train", 0, 10)
+    ledger.add("train", 0, 10, 10)
     ledger.repeat("train", 0, 2)
     saved = json.loads(json.dumps(ledger.as_json()))
-    ledger.add("train", 0, 99)
+    ledger.add("train", 0, 99, 10)
     other = Ledger()
-    other.add("eval", 0, 3)
+    other.add("eval", 0, 3, 10)
     other.repeat("eval", 0, 3)
     other.restore(saved)
-    other.add("train", 1, 2)
+    other.add("train", 1, 2, 10)
     other.repeat("train", 0, 1)
     other.repeat("train", 1, 5)
-    assert other.as_json() == {"train": {"rows_trained": [10, 2], "rows_repeated": [3, 5]}}
-    assert saved == {"train": {"rows_trained": [10], "rows_repeated": [2]}}
+    assert other.as_json() == {
+        "train": {"rows_due": [10, 10], "rows_trained": [10, 2], "rows_repeated": [3, 5]}
+    }
+    assert saved == {"train": {"rows_due": [10], "rows_trained": [10], "rows_repeated": [2]}}
 
 
 def test_what_was_saved_does_not_change_afterwards():
     ledger = Ledger()
-    ledger.add("train", 0, 1)
+    ledger.add("train", 0, 1, 10)
     ledger.repeat("train", 0, 1)
     saved = ledger.as_json()
-    ledger.add("train", 0, 1)
+    ledger.add("train", 0, 1, 10)
     ledger.repeat("train", 0, 1)
-    assert saved == {"train": {"rows_trained": [1], "rows_repeated": [1]}}
+    assert saved == {"train": {"rows_due": [10], "rows_trained": [1], "rows_repeated": [1]}}
 
 
 class TestAccounting:
     def test_of_a_feed_that_was_not_trained_on(self):
-        assert accounting({}, 100) == {"rows_trained": [], "rows_repeated": [], "rows_missed": []}
+        assert accounting({}) == {"rows_trained": [], "rows_repeated": [], "rows_missed": []}
 
     @pytest.mark.parametrize(
-        ("counts", "missed"),
-        [([100], [0]), ([100, 60], [0, 40]), ([0, 100], [100, 0]), ([200], [0])],
+        ("due", "counts", "missed"),
+        [
+            ([100], [100], [0]),
+            ([100, 100], [100, 60], [0, 40]),
+            ([0, 100], [0, 100], [0, 0]),  # fit(initial_epoch=1)
+            ([80], [80], [0]),  # fit(validation=0.2)
+            ([100], [200], [0]),
+        ],
     )
-    def test_rows_missed_of_each_epoch(self, counts, missed):
+    def test_rows_missed_of_each_epoch(self, due, counts, missed):
         record = {"rows_trained": counts, "rows_repeated": [0] * len(counts)}
-        assert accounting(record, 100) == {**record, "rows_missed": missed}
+        assert accounting({**record, "rows_due": due}) == {**record, "rows_missed": missed}
 
     def test_repeated_rows_make_up_for_no_missed_ones(self):
-        record = {"rows_trained": [90], "rows_repeated": [10]}
-        assert accounting(record, 100)["rows_missed"] == [10]
+        record = {"rows_due": [100], "rows_trained": [90], "rows_repeated": [10]}
+        assert accounting(record)["rows_missed"] == [10]
 
     def test_of_a_ledger(self):
         ledger = Ledger()
-        ledger.add("train", 0, 8)
-        ledger.repeat("train", 0, 2)
-        assert accounting(ledger.as_json()["train"], 9) == {
-            "rows_trained": [8], "rows_repeated": [2], "rows_missed": [1],
+        ledger.add("train", 1, 8, 9)
+        ledger.repeat("train", 1, 2)
+        assert accounting(ledger.as_json()["train"]) == {
+            "rows_trained": [0, 8], "rows_repeated": [0, 2], "rows_missed": [0, 1],
         }  # fmt: skip

@@ -80,7 +80,7 @@ class FeedDataset:
         *,
         replica: int = 0,
         replicas: int = 1,
-        on_rows: Callable[[str, int, int], None] | None = None,
+        on_rows: Callable[[str, int, int, int], None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise FeedError(
@@ -210,7 +210,7 @@ class FeedDataset:
                 batches = iter(self.positions(start, self.rows, epoch))
             yield next(batches)
             if self._on_rows:
-                self._on_rows(self.feed, epoch, stop - start)
+                self._on_rows(self.feed, epoch, stop - start, self.rows)
 
     def __call__(self) -> tf.data.Dataset:
         rows = tf.constant(self.rows, tf.int64)

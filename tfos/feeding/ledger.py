@@ -15,19 +15,26 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: dict[str, list[int]] = {}
         self._repeated: dict[str, list[int]] = {}
+        self._due: dict[str, list[int]] = {}
 
-    def add(self, feed: str, epoch: int, rows: int) -> None:
-        """Counts `rows` more rows of `feed` in `epoch`."""
+    def add(self, feed: str, epoch: int, rows: int, due: int) -> None:
+        """Counts `rows` more rows of `feed` in `epoch`, of the `due` ones of the whole epoch."""
         _add(self._rows, feed, epoch, rows)
+        counts = self._due[feed] = _padded(self._due.get(feed, []), epoch + 1)
+        counts[epoch] = max(counts[epoch], due)
 
     def repeat(self, feed: str, epoch: int, rows: int) -> None:
         """Counts `rows` rows of `feed` that were trained on once too often."""
         _add(self._repeated, feed, epoch, rows)
 
     def as_json(self) -> dict[str, dict[str, list[int]]]:
-        """{feed: {"rows_trained": [rows of each epoch], "rows_repeated": [...]}}."""
+        """{feed: {"rows_due": [rows of each epoch], "rows_trained": [...], "rows_repeated": ...}}.
+
+        No rows are due in an epoch that was not begun, as those before fit's initial_epoch.
+        """
         return {
             feed: {
+                "rows_due": list(self._due[feed]),
                 "rows_trained": list(counts),
                 "rows_repeated": _padded(self._repeated.get(feed, []), len(counts)),
             }
@@ -37,18 +44,19 @@ class Ledger:
     def restore(self, record: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
         self._rows = {feed: list(counts["rows_trained"]) for feed, counts in record.items()}
         self._repeated = {feed: list(counts["rows_repeated"]) for feed, counts in record.items()}
+        self._due = {feed: list(counts["rows_due"]) for feed, counts in record.items()}
 
 
-def accounting(record: Mapping[str, Sequence[int]], rows: int) -> dict[str, list[int]]:
-    """What result.json says of a feed of `rows` rows, from the ledger's record of it.
+def accounting(record: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """What result.json says of a feed, from the ledger's record of it.
 
-    rows_missed: rows of each epoch that were not trained on at all.
+    rows_missed: rows of each epoch that were due and not trained on at all.
     """
-    trained = list(record.get("rows_trained", []))
+    trained, due = record.get("rows_trained", []), record.get("rows_due", [])
     return {
-        "rows_trained": trained,
+        "rows_trained": list(trained),
         "rows_repeated": list(record.get("rows_repeated", [])),
-        "rows_missed": [max(0, rows - count) for count in trained],
+        "rows_missed": [max(0, rows - count) for rows, count in zip(due, trained, strict=True)],
     }
 
 

@@ -127,7 +127,7 @@ class Loop:
     def count(self, dataset: FeedDataset, part: Part) -> None:
         """Takes a part into account that was trained on."""
         self.steps += -(-part.rows // dataset.step_rows)
-        self._ledger.add(dataset.feed, part.epoch, part.rows)
+        self._ledger.add(dataset.feed, part.epoch, part.rows, dataset.rows)
         self._unsettled += part.rows
 
     def settle(self, dataset: FeedDataset, epoch: int) -> None:
