@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import operator
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from submit import ROOT, submit
+
 DATA = ROOT.parent / "shared" / "data"
-RUN_TIMEOUT_SECS = 600
 STRATEGIES = {
     "single": ["--strategy", "single"],
     "ps, 2 workers": ["--strategy", "ps", "--num-ps", "1", "--num-workers", "2"],
@@ -99,17 +95,6 @@ The script fails unless this holds under every strategy; liblinear (L2, C = 1) h
 """
 
 
-def train(model: Model, strategy: str, quick: bool, lake: str) -> dict[str, Any]:
-    """result.json of one run. Raises RuntimeError with its last words when it fails."""
-    command = [str(ROOT / "bin" / "pl_submit"), "--json", "--lake", lake, *STRATEGIES[strategy]]
-    command += [str(ROOT / model.app), *model.args]
-    command += ["--epochs", str(model.quick_epochs)] if quick else []
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_SECS)
-    if ended.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
-    return dict(json.loads(ended.stdout.splitlines()[-1]))
-
-
 def cells(model: Model, strategy: str, result: dict[str, Any]) -> list[str]:
     quality = ", ".join(f"{name} {result['metrics'][name]:.4f}" for name in model.targets)
     rows, seconds = sum(result["feeds"]["train"]["rows_trained"]), result["seconds"]
@@ -165,8 +150,8 @@ def main() -> None:
     for model in MODELS:
         results = {}
         for strategy in STRATEGIES:
-            with tempfile.TemporaryDirectory(prefix="tfos-quality-") as lake:
-                results[strategy] = train(model, strategy, quick, lake)
+            epochs = ["--epochs", str(model.quick_epochs)] if quick else []
+            results[strategy] = submit(STRATEGIES[strategy], model.app, [*model.args, *epochs])
             table.append(f"| {' | '.join(cells(model, strategy, results[strategy]))} |")
             print(table[-1], flush=True)
         wrong += shortfalls(model, results)

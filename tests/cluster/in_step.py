@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfos import optimizers
 from tfos.fault.checkpoint import Checkpointer
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.ledger import Ledger
@@ -68,6 +69,14 @@ def momentum() -> keras.Model:
 
 def adagrad() -> keras.Model:
     return embedding(keras.optimizers.Adagrad(0.3, clipnorm=0.2))
+
+
+def lazy() -> keras.Model:
+    return embedding(optimizers.Adam(0.1, clipnorm=0.5, weight_decay=0.1))
+
+
+def sparse() -> keras.Model:
+    return embedding(optimizers.GroupFTRL(0.3, l1=0.01, l21=0.01))
 
 
 def averaged() -> keras.Model:
@@ -168,6 +177,8 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "flat": ("many", "id", flat, 2),
     "momentum": ("many", "id", momentum, 2),
     "adagrad": ("many", "id", adagrad, 2),
+    "lazy": ("many", "id", lazy, 2),
+    "sparse": ("many", "id", sparse, 2),
     "averaged": ("many", "id", averaged, 2),
     "constrained": ("many", "x", constrained, 2),
     "two_rows": ("two", "x", dense, 2),

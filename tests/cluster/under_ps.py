@@ -18,6 +18,7 @@ import tensorflow as tf
 from worlds import World
 from zoo import CASES, Case, functional, two_towers
 
+from tfos import optimizers
 from tfos.context import TrainContext, chief_device
 from tfos.errors import UsageError
 from tfos.feeding.dataset import serve_reads
@@ -41,6 +42,14 @@ def adapted() -> keras.Model:
     return model
 
 
+def lazy() -> keras.Model:
+    return two_towers(optimizers.Adam(0.05, clipnorm=0.5, weight_decay=0.1))
+
+
+def sparse() -> keras.Model:
+    return two_towers(optimizers.GroupFTRL(0.3, l1=0.01, l21=0.01))
+
+
 # scenario -> what is trained
 FITS = {
     **{
@@ -48,6 +57,8 @@ FITS = {
         for name in ("two towers", "ragged", "strings", "normalized", "constrained")
     },
     "adapted": Case(adapted, {"features": ["x", "word"], "label": "y"}),
+    "lazy": Case(lazy, CASES["two towers"].columns),
+    "sparse": Case(sparse, CASES["two towers"].columns),
     "class weight": CASES["weighted"],
     # with the update that several workers need
     "atomic": Case(two_towers, CASES["two towers"].columns),

@@ -163,6 +163,11 @@ class TestLoad:
 
 
 class TestMain:
+    @pytest.fixture(autouse=True)
+    def no_runs_yet(self, monkeypatch):
+        """What other tests ran in this process is not of this script."""
+        monkeypatch.setattr(runner, "runs", [])
+
     @pytest.fixture
     def runs(self, monkeypatch):
         """The calls of TFOnSparkApp.run, as (class name, keywords)."""

@@ -124,7 +124,7 @@ def weighted() -> keras.Model:
     return functional(metrics=unweighted, weighted_metrics=every, optimizer="sgd")
 
 
-def two_towers() -> keras.Model:
+def two_towers(optimizer: Any = None) -> keras.Model:
     """Two inputs, a dict of two outputs, a loss for each."""
     keras.utils.set_random_seed(7)
     inputs = {"x": keras.Input([3], name="x"), "id": keras.Input([], dtype="int64", name="id")}
@@ -136,7 +136,7 @@ def two_towers() -> keras.Model:
     }
     model = keras.Model(inputs, outputs)
     model.compile(
-        optimizer=keras.optimizers.Adam(0.05),
+        optimizer=optimizer or keras.optimizers.Adam(0.05),
         loss={"y": "binary_crossentropy", "kind": "sparse_categorical_crossentropy"},
         loss_weights={"y": 0.3, "kind": 2.0},
         metrics={"y": [keras.metrics.AUC(name="auc")], "kind": ["accuracy"]},

@@ -16,17 +16,18 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import TFOSError, UsageError
+from tfos.optimizers import SparseOptimizer
 
 # one operation per variable, or a slot whose interleaved updates keep the step bounded
-_SAFE = (keras.optimizers.SGD, keras.optimizers.Adagrad)
+_SAFE = (keras.optimizers.SGD, keras.optimizers.Adagrad, SparseOptimizer)
 
 
 def make_atomic(optimizer: keras.optimizers.Optimizer, workers: int) -> None:
     """Gives `optimizer` an update step that is safe under `workers` asynchronous workers.
 
     Adam and AdamW take the fused kernel, whose formula is Keras's (Kingma and Ba 2015, the
-    efficient form of section 2); SGD and Adagrad need none. Raises UsageError for an optimizer
-    that would not be safe.
+    efficient form of section 2); SGD and Adagrad, and tfos's own optimizers, need none. Raises
+    UsageError for an optimizer that would not be safe.
     """
     step = type(optimizer).update_step
     if workers == 1 or any(step is safe.update_step for safe in _SAFE):
@@ -36,7 +37,8 @@ def make_atomic(optimizer: keras.optimizers.Optimizer, workers: int) -> None:
             f"optimizer {type(optimizer).__name__}"
             f"{' with amsgrad=True' if getattr(optimizer, 'amsgrad', False) else ''} updates its"
             f" variables in several steps, which {workers} asynchronous workers would tear apart;"
-            " use Adam, AdamW, Adagrad or SGD, or --num-workers 1, or --strategy single"
+            " use one of tfos.optimizers, or Adam, AdamW, Adagrad or SGD of Keras, or --num-workers"
+            " 1, or --strategy single"
         )
     optimizer.update_step = lambda gradient, variable, learning_rate: _adam_step(
         optimizer, gradient, variable, learning_rate
