@@ -112,21 +112,25 @@ def test_every_process_may_die(start, cluster, zookeeper):
 def test_every_process_in_step_may_die(start, cluster, zookeeper):
     """All workers go back to the checkpoint together, without a new attempt where they can."""
     run = start(
-        "in-step", "--strategy", "multi-worker", "--num-workers", 2, "--master", cluster.url,
+        "in-step", "--strategy", "multi-worker", "--hang-secs", 16, "--master", cluster.url,
         "--zookeeper", f"{zookeeper}/in-step", "--conf", "spark.driver.host=127.0.0.1",
     )  # fmt: skip
     run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
     run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGKILL))
     run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGTERM))
+    run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGSTOP))
     run.survive(lambda: os.kill(run.supervisor("worker-0"), signal.SIGKILL))
     run.survive(lambda: os.kill(run.executor("chief-0"), signal.SIGKILL))
     result = run.finish()
     causes = [(f"{f['role']}-{f['index']}", f["kind"]) for f in result["failures"]]
     told = [cause for cause in causes if cause[1] != "peer"]
-    assert told[:3] == [("worker-0", "signal"), ("chief-0", "signal"), ("worker-0", "preempted")]
-    assert {kind for _, kind in told[3:]} == {"spark"}
+    assert told[:4] == [
+        ("worker-0", "signal"), ("chief-0", "signal"), ("worker-0", "preempted"),
+        ("worker-0", "hang"),
+    ]  # fmt: skip
+    assert {kind for _, kind in told[4:]} == {"spark"}
     assert result["attempts"] == 3
-    assert result["restarts"] == {"chief": 3, "worker": 3}
+    assert result["restarts"] == {"chief": 4, "worker": 4}
     check_counts(result, worker_deaths=0)
     assert nodes_left(zookeeper, "in-step") == []
 
