@@ -5,11 +5,12 @@ These take tf.IndexedSlices as they are: duplicates are summed first, then the r
 is not zero are updated on the device that holds the variable. (It is zero for rows that only fill
 up a short last batch.) Dense gradients work too. Asynchronous workers do not tear each other's
 updates apart: TensorFlow's fused kernels update under the variable's lock; Adam and GroupFTRL, for
-which there are none, order their writes (see there).
+whose rows there are none, order what they add (see there).
 
-They are Keras optimizers as others, inside tfos and without it. Clipping sees the summed
-gradient of the rows used. `weight_decay` is decoupled (Loshchilov and Hutter 2019), as in Keras,
-and reaches only the rows used. A learning rate may be a schedule.
+They are Keras optimizers as others, inside tfos and without it. Clipping sees the summed gradient
+of the rows used; that of each worker where Keras itself trains several. `weight_decay` is decoupled
+(Loshchilov and Hutter 2019), as in Keras, and reaches only the rows used. A learning rate may be a
+schedule. XLA has no such updates: on a GPU without tfos, compile with jit_compile=False.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ class SparseOptimizer(keras.optimizers.Optimizer):
     """The common part: subclasses give the slots and the two updates.
 
     slots: name of each variable that is kept per weight, and its initial value.
+    divides_by_rate: whether there is no formula for a learning rate of 0; it then updates nothing.
     Raises ValueError for arguments out of range.
     """
+
+    divides_by_rate = False
 
     def __init__(self, learning_rate: Any, **options: Any) -> None:
         super().__init__(learning_rate=learning_rate, **options)
@@ -66,10 +70,11 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         slots = {name: _tensorflows(variables[index]) for name, variables in self._slots.items()}
         rate = tf.cast(learning_rate, variable.dtype)
         decay = rate * tf.cast(self.weight_decay, variable.dtype) if decays else None
-        with tf.device(variable.device):
+
+        def update() -> None:
             if isinstance(gradient, tf.IndexedSlices):
-                gradient = _summed(gradient)
-                rows, values = gradient.indices, tf.cast(gradient.values, variable.dtype)
+                summed = _summed(gradient)
+                rows, values = summed.indices, tf.cast(summed.values, variable.dtype)
                 if decay is not None:
                     _add(variable, rows, -decay * tf.gather(variable, rows))
                 self.update_rows(variable, slots, values, rows, rate)
@@ -77,6 +82,12 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 if decay is not None:
                     variable.assign_sub(decay * variable)
                 self.update_dense(variable, slots, tf.cast(gradient, variable.dtype), rate)
+
+        with tf.device(variable.device):
+            if self.divides_by_rate:
+                tf.cond(rate > 0, update, lambda: None)
+            else:
+                update()
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: update_step does, for the rows that it updates."""
@@ -136,7 +147,8 @@ class SGD(SparseOptimizer):
         self, variable: Any, slots: dict[str, Any], gradient: Any, rows: Any, rate: Any
     ) -> None:
         if not self.momentum:
-            if variable.dtype not in _PROXIMAL_DTYPES:
+            # the kernel that locks is for these only
+            if variable.dtype not in _PROXIMAL_DTYPES or "GPU" in variable.device:
                 _add(variable, rows, -rate * gradient)
                 return
             tf.raw_ops.ResourceSparseApplyProximalGradientDescent(
@@ -196,9 +208,9 @@ class Adam(SparseOptimizer):
     """Adam (Kingma and Ba 2015, the form of the end of section 2), lazy.
 
     Moments and weights of a row change only in the steps that use it; the correction of the bias
-    counts all steps. With tf.IndexedSlices the second moment is written before the first and read
-    after it: who reads a first moment under other workers' writes has all that belongs to it in the
-    second, and no step is larger than Adam's. Of two updates of a row at once one may be lost.
+    counts all steps. With tf.IndexedSlices moments change by what is added to them, the second
+    before the first, and are read the other way round: who reads a first moment while others write
+    has what belongs to it in the second, and takes no step larger than Adam's.
     """
 
     def __init__(
@@ -224,6 +236,9 @@ class Adam(SparseOptimizer):
         return tuple(tf.cast(tf.pow(beta, step), dtype) for beta in (self.beta_1, self.beta_2))
 
     def update_dense(self, variable: Any, slots: dict[str, Any], gradient: Any, rate: Any) -> None:
+        if variable.dtype in (tf.bfloat16, tf.float16):  # in which a beta of 0.999 is 1
+            self._update_half(variable, slots, gradient, rate)
+            return
         power_1, power_2 = self._powers(variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle, m=slots["momentum"].handle, v=slots["velocity"].handle,
@@ -231,6 +246,20 @@ class Adam(SparseOptimizer):
             beta1=tf.cast(self.beta_1, variable.dtype), beta2=tf.cast(self.beta_2, variable.dtype),
             epsilon=tf.cast(self.epsilon, variable.dtype), grad=gradient, use_locking=True,
         )  # fmt: skip
+
+    def _update_half(self, variable: Any, slots: dict[str, Any], gradient: Any, rate: Any) -> None:
+        power_1, power_2 = self._powers(tf.float32)
+        scale = tf.cast(rate, tf.float32) * tf.sqrt(1 - power_2) / (1 - power_1)
+        gradient = tf.cast(gradient, tf.float32)
+        moments = []
+        for name, value, beta in (
+            ("velocity", gradient**2, self.beta_2), ("momentum", gradient, self.beta_1)
+        ):  # fmt: skip
+            before = tf.cast(slots[name], tf.float32)
+            moments.append(before + (value - before) * (1 - beta))
+            slots[name].assign(tf.cast(moments[-1], variable.dtype))
+        change = scale * moments[1] / (tf.sqrt(moments[0]) + self.epsilon)
+        variable.assign_sub(tf.cast(change, variable.dtype))
 
     def update_rows(
         self, variable: Any, slots: dict[str, Any], gradient: Any, rows: Any, rate: Any
@@ -242,12 +271,14 @@ class Adam(SparseOptimizer):
         first = tf.gather(momentum, rows)
         with tf.control_dependencies([first]):
             second = tf.gather(velocity, rows)
-        first += (gradient - first) * tf.cast(1 - self.beta_1, dtype)
-        second += (gradient**2 - second) * tf.cast(1 - self.beta_2, dtype)
-        change = scale * first / (tf.sqrt(second) + tf.cast(self.epsilon, dtype))
-        with tf.control_dependencies([_write(velocity, rows, second)]):
-            written = _write(momentum, rows, first)
-        with tf.control_dependencies([written]):
+        more = (gradient - first) * tf.cast(1 - self.beta_1, dtype)
+        more_squared = (gradient**2 - second) * tf.cast(1 - self.beta_2, dtype)
+        with tf.control_dependencies([_add(velocity, rows, more_squared)]):
+            added = _add(momentum, rows, more)
+        # what others take off at the same time may leave less than nothing
+        second = tf.maximum(second + more_squared, 0)
+        change = scale * (first + more) / (tf.sqrt(second) + tf.cast(self.epsilon, dtype))
+        with tf.control_dependencies([added]):
             _add(variable, rows, -change)
 
     def get_config(self) -> dict[str, Any]:
@@ -262,6 +293,8 @@ class FTRL(SparseOptimizer):
     w = -(z - sign(z) * l1) / ((beta + sqrt(n)) / rate + l2). `learning_rate` is the paper's alpha.
     Weights are functions of z and n: the first update of a weight forgets its initial value.
     """
+
+    divides_by_rate = True
 
     def __init__(
         self,
@@ -321,6 +354,8 @@ class ProximalAdagrad(SparseOptimizer):
     n += g**2; r = rate / sqrt(n); u = w - r * g; w = sign(u) * max(|u| - r * l1, 0) / (1 + r * l2).
     """
 
+    divides_by_rate = True
+
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -347,7 +382,7 @@ class ProximalAdagrad(SparseOptimizer):
         for variable in variables:
             if variable.dtype not in _PROXIMAL_DTYPES:
                 raise ValueError(
-                    f"{variable.path} is {variable.dtype}, for which TensorFlow has no"
+                    f"{_path(variable)} is {variable.dtype}, for which TensorFlow has no"
                     " ProximalAdagrad: keep it in float32, or use another optimizer"
                 )
         super().build(variables)
@@ -385,9 +420,11 @@ class GroupFTRL(SparseOptimizer):
     w = -max(0, 1 - l21 * sqrt(d) / |s|) * s / ((beta + sqrt(n)) / rate + l2).
     n, the sum of the squared gradients' means, is one per row, as only then this is the minimum
     (McMahan et al. 2013 with the penalty of Yuan and Lin 2006, and Simon et al. 2013 for both
-    penalties together). Slots are added to, and a row's weights are a function of them: of two
-    updates of a row at once none is lost, but the later may have counted with the earlier weights.
+    penalties together). Slots are added to, and a row's weights are a function of them: what one of
+    two updates of a row at once leaves there has, as a rule, both in it.
     """
+
+    divides_by_rate = True
 
     def __init__(
         self,
@@ -420,7 +457,7 @@ class GroupFTRL(SparseOptimizer):
                         variable.shape[:1],
                         "zeros",
                         variable.dtype,
-                        name=f"{variable.path.replace('/', '_')}_accumulator",
+                        name=f"{_path(variable)}_accumulator",
                     )
                 )
 
@@ -458,7 +495,8 @@ class GroupFTRL(SparseOptimizer):
         soft = tf.sign(linear) * tf.maximum(tf.abs(linear) - l1, 0)
         mean = self._means(soft**2)  # |s| / sqrt(d), squared
         scale = tf.where(mean > l21**2, 1 - l21 * tf.math.rsqrt(mean), 0)
-        scale /= (beta + tf.sqrt(accumulator)) / rate + l2
+        # without beta and l2 it is 0 / 0 for what had no gradient yet
+        scale = tf.math.divide_no_nan(scale, (beta + tf.sqrt(accumulator)) / rate + l2)
         return -_beside(scale, soft) * soft
 
     def get_config(self) -> dict[str, Any]:
@@ -477,6 +515,11 @@ def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
 
 def _tensorflows(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _path(variable: Any) -> str:
+    """Its name in names of slots and messages, of Keras's variables and TensorFlow's."""
+    return str(getattr(variable, "path", variable.name)).replace("/", "_").replace(":", "_")
 
 
 def _beside(values: Any, other: Any) -> Any:

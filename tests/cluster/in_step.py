@@ -120,6 +120,28 @@ class Bags(keras.Model):
         return self.dense(tf.reshape(tf.reduce_sum(embedded, axis=1), [-1, 2]))
 
 
+class Positions(keras.Model):
+    """Looks up the same rows in every step, whatever the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = keras.layers.Embedding(5, 1, "ones", name="weights")
+
+    def build(self, shapes: Any) -> None:
+        self.embedding.build([None])
+
+    def call(self, features: Any) -> Any:
+        weights = self.embedding(tf.constant([0, 1, 3]))
+        return tf.matmul(features["x"], weights)
+
+
+def positions() -> keras.Model:
+    model = Positions()
+    model.build(None)
+    model.compile(optimizer=keras.optimizers.SGD(0.3), loss="mse")
+    return model
+
+
 def bags() -> keras.Model:
     model = Bags()
     model.build(None)
@@ -133,7 +155,7 @@ def two_tables(rows_mean: Callable[[Any], Any]) -> tuple[list[Any], Callable[[An
     for table in tables:
         table.build([None])
     weights = [table.embeddings for table in tables]
-    optimizer = keras.optimizers.Adagrad(0.3)
+    optimizer = keras.optimizers.Adagrad(0.3, global_clipnorm=0.5)
     optimizer.build(weights)
 
     def step(features: Any, label: Any) -> Any:
@@ -184,6 +206,7 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "two_rows": ("two", "x", dense, 2),
     "one_row": ("one", "id", momentum, 2),
     "weighted": ("many", "x", dense, 1),
+    "positions": ("many", "x", positions, 2),
     "bags": ("many", "tags", bags, 2),
 }
 

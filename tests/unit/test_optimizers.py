@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,13 +220,60 @@ def test_bfloat16(name):
 def test_learning_rate_may_be_a_schedule(name):
     case, begun = CASES[name], table()
     variable, reference = keras.Variable(begun), Reference(case, begun)
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.2, 0.1, 0.05])
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 2, 3], [0.2, 0.0, 0.1, 0.05])
     optimizer = case.make(schedule, **case.options)
-    for seed, rate in enumerate([0.2, 0.2, 0.1, 0.1, 0.05]):
+    for seed, rate in enumerate([0.2, 0.2, 0.0, 0.1, 0.05]):
         gradient, dense, rows = slices(seed)
         optimizer.apply([gradient], [variable])
-        reference.apply(dense, rows, rate)
+        if rate or not optimizer.divides_by_rate:
+            reference.apply(dense, rows, rate)
     close(variable, reference)
+
+
+@every
+def test_dense_gradients_at_a_rate_of_0(name, applied):
+    case, begun = CASES[name], table()
+    variable = keras.Variable(begun)
+    applied(case.make(0.0, **case.options), variable)(tf.ones_like(begun))
+    np.testing.assert_array_equal(variable, begun)
+
+
+@every
+def test_variables_of_tensorflow(name, applied):
+    case, begun = CASES[name], table()
+    variable, reference = tf.Variable(begun), Reference(case, begun)
+    apply = applied(case.make(0.1, **case.options), variable)
+    for seed in range(3):
+        gradient, dense, rows = slices(seed)
+        apply(gradient)
+        reference.apply(dense, rows, 0.1)
+    close(variable, reference)
+
+
+@every
+def test_workers_at_once_make_no_large_steps(name):
+    """Of gradients between 0.001 and 100 for one row, from four threads."""
+    case = CASES[name]
+    begun = np.zeros((ROWS, WIDTH), "float32")
+    variable = keras.Variable(begun)
+    optimizer = case.make(0.01, **case.options)
+    optimizer.build([variable])
+
+    @tf.function
+    def apply(scale):
+        values = tf.fill([1, WIDTH], scale)
+        optimizer.apply([tf.IndexedSlices(values, [3], [ROWS, WIDTH])], [variable])
+
+    def work(number):
+        for step in range(50):
+            apply(tf.constant((100.0 if (step + number) % 5 == 0 else 0.001) * (-1) ** step))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    # SGD's steps are as large as the gradients, times 10 with momentum; Adam's at most about rate
+    bound = 200 * 0.01 * 100 * 10 if case.make is optimizers.SGD else 200 * 0.01 * 10
+    assert 0 < np.abs(variable[3]).max() < bound
+    assert np.count_nonzero(variable) == WIDTH
 
 
 @every
@@ -285,6 +333,16 @@ def test_slots_survive_a_checkpoint(name, tmp_path):
         optimizer.apply([gradient], [variable])
         reference.apply(dense, rows, 0.1)
     close(variable, reference)
+
+
+def test_adam_of_a_dense_layer_in_bfloat16():
+    """In bfloat16 the usual beta_2 of 0.999 is 1."""
+    variable = keras.Variable(np.zeros((2, 2)), dtype="bfloat16")
+    optimizer = optimizers.Adam(0.1)
+    for _ in range(3):
+        optimizer.apply([tf.constant([[1.0, -1.0], [5.0, 0.0]])], [variable])
+    found = tf.cast(variable, tf.float32)
+    np.testing.assert_allclose(found, [[-0.3, 0.3], [-0.3, 0.0]], rtol=0.03)
 
 
 @every

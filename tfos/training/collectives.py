@@ -17,7 +17,7 @@ import tensorflow as tf
 # a group and keys of our own, beyond those that TensorFlow counts up from 1
 _GROUP_KEY = 1 << 28
 _FIRST_KEY = 1 << 28
-_STEPS = 16  # of sizes from one power of two to the next but one
+_STEPS = 16  # a size is at most so many units, a unit a power of two
 _NUMBERS = 512
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.collectives import all_sum
+from tfos.training.patches import rows_read, summed_gradients
 from tfos.training.program import AppliedRows
 from tfos.training.runner import Runner
-from tfos.training.synchronous import summed_gradients
 
 
 def mean(values: Any, replicas: int) -> Any:
@@ -46,7 +46,7 @@ class CustomProgram:
             def body(at: Any, total: Any) -> Any:
                 batch = next(batches)
                 upto = tf.minimum(at + dataset.step_rows, stop)
-                with applied.counting(upto - at), reducing():
+                with applied.counting(upto - at), reducing(), rows_read():
                     loss = run(step, args=batch if isinstance(batch, tuple) else (batch,))
                 if loss is None:
                     raise UsageError("the step given to run_epoch returned None: return a scalar")

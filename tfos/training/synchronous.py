@@ -10,17 +10,17 @@ would. (The way of Goyal et al. 2017, section 3, with exact weights for an uneve
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfos.errors import TFOSError, UsageError
+from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.plan import share
 from tfos.training.collectives import all_sum
+from tfos.training.patches import gradients_and_losses_as_they_are
 
 # losses that divide by the rows of a batch, so that weighted means of them are means
 _MEANS = ("sum_over_batch_size", "mean")
@@ -50,7 +50,7 @@ class Synchronous:
         mine, total = self.rows(at)
         self._weight = tf.cast(mine, tf.float32) / tf.cast(total, tf.float32)
         try:
-            with _as_it_is():
+            with gradients_and_losses_as_they_are():
                 yield self._weight
         finally:
             self._weight = None
@@ -79,64 +79,6 @@ class Synchronous:
         for index, value in zip(there, sums, strict=True):
             gradients[index] = value
         return gradients
-
-
-@contextlib.contextmanager
-def summed_gradients() -> Iterator[None]:
-    """Keras's optimizers sum up gradients with all_sum(): in the step of a custom loop."""
-
-    def all_reduce(self: Any, pairs: Any) -> list[Any]:
-        pairs = list(pairs)
-        sums = iter(all_sum([gradient for gradient, _ in pairs if gradient is not None]))
-        return [(g if g is None else next(sums), variable) for g, variable in pairs]
-
-    with _keras_with(
-        "backend.tensorflow.optimizer:TFOptimizer", _all_reduce_sum_gradients=all_reduce
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def _as_it_is() -> Iterator[None]:
-    """Keras neither divides losses by the number of replicas nor sums up gradients.
-
-    It divides most losses, as if all replicas had as many rows, and not those of outputs without a
-    second dimension. We weight by rows, and need each loss as it is.
-    """
-    with (
-        _keras_with(
-            "losses.loss",
-            scale_loss_for_distribution=lambda value: value,
-            unscale_loss_for_distribution=lambda value: value,
-        ),
-        _keras_with(
-            "backend.tensorflow.optimizer:TFOptimizer",
-            _all_reduce_sum_gradients=lambda self, pairs: list(pairs),
-        ),
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def _keras_with(place: str, **functions: Any) -> Iterator[None]:
-    """Replaces functions inside Keras: place is "module:class", or "module" below keras.src."""
-    module, _, name = place.partition(":")
-    try:
-        owner = importlib.import_module(f"keras.src.{module}")
-        owner = getattr(owner, name) if name else owner
-        before = {function: getattr(owner, function) for function in functions}
-    except (ImportError, AttributeError) as error:
-        raise TFOSError(
-            f"Keras {keras.__version__} differs from those that tfos is tested with ({error}): use"
-            " one of them, or --strategy single"
-        ) from error
-    try:
-        for function, replacement in functions.items():
-            setattr(owner, function, replacement)
-        yield
-    finally:
-        for function, original in before.items():
-            setattr(owner, function, original)
 
 
 def check_losses(model: keras.Model) -> None:
