@@ -161,7 +161,7 @@ class TestRestore:
         ledger, other = Ledger(), Ledger()
         checkpointer = world.checkpointer(shared=(ledger.as_json, ledger.restore))
         checkpointer.restore(v=tf.Variable(0.0))
-        ledger.add("train", 1, 9)
+        ledger.add("train", 1, 9, 10)
         checkpointer.save(1)
         checkpointer.wait()
         world.checkpointer(shared=(other.as_json, other.restore))
