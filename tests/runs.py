@@ -80,7 +80,7 @@ class Run:
 
         return poll(found, 60, "the driver runs")
 
-    def wait_until_well(self, struck: Container[int]) -> None:
+    def wait_until_well(self, struck: Container[int] = ()) -> None:
         """Waits until every role is up again, and rows are trained on.
 
         struck: the pids of the processes that were harmed; in them no role is up.
@@ -118,10 +118,21 @@ class Run:
         return len(self.status.failures)
 
     def survive(self, harm: Callable[[], object]) -> None:
-        """Does `harm`, and waits until the run has noticed and trains again."""
+        """Does `harm`, and waits until the run has noticed, has replaced somebody and is well."""
         failures = self.wait_for_training()
+        before = {role.pid for role in self.status.roles}
         harm()
-        self.wait_for_training(failures + 1)
+
+        def is_replaced() -> bool:
+            self.check_alive()
+            status = self.status
+            # a failure is told before it is decided on, and the chief may tell of rows until then
+            return len(status.failures) > failures and not (
+                {role.pid for role in status.roles} <= before
+            )
+
+        poll(is_replaced, 180, "the run replaces what was harmed")
+        self.wait_until_well()
 
     def check_alive(self) -> None:
         """Fails the test when the run has ended."""

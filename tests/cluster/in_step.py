@@ -216,7 +216,7 @@ def main(index: int, ports: list[str], root: Path) -> None:
     if ports[1:]:
         cluster["worker"] = [f"127.0.0.1:{port}" for port in ports[1:]]
     role = ("chief", 0) if index == 0 else ("worker", index - 1)
-    runner = make_runner("multi-worker", cluster, *role)
+    runner = make_runner("multi-worker", cluster, *role, hang_secs=60)
     reader = FeedReader(Lake(str(root), "run"), str(root))
     serve_reads(reader)
     ledgers: dict[str, Ledger] = {}

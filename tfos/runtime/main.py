@@ -254,7 +254,7 @@ def _train(
     app = pickle.loads(pickle.loads(lake.read(APP))["app"])
     is_chief = order.role == "chief"
     strategy = "single" if order.role == "evaluator" else spec.strategy
-    runner = make_runner(strategy, order.cluster, order.role, order.index)
+    runner = make_runner(strategy, order.cluster, order.role, order.index, spec.hang_secs)
     preemption.listen()
     channel.send(ready=True)
     ledger = Ledger()

@@ -12,9 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from tfos.errors import UsageError
 from tfos.training.runner import Pending, Runner
+
+# the heartbeat timeout of processes that never count as hung
+_NEVER_SECS = 365 * 24 * 3600
 
 
 class _Done:
@@ -60,7 +64,10 @@ class MultiWorkerRunner(_LocalRunner):
     Gradients are summed by ring allreduce over gRPC, or by NCCL where the processes have GPUs.
     """
 
-    def __init__(self, cluster: Mapping[str, list[str]], role: str, index: int) -> None:
+    def __init__(
+        self, cluster: Mapping[str, list[str]], role: str, index: int, hang_secs: float
+    ) -> None:
+        _leave_silence_to_supervisors(cluster, hang_secs)
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec(dict(cluster)), task_type=role, task_id=index, rpc_layer="grpc"
         )
@@ -88,6 +95,21 @@ class MultiWorkerRunner(_LocalRunner):
         return [int(each) for each in self._gather(tf.constant([value], tf.int64)).numpy()]
 
 
+def _leave_silence_to_supervisors(cluster: Mapping[str, list[str]], hang_secs: float) -> None:
+    """A process counts as hung after --hang-secs, not after TensorFlow's 10 s without heartbeats.
+
+    MultiWorkerMirroredStrategy takes a coordination service that is configured already.
+    """
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:chief/replica:0/task:0",
+        heartbeat_timeout_in_ms=int(1000 * (hang_secs or _NEVER_SECS)),
+    )
+    jobs = context.context().coordination_service.coordinated_job_list
+    for job, addresses in cluster.items():
+        jobs.add(name=job, num_tasks=len(addresses))
+
+
 def _all(value: Any) -> Any:
     return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
 
@@ -110,12 +132,14 @@ class ParameterServerRunner(_Alone):
         self.coordinator.join()
 
 
-def make_runner(strategy: str, cluster: Mapping[str, list[str]], role: str, index: int) -> Runner:
+def make_runner(
+    strategy: str, cluster: Mapping[str, list[str]], role: str, index: int, hang_secs: float
+) -> Runner:
     """The runner of process `index` of `role`."""
     if strategy == "ps":
         return ParameterServerRunner(cluster)
     if strategy == "multi-worker":
-        return MultiWorkerRunner(cluster, role, index)
+        return MultiWorkerRunner(cluster, role, index, hang_secs)
     return SingleRunner()
 
 
