@@ -71,10 +71,13 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         rate = tf.cast(learning_rate, variable.dtype)
         decay = rate * tf.cast(self.weight_decay, variable.dtype) if decays else None
 
+        if isinstance(gradient, tf.IndexedSlices):
+            # where the gradient is, on a worker: a server gets each row once
+            gradient = _summed(gradient)
+
         def update() -> None:
             if isinstance(gradient, tf.IndexedSlices):
-                summed = _summed(gradient)
-                rows, values = summed.indices, tf.cast(summed.values, variable.dtype)
+                rows, values = gradient.indices, tf.cast(gradient.values, variable.dtype)
                 if decay is not None:
                     _add(variable, rows, -decay * tf.gather(variable, rows))
                 self.update_rows(variable, slots, values, rows, rate)

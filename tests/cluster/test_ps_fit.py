@@ -1,4 +1,4 @@
-"""fit, evaluate and predict with a parameter server and one worker: what one process gives."""
+"""fit, evaluate and predict with two parameter servers and one worker: what one process gives."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from conftest import ROOT, free_port
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
-from under_ps import CLASS_WEIGHT, FITS, REFUSED
+from under_ps import CLASS_WEIGHT, FITS, REFUSED, TASKS, whole_weights
 from zoo import BATCH, COLUMNS, EVAL, EVAL_ROWS, ROWS, TRAIN, as_lists, as_tf_data, functional
 
+from tfos.fault.checkpoint import Checkpointer
 from tfos.lake import Lake
 from tfos.training.atomic import make_atomic
 
@@ -31,22 +32,22 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("under-ps")
     for name, rows, shards in (("train", TRAIN, [20, 30]), ("eval", EVAL, [EVAL_ROWS])):
         write_feed(Lake(str(root), "run"), name, COLUMNS, as_lists(rows), shards)
-    ports = ",".join(str(free_port()) for _ in range(3))
+    ports = ",".join(str(free_port()) for _ in TASKS)
     tests = ROOT / "tests"
     path = os.pathsep.join(map(str, [ROOT, tests / "cluster", tests / "unit"]))
     env = {**os.environ, "PYTHONPATH": path, "GRPC_FAIL_FAST": "use_caller"}
     processes = {}
-    for role in ("ps", "worker", "chief"):
-        with open(root / f"{role}.log", "wb") as log:
-            processes[role] = subprocess.Popen(
-                [sys.executable, str(tests / "cluster" / "under_ps.py"), role, ports, str(root)],
+    for task in (f"{role}-{index}" for role, index in reversed(TASKS)):
+        with open(root / f"{task}.log", "wb") as log:
+            processes[task] = subprocess.Popen(
+                [sys.executable, str(tests / "cluster" / "under_ps.py"), task, ports, str(root)],
                 env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
     try:
-        status = processes["chief"].wait(240)
-        assert status == 0, (root / "chief.log").read_text()[-5000:]
+        status = processes["chief-0"].wait(240)
+        assert status == 0, (root / "chief-0.log").read_text()[-5000:]
     finally:
         for process in processes.values():
             process.kill()
@@ -85,6 +86,27 @@ def test_training_is_that_of_one_process(left: Path, name: str) -> None:
         np.testing.assert_allclose(found[f"evaluated {metric}"], value, 1e-5, 1e-5, err_msg=metric)
     for n, array in enumerate(keras.tree.flatten(model.predict(validation, verbose=0))):
         np.testing.assert_allclose(found[f"predicted {n}"], array, 1e-5, 1e-5)
+
+
+def test_tables_are_on_all_servers(left: Path) -> None:
+    found, model = result(left, "tables"), FITS["tables"].make()
+    # made where they are, row by row, they are what one process makes
+    for n, weight in enumerate(whole_weights(model)):
+        np.testing.assert_array_equal(found[f"b{n}"], weight)
+    servers = [device.split("/")[3] for device in found["devices"]]
+    assert set(servers[:2]) == set(servers[2:4]) == {"task:0", "task:1"}
+
+
+def test_checkpoint_of_two_servers_is_restored_in_one_process(left: Path) -> None:
+    found, model = result(left, "tables"), FITS["tables"].make()
+    model.optimizer.build(model.trainable_variables)
+    lake = Lake(str(left / "worlds" / "tables" / "lake"), "run")
+    saver = Checkpointer(lake, str(left), 1000)
+    assert saver.restore("fit", model=model, optimizer=model.optimizer) is not None
+    saver.close()
+    for n, weight in enumerate(whole_weights(model)):
+        np.testing.assert_array_equal(found[f"w{n}"], weight)
+    assert int(model.optimizer.iterations) > 0
 
 
 def test_callbacks_do_what_they_do_in_one_process(left: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process of a small cluster with parameter servers, without Spark: under_ps.py ROLE PORTS DIR
+"""One process of a small cluster with parameter servers, without Spark: under_ps.py TASK PORTS DIR
 
 The servers serve until they are killed. The chief runs every scenario on the feeds in DIR and
 leaves what came of each in DIR/<scenario>.npz, or what was raised in DIR/<scenario>.txt.
@@ -24,6 +24,7 @@ from tfos.errors import UsageError
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.lake import Lake
+from tfos.layers import Embedding
 from tfos.runtime.strategies import ParameterServerRunner
 
 
@@ -50,6 +51,32 @@ def sparse() -> keras.Model:
     return two_towers(optimizers.GroupFTRL(0.3, l1=0.01, l21=0.01))
 
 
+def tables() -> keras.Model:
+    """Tables on both servers, of single ids and of bags."""
+    keras.utils.set_random_seed(7)
+    ids = keras.Input([], dtype="int64", name="id")
+    x = keras.Input([3], name="x")
+    kinds = keras.ops.cast(keras.ops.abs(10 * x), "int64")
+    parts = [
+        Embedding(3000, 4, ids="hash")(ids),
+        Embedding(5000, 2, combiner="sqrtn")(kinds, weights=keras.ops.cast(kinds + 1, "float32")),
+    ]
+    output = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Concatenate()(parts))
+    model = keras.Model({"id": ids, "x": x}, output)
+    model.compile(optimizers.Adam(0.05), "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def whole_weights(model: keras.Model) -> list[np.ndarray]:
+    """The model's weights, each table whole whatever shards it has."""
+    tables: dict[int, list[np.ndarray]] = {}
+    for weight in model.weights:
+        tables.setdefault(id(getattr(weight, "slice_of", weight)), []).append(weight.numpy())
+    return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in tables.values()]
+
+
+TASKS = (("chief", 0), ("ps", 0), ("ps", 1), ("worker", 0))
+
 # scenario -> what is trained
 FITS = {
     **{
@@ -59,6 +86,7 @@ FITS = {
     "adapted": Case(adapted, {"features": ["x", "word"], "label": "y"}),
     "lazy": Case(lazy, CASES["two towers"].columns),
     "sparse": Case(sparse, CASES["two towers"].columns),
+    "tables": Case(tables, {"features": ["id", "x"], "label": "y"}),
     "class weight": CASES["weighted"],
     # with the update that several workers need
     "atomic": Case(two_towers, CASES["two towers"].columns),
@@ -103,10 +131,10 @@ REFUSED: dict[str, Callable[[TrainContext], keras.Model]] = {
 }
 
 
-def serve(role: str, cluster: dict[str, list[str]], root: Path) -> None:
+def serve(role: str, index: int, cluster: dict[str, list[str]], root: Path) -> None:
     if role == "worker":
         serve_reads(FeedReader(Lake(str(root), "run"), str(root)))
-    tf.distribute.Server(tf.train.ClusterSpec(cluster), role, 0, protocol="grpc").join()
+    tf.distribute.Server(tf.train.ClusterSpec(cluster), role, index, protocol="grpc").join()
 
 
 def train(cluster: dict[str, list[str]], root: Path) -> None:
@@ -120,7 +148,7 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
         return world, world.context(runner=runner, io_device=chief_device(runner))
 
     def leave(name: str, model: keras.Model | None = None, **more: Any) -> None:
-        weights = {f"w{n}": v.numpy() for n, v in enumerate(model.weights)} if model else {}
+        weights = {f"w{n}": w for n, w in enumerate(whole_weights(model))} if model else {}
         np.savez(root / f"{name}.npz", **weights, **more)
 
     for name, case in FITS.items():
@@ -128,7 +156,7 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
         runner.parallelism = 2 if name == "atomic" else 1
         with context.strategy.scope():
             model = case.make()
-        begun = {f"b{n}": v.numpy() for n, v in enumerate(model.weights)}
+        begun = {f"b{n}": w for n, w in enumerate(whole_weights(model))}
         history = context.fit(
             model, world.dataset(**case.columns), 2, "eval",
             class_weight=CLASS_WEIGHT if name == "class weight" else None,
@@ -141,6 +169,7 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
             name, model, **begun, **history.history,
             **{f"evaluated {metric}": value for metric, value in logs.items()},
             **{f"predicted {n}": array for n, array in enumerate(predicted)},
+            devices=[v.value.device for v in model.weights],
         )  # fmt: skip
     runner.parallelism = 1
 
@@ -189,12 +218,12 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
 
 
 if __name__ == "__main__":
-    ROLE, PORTS, ROOT = sys.argv[1], sys.argv[2].split(","), Path(sys.argv[3])
-    CLUSTER = {
-        role: [f"127.0.0.1:{port}"]
-        for role, port in zip(("chief", "ps", "worker"), PORTS, strict=True)
-    }
-    if ROLE == "chief":
+    TASK, PORTS, ROOT = sys.argv[1], sys.argv[2].split(","), Path(sys.argv[3])
+    CLUSTER: dict[str, list[str]] = {}
+    for (role, _), port in zip(TASKS, PORTS, strict=True):
+        CLUSTER.setdefault(role, []).append(f"127.0.0.1:{port}")
+    if TASK == "chief-0":
         train(CLUSTER, ROOT)
     else:
-        serve(ROLE, CLUSTER, ROOT)
+        name, _, number = TASK.partition("-")
+        serve(name, int(number), CLUSTER, ROOT)

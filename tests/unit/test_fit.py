@@ -187,7 +187,7 @@ class TestEpochs:
             on_train_batch_end=lambda batch, logs: batches.append(f"{batch} ends"),
         )
         model = functional(metrics=[], steps_per_execution=3)
-        world.fit(model, callbacks=[callback])
+        world.fit(model, callbacks=[callback], steps_per_execution=None)
         ours = batches.copy()
         batches.clear()
         rows = as_tf_data(TRAIN).take(6)  # of a last execution Keras names steps that are not there

@@ -23,7 +23,7 @@ LAYERS = [
     {"tfos.runtime"},
     {"tfos.context", "tfos.display"},
     {"tfos.training", "tfos.inference"},
-    {"tfos.signature", "tfos.optimizers"},
+    {"tfos.signature", "tfos.optimizers", "tfos.layers"},
     {"tfos.feeding", "tfos.fault"},
     {"tfos.lake"},
     {"tfos.spec", "tfos.durable"},

@@ -8,14 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tfos.feeding.plan import (
-    UNIT_STEPS,
-    UNITS_PER_WORKER,
     WINDOW_BYTES,
     WINDOW_ROWS,
     EpochOrder,
     Slice,
     share,
-    unit_steps,
     units,
     window_rows,
 )
@@ -188,22 +185,6 @@ class TestUnits:
 
     def test_nothing_left_is_no_unit(self):
         assert units(10, 10, 4, 2) == []
-
-
-class TestUnitSteps:
-    @QUICK
-    @given(st.integers(0, 10**9), st.integers(1, 10**5), st.integers(1, 100))
-    def test_is_bounded_and_leaves_each_worker_enough_units(self, rows, batch, workers):
-        steps = unit_steps(rows, batch, workers)
-        assert 1 <= steps <= UNIT_STEPS
-        if steps > 1:
-            assert len(range(0, rows, batch * steps)) >= UNITS_PER_WORKER * workers
-
-    def test_small_feed_is_cut_into_single_steps(self):
-        assert unit_steps(100, 10, 2) == 1
-
-    def test_large_feed_reaches_the_bound(self):
-        assert unit_steps(10**8, 100, 2) == UNIT_STEPS
 
 
 class TestWindowRows:

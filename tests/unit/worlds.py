@@ -75,7 +75,11 @@ class World:
         return {feed: record["rows_trained"] for feed, record in self.ledger.as_json().items()}
 
     def fit(self, model, epochs=1, *, every_secs=1e9, dataset=None, **options):
-        """fit() of a new process; where no dataset is given, on the feed "train", in order."""
+        """fit() of a new process; where no dataset is given, on the feed "train", in order.
+
+        In units of one step, so that callbacks are called for each.
+        """
+        options.setdefault("steps_per_execution", 1)
         context = self.context(every_secs)
         try:
             return context.fit(model, dataset or self.dataset(), epochs, **options)

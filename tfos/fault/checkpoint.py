@@ -21,11 +21,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfos.errors import DamagedError, FencedError, LakeError, UsageError
+from tfos.fault.slices import trackable
 from tfos.lake import Lake, checkpoint_path, remove_local
 
 KEPT = 3
@@ -122,10 +122,11 @@ class Checkpointer:
         """Takes `objects` into all later checkpoints, and restores them if there is one.
 
         objects: trackables whose variables exist already, e.g. model=model, optimizer=optimizer.
-        Of a Keras model its weights are taken, in their order, without its metrics.
+        Of a Keras model its weights are taken, in their order, without its metrics; of a Keras
+        optimizer its variables. A table of tfos.layers is whole, whatever shards it has.
         Returns the state last saved for the section, or None when the run begins.
         """
-        named = {f"{section}.{name}": _trackable(value) for name, value in objects.items()}
+        named = {f"{section}.{name}": trackable(value) for name, value in objects.items()}
         self._objects.update(named)
         if self._restored is None or section not in self._restored[1]["sections"]:
             return None
@@ -272,12 +273,3 @@ class Checkpointer:
                 self._lake.remove(f"checkpoints/{name}")
         except LakeError as error:
             _log.warning("old checkpoints stay until the next save: %s", error)
-
-
-def _trackable(value: Any) -> Any:
-    """What TensorFlow saves of an object.
-
-    A Keras model's metrics are left out: what they count is not the model's, and where processes
-    train in step their variables cannot be read by one process alone.
-    """
-    return [v.value for v in value.weights] if isinstance(value, keras.Model) else value

@@ -18,10 +18,6 @@ import numpy as np
 # rows and bytes that one shuffle window holds at most; a reader keeps a few windows in memory
 WINDOW_ROWS = 1 << 18
 WINDOW_BYTES = 64 << 20
-# steps in one unit at most; a unit is what one worker is given at a time
-UNIT_STEPS = 64
-# units per worker in an epoch at least, so that a fast worker can take a slow one's share
-UNITS_PER_WORKER = 8
 
 
 def window_rows(rows: int, size_bytes: int) -> int:
@@ -114,12 +110,6 @@ def share(rows: int, replica: int, replicas: int) -> tuple[int, int]:
     the last, and a replica's rows in that one differ by one at most; they may be none.
     """
     return rows * replica // replicas, rows * (replica + 1) // replicas
-
-
-def unit_steps(rows: int, batch_size: int, workers: int) -> int:
-    """Steps in one unit where the user names none."""
-    steps = -(-rows // batch_size)
-    return max(1, min(UNIT_STEPS, steps // (UNITS_PER_WORKER * workers)))
 
 
 def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:

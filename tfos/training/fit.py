@@ -16,7 +16,6 @@ import numpy as np
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import Checkpointer
 from tfos.feeding.dataset import FeedDataset
-from tfos.feeding.plan import units
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
 from tfos.training.loop import Loop, Part, never
@@ -174,15 +173,12 @@ class Fit:
         return steps == -(-self._dataset.rows // (batch_size * replicas))
 
     def _parts(self) -> list[Part]:
-        """What is left of the epoch, in units.
+        """What is left of the epoch.
 
         An epoch of fit is as many steps as the user says; the steps of all of them go through one
         epoch of the dataset after the other.
         """
         dataset, state = self._dataset, self._state
-        each = self._options.steps_per_execution or max(1, self._model.steps_per_execution)
-        if self._options.steps_per_execution is None and each == 1:
-            each = self._loop.unit_steps(dataset)
         parts: list[Part] = []
         at = state.epoch * self._epoch_steps + state.step
         end = (state.epoch + 1) * self._epoch_steps
@@ -190,12 +186,14 @@ class Fit:
             epoch, first = divmod(at, dataset.steps_per_epoch)
             last = min(first + end - at, dataset.steps_per_epoch)
             stop = min(last * dataset.step_rows, dataset.rows)
-            parts += [
-                Part(epoch, *bounds)
-                for bounds in units(first * dataset.step_rows, stop, dataset.step_rows, each)
-            ]
+            parts.append(Part(epoch, first * dataset.step_rows, stop))
             at += last - first
         return parts
+
+    def _unit_steps(self) -> int | None:
+        """What the user has asked for, here or in compile(), where 1 is the default."""
+        compiled = int(self._model.steps_per_execution)
+        return self._options.steps_per_execution or (compiled if compiled > 1 else None)
 
     def _train_epoch(self, hooks: Any) -> dict[str, float]:
         """Makes the steps of the epoch that are left; returns the epoch's logs."""
@@ -224,7 +222,9 @@ class Fit:
         def is_over() -> bool:
             return bool(self._model.stop_training)
 
-        for part, values in loop.run(program, parts, pause, is_over, begin):
+        for part, values in loop.run(
+            program, dataset, parts, pause, is_over, begin, self._unit_steps()
+        ):
             program.add(total, values)
             done += part.rows
             data_epoch = part.epoch

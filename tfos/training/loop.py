@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -19,8 +20,9 @@ import tensorflow as tf
 
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
-from tfos.feeding.plan import share, unit_steps, units
+from tfos.feeding.plan import share
 from tfos.training.custom import CustomProgram
+from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
 from tfos.training.program import AppliedRows, Program, prepare
 from tfos.training.runner import Reports, Runner
@@ -61,72 +63,87 @@ class Loop:
         self.applied = AppliedRows(runner)
         self._ledger = ledger
         self._custom: dict[Any, CustomProgram] = {}
+        self._paces: WeakKeyDictionary[Any, Pace] = WeakKeyDictionary()
         self._reported = 0.0
         self._unsettled = 0
-
-    def parts(self, dataset: FeedDataset, epoch: int = 0) -> list[Part]:
-        """The units of one whole epoch of a dataset."""
-        return [
-            Part(epoch, start, stop)
-            for start, stop in units(0, dataset.rows, dataset.step_rows, self.unit_steps(dataset))
-        ]
-
-    def unit_steps(self, dataset: FeedDataset) -> int:
-        """Steps in one unit of a dataset, where the user names none."""
-        return unit_steps(dataset.rows, dataset.step_rows, self.runner.parallelism)
 
     def run(
         self,
         program: Program | CustomProgram | PredictProgram,
+        dataset: FeedDataset,
         parts: Sequence[Part],
         pause: Callable[[], Callable[[], None] | None] = never,
         is_over: Callable[[], bool] = lambda: False,
         begin: Callable[[], None] = never,
+        unit_steps: int | None = None,
     ) -> Iterator[tuple[Part, Any]]:
-        """Runs the program on each part; yields (part, result) in order, as they are done.
+        """Runs the program on the parts, cut into units; yields (unit, result) in order, when done.
 
-        Without a coordinator one part is done when the next one begins.
+        Without a coordinator one unit is done when the next one begins.
 
-        pause: asked after each part; what it returns is called when all that was submitted is
-        done, so that the weights have seen the parts that were yielded and no others.
-        is_over: when it says so, no more parts are submitted.
-        begin: called before each part is run; under a coordinator, where parts overlap, before it
+        pause: asked after each unit; what it returns is called when all that was submitted is
+        done, so that the weights have seen the units that were yielded and no others.
+        is_over: when it says so, no more units are submitted.
+        begin: called before each unit is run; under a coordinator, where units overlap, before it
         is yielded.
+        unit_steps: of each unit; chosen by how long steps take when not given.
         """
         pending: deque[tuple[Part, Any]] = deque()
         overlaps = self.runner.coordinator is not None
         limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
+        pace = self._paces.setdefault(program, Pace(self.runner.parallelism, unit_steps))
+        pace.begin()
 
         def first() -> tuple[Part, Any]:
-            part, result = pending.popleft()
+            unit, result = pending.popleft()
             if overlaps:
                 begin()
             try:
-                return part, result.fetch()
+                value = result.fetch()
             except tf.errors.CancelledError:
                 self.runner.join()  # raises the error that this one was cancelled for
                 raise
+            pace.done(_steps(dataset, unit), time.monotonic())
+            return unit, value
 
-        for part in parts:
+        for unit, is_last in self._units(dataset, parts, pace):
             if is_over():
                 break
             if not overlaps:
                 begin()
-            bounds = tf.constant([part.epoch, part.start, part.stop], tf.int64)
-            pending.append((part, self.runner.submit(program.function, bounds)))
+            bounds = tf.constant([unit.epoch, unit.start, unit.stop], tf.int64)
+            pending.append((unit, self.runner.submit(program.function, bounds)))
             if len(pending) >= limit:
                 yield first()
             at_rest = pause()
-            if at_rest is not None and part != parts[-1]:
+            if at_rest is not None and not is_last:
                 while pending:
                     yield first()
                 at_rest()
+                pace.begin()
         while pending:
             yield first()
 
+    def _units(
+        self, dataset: FeedDataset, parts: Sequence[Part], pace: Pace
+    ) -> Iterator[tuple[Part, bool]]:
+        """The parts cut into units, and whether a unit is the last; cut as late as they are used.
+
+        Workers in step, of which each has a clock of its own, agree on each unit.
+        """
+        left = sum(_steps(dataset, part) for part in parts)
+        for part in parts:
+            at = part.start
+            while at < part.stop:
+                steps = min(self.runner.gather(pace.next(left)))
+                unit = Part(part.epoch, at, min(at + steps * dataset.step_rows, part.stop))
+                at = unit.stop
+                left -= _steps(dataset, unit)
+                yield unit, left == 0
+
     def count(self, dataset: FeedDataset, part: Part) -> None:
         """Takes a part into account that was trained on."""
-        self.steps += -(-part.rows // dataset.step_rows)
+        self.steps += _steps(dataset, part)
         self._ledger.add(dataset.feed, part.epoch, part.rows, dataset.rows)
         self._unsettled += part.rows
 
@@ -143,7 +160,7 @@ class Loop:
         """The logs of a test program over all rows of a dataset, after `epoch` of the `epochs`."""
         total, done, begun = program.zero(), 0, time.monotonic()
         with self.reports.quiet():
-            for part, values in self.run(program, self.parts(dataset)):
+            for part, values in self.run(program, dataset, [_whole(dataset)]):
                 program.add(total, values)
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
@@ -158,7 +175,7 @@ class Loop:
         pieces: list[Any] = []
         done, begun = 0, time.monotonic()
         with self.reports.quiet():
-            for part, outputs in self.run(program, self.parts(dataset)):
+            for part, outputs in self.run(program, dataset, [_whole(dataset)]):
                 pieces.extend(zip(_starts(dataset, part), outputs, strict=True))
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
@@ -174,7 +191,7 @@ class Loop:
         if key not in self._custom:
             self._custom[key] = CustomProgram(step, dataset, self.runner, self.applied)
         total, done, begun = 0.0, 0, time.monotonic()
-        for part, value in self.run(self._custom[key], self.parts(dataset, epoch)):
+        for part, value in self.run(self._custom[key], dataset, [_whole(dataset, epoch)]):
             total += float(value)
             done += part.rows
             self.count(dataset, part)
@@ -212,6 +229,14 @@ class Loop:
                     "metrics": logs,
                 }
             )
+
+
+def _whole(dataset: FeedDataset, epoch: int = 0) -> Part:
+    return Part(epoch, 0, dataset.rows)
+
+
+def _steps(dataset: FeedDataset, part: Part) -> int:
+    return -(-part.rows // dataset.step_rows)
 
 
 def _starts(dataset: FeedDataset, part: Part) -> list[int]:

@@ -1,0 +1,440 @@
+"""tfos.layers.Embedding against NumPy, in shards as on several parameter servers and in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfos import optimizers
+from tfos.errors import UsageError
+from tfos.fault.slices import trackable
+from tfos.layers import Embedding, divide, initial_values, multiplier, shard_of
+
+ROWS, WIDTH = 5000, 3
+
+
+@pytest.fixture
+def servers(monkeypatch):
+    """Makes layers that are built from now on divide their tables over so many servers."""
+    extended = tf.distribute.get_strategy().extended
+
+    def use(number: int) -> None:
+        monkeypatch.setattr(extended, "_num_ps", number, raising=False)
+
+    return use
+
+
+def table_of(layer: Embedding) -> np.ndarray:
+    """The layer's vectors in the order of the rows."""
+    return np.concatenate([shard.numpy() for shard in layer.shards])
+
+
+def vectors(layer: Embedding, ids: Any) -> np.ndarray:
+    """What the layer has for ids, one by one."""
+    return table_of(layer)[layer.rows(tf.constant(ids)).numpy()]
+
+
+@pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 5000, 100_000, 2_000_001])
+@pytest.mark.parametrize("servers", [1, 2, 3, 7, 100])
+def test_division(rows, servers):
+    bounds = divide(rows, servers)
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0
+    assert bounds[-1] == rows
+    assert sizes.min() > 0
+    assert sizes.max() - sizes.min() < 2 * 1024
+    assert len(sizes) == min(servers, -(-rows // 1024))
+    owners = shard_of(np.arange(rows), rows, len(sizes))
+    np.testing.assert_array_equal(np.bincount(owners), sizes)
+    assert (np.diff(owners) >= 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 10, 1000, 65_536, 99_991])
+def test_ids_are_permuted(rows):
+    found = np.arange(rows) * multiplier(rows) % rows
+    assert len(np.unique(found)) == rows
+
+
+def test_frequent_ids_are_spread_evenly():
+    """The thousand first ids are the most frequent ones in a vocabulary by frequency."""
+    rows = 1_000_000
+    found = np.arange(1000) * multiplier(rows) % rows
+    counts = np.bincount(shard_of(found, rows, 10), minlength=10)
+    assert counts.min() >= 90
+    assert counts.max() <= 110
+
+
+def test_products_of_the_largest_ids_fit():
+    assert 2_999_999_999 * multiplier(2_999_999_999) < 2**63
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_vectors_of_ids(servers, number):
+    servers(number)
+    layer = Embedding(ROWS, WIDTH)
+    ids = np.array([[4999, 0, 7], [7, 7, 1234]], np.int32)
+    found = layer(ids)
+    assert len(layer.shards) == number
+    assert found.shape == (2, 3, WIDTH)
+    np.testing.assert_array_equal(found, vectors(layer, ids))
+    assert len(np.unique(layer.rows(tf.range(ROWS)))) == ROWS
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_ragged_ids_give_ragged_vectors(servers, number):
+    servers(number)
+    layer = Embedding(ROWS, WIDTH)
+    ids = tf.ragged.constant([[1, 2, 4000], [], [2]], dtype=tf.int64)
+    found = layer(ids)
+    assert found.row_lengths().numpy().tolist() == [3, 0, 1]
+    np.testing.assert_array_equal(found.values, vectors(layer, [1, 2, 4000, 2]))
+
+
+def combined(kind: str, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The definition, for one bag."""
+    total = (rows * weights[:, None]).sum(axis=0)
+    if kind == "sum":
+        return total
+    norm = weights.sum() if kind == "mean" else np.sqrt((weights**2).sum())
+    return total / norm if norm else total
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("form", ["ragged", "ragged twice", "dense"])
+def test_bags(servers, kind, form, weighted):
+    servers(3)
+    layer = Embedding(ROWS, WIDTH, combiner=kind)
+    bags = [[3, 3, 4000], [], [17], [9, 1]] if form != "dense" else [[3, 3], [4000, 9], [17, 17]]
+    weights = [[0.5 + 0.25 * id for id in range(len(bag))] for bag in bags]
+    ids = np.array(bags) if form == "dense" else tf.ragged.constant(bags, dtype=tf.int32)
+    factors: Any = np.array(weights, np.float32) if form == "dense" else tf.ragged.constant(weights)
+    if form == "ragged twice":
+        ids, factors = (tf.RaggedTensor.from_row_lengths(each, [1, 3]) for each in (ids, factors))
+    found = layer(ids, weights=factors) if weighted else layer(ids)
+    if form == "ragged twice":
+        assert found.row_lengths().numpy().tolist() == [1, 3]
+        found = found.values
+    expected = [
+        combined(
+            kind,
+            vectors(layer, np.array(bag, np.int64)),
+            np.array(w if weighted else np.ones(len(bag))),
+        )
+        for bag, w in zip(bags, weights, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_bags_of_several_features():
+    layer = Embedding(100, WIDTH, combiner="sum")
+    ids = np.arange(24).reshape(2, 4, 3)
+    np.testing.assert_allclose(layer(ids), vectors(layer, ids).sum(axis=2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dense", "ragged", "bags"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_batch_without_ids(servers, form, number):
+    servers(number)
+    layer = Embedding(ROWS, WIDTH, combiner="mean" if form == "bags" else None)
+    ids = tf.zeros([0, 4], tf.int32) if form == "dense" else tf.ragged.constant([[], []], tf.int32)
+    found = layer(ids)
+    assert found.shape[0] == (0 if form == "dense" else 2)
+    assert not tf.size(found.values if form == "ragged" else found) or not found.numpy().any()
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_gradient_has_each_row_once(servers, number):
+    servers(number)
+    layer = Embedding(ROWS, WIDTH)
+    ids = tf.constant([5, 6, 5, 4000, 5])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(ids) * tf.constant([[1.0], [2], [3], [4], [5]]))
+    shards = [shard.value for shard in layer.shards]
+    gradients = tape.gradient(loss, shards)
+    total = np.zeros((ROWS, WIDTH))
+    seen = 0
+    for gradient, begin in zip(gradients, divide(ROWS, number), strict=False):
+        assert isinstance(gradient, tf.IndexedSlices)
+        seen += len(gradient.indices)
+        total[gradient.indices.numpy() + begin] += gradient.values.numpy()
+    assert seen == 3
+    rows = layer.rows(tf.constant([5, 6, 4000])).numpy()
+    expected = np.zeros((ROWS, WIDTH))
+    expected[rows] = [[9.0], [2.0], [4.0]]
+    np.testing.assert_allclose(total, expected)
+
+
+@pytest.mark.parametrize("bad", [[-1], [ROWS], [3, ROWS + 7, -2]])
+def test_id_out_of_range_is_named(bad):
+    layer = Embedding(ROWS, WIDTH, name="films")
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        layer(np.array(bad))
+    assert "films" in str(raised.value)
+    assert f"input_dim={ROWS}" in str(raised.value)
+    assert str(next(id for id in bad if not 0 <= id < ROWS)) in str(raised.value)
+    assert "out_of_range" in str(raised.value)
+
+
+def test_ids_out_of_range_may_share_a_row():
+    layer = Embedding(ROWS, WIDTH, out_of_range="bucket")
+    found = layer.rows(tf.constant([-5, ROWS, 2**31 - 1, 4]))
+    assert layer(np.array([0])).shape == (1, WIDTH)
+    assert sum(len(shard.numpy()) for shard in layer.shards) == ROWS + 1
+    assert found.numpy()[:3].tolist() == [ROWS] * 3
+    assert found.numpy()[3] < ROWS
+
+
+def test_modulo():
+    layer = Embedding(ROWS, WIDTH, ids="modulo")
+    found = layer.rows(tf.constant([3, ROWS + 3, 3 - ROWS, 4], tf.int64)).numpy()
+    assert found[0] == found[1] == found[2] != found[3]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.arange(100_000, dtype=np.int64) * 1000,
+        np.arange(100_000, dtype=np.int32),
+        np.array([f"user {n}" for n in range(100_000)]),
+    ],
+)
+def test_hashed_ids_are_spread_evenly(ids):
+    layer = Embedding(100, WIDTH, ids="hash")
+    rows = layer.rows(tf.constant(ids)).numpy()
+    counts = np.bincount(rows, minlength=100)
+    assert len(counts) == 100
+    # chi squared with 99 degrees of freedom: beyond these in one of 10^5
+    assert 44 < ((counts - 1000) ** 2 / 1000).sum() < 173
+
+
+def test_hashes_do_not_change():
+    """A model would look up other rows with another hash."""
+    layer = Embedding(1_000_000, WIDTH, ids="hash")
+    assert layer.rows(tf.constant([0, 1, -1], tf.int64)).numpy().tolist() == [
+        int(_splitmix(id) >> 1) % 1_000_000 for id in (0, 1, -1)
+    ]
+    strings = layer.rows(tf.constant(["", "a", "b"])).numpy().tolist()
+    assert strings == layer.rows(tf.constant(["", "a", "b"])).numpy().tolist()
+    assert len(set(strings)) == 3
+
+
+def _splitmix(id: int) -> int:
+    mask = (1 << 64) - 1
+    z = (id + 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        keras.initializers.RandomUniform(-1, 3, seed=5),
+        keras.initializers.RandomNormal(1.0, 2.0, seed=5),
+        keras.initializers.TruncatedNormal(1.0, 2.0, seed=5),
+        keras.initializers.Constant(0.25),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("width", [1, 3, 16])
+def test_initial_values_do_not_depend_on_the_shards(initializer, width):
+    rows = 100_000
+    whole = initial_values(initializer, (rows, width), "float32", 0).numpy()
+    for begin, end in ((1024, 2048), (50 * 1024, 90 * 1024), (97 * 1024, rows)):
+        part = initial_values(initializer, (end - begin, width), "float32", begin).numpy()
+        np.testing.assert_array_equal(part, whole[begin:end])
+
+
+@pytest.mark.parametrize(
+    ("initializer", "mean", "deviation"),
+    [
+        (keras.initializers.RandomUniform(-1, 3), 1, 4 / np.sqrt(12)),
+        (keras.initializers.RandomNormal(1.0, 2.0), 1, 2),
+        (keras.initializers.TruncatedNormal(1.0, 2.0), 1, 2 * 0.8796),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_initial_values_are_as_keras_has_them(initializer, mean, deviation):
+    found = initial_values(initializer, (100_000, 4), "float32", 0).numpy()
+    kerass = keras.ops.convert_to_numpy(initializer((100_000, 4)))
+    for values in (found, kerass):
+        assert values.mean() == pytest.approx(mean, abs=0.03)
+        assert values.std() == pytest.approx(deviation, rel=0.02)
+    assert found.min() == pytest.approx(kerass.min(), abs=0.01 + 2 * isinstance(
+        initializer, keras.initializers.RandomNormal
+    ))  # fmt: skip
+
+
+def test_initializer_that_needs_the_whole_table():
+    with pytest.raises(ValueError, match=r"GlorotUniform.*use one of RandomUniform"):
+        Embedding(ROWS, WIDTH, embeddings_initializer="glorot_uniform")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_dim": 0}, "input_dim is 0"),
+        ({"input_dim": 3_000_000_000}, "input_dim is 3000000000"),
+        ({"output_dim": 0}, "output_dim 0"),
+        ({"combiner": "max"}, "combiner is 'max'"),
+        ({"ids": "crc"}, "ids is 'crc'"),
+        ({"out_of_range": "zero"}, "out_of_range is 'zero'"),
+    ],
+)
+def test_arguments_out_of_range(options, words):
+    with pytest.raises(ValueError, match=words):
+        Embedding(**{"input_dim": ROWS, "output_dim": WIDTH, **options})
+
+
+def test_inputs_that_cannot_be_looked_up():
+    layer = Embedding(ROWS, WIDTH)
+    with pytest.raises(TypeError, match="dtype float32"):
+        layer(np.array([1.0], np.float32))
+    with pytest.raises(TypeError, match="cannot be hashed"):
+        Embedding(ROWS, WIDTH, ids="hash")(np.array([1.0], np.float32))
+    with pytest.raises(ValueError, match="has no combiner"):
+        layer(np.array([[1]]), weights=np.array([[1.0]]))
+    with pytest.raises(TypeError, match=r"RaggedTensor.from_sparse"):
+        layer(tf.sparse.from_dense([[1]]))
+    bag = Embedding(ROWS, WIDTH, combiner="sum")
+    with pytest.raises(TypeError, match="both ids and weights ragged"):
+        bag(tf.ragged.constant([[1]]), weights=np.array([[1.0]], np.float32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ids and weights differ"):
+        bag(np.array([[1, 2]]), weights=np.array([[1.0]], np.float32))
+
+
+def model(name: str | None = None) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    ids = keras.Input([2], dtype="int64", name="ids")
+    layers = [Embedding(ROWS, WIDTH, name=name and f"{name}{n}", combiner="mean") for n in range(2)]
+    outputs = keras.layers.Dense(1)(keras.layers.Concatenate()([layer(ids) for layer in layers]))
+    made = keras.Model(ids, outputs)
+    made.compile(optimizers.Adam(0.1), "mse")
+    return made
+
+
+def trained(made: keras.Model, steps: int = 3) -> keras.Model:
+    made.optimizer.build(made.trainable_variables)
+    random = np.random.default_rng(5)
+    for _ in range(steps):
+        made.train_on_batch(random.integers(0, ROWS, (64, 2)), random.normal(size=(64, 1)))
+    return made
+
+
+def predictions(made: keras.Model) -> np.ndarray:
+    return np.asarray(made(np.arange(ROWS).reshape(-1, 2)))
+
+
+def test_training_does_not_depend_on_the_shards(servers):
+    whole = predictions(trained(model()))
+    servers(4)
+    divided = trained(model())
+    assert sum("embeddings" in weight.path for weight in divided.weights) == 8
+    np.testing.assert_allclose(predictions(divided), whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (4, 2), (2, 5), (3, 3)])
+@pytest.mark.parametrize("kind", ["adam", "group_ftrl", "keras adam"])
+def test_checkpoint_is_restored_in_other_shards(servers, tmp_path, before, after, kind):
+    def make() -> keras.Model:
+        made = model("e")
+        made.compile(
+            {
+                "adam": lambda: optimizers.Adam(0.1),
+                "group_ftrl": lambda: optimizers.GroupFTRL(0.1),
+                "keras adam": lambda: keras.optimizers.Adam(0.1),
+            }[kind](),
+            "mse",
+        )
+        return made
+
+    servers(before)
+    saved = trained(make())
+    prefix = str(tmp_path / "weights")
+
+    def checkpoint(made: keras.Model) -> tf.train.Checkpoint:
+        return tf.train.Checkpoint(m=trackable(made), o=trackable(made.optimizer))
+
+    checkpoint(saved).write(prefix)
+    servers(after)
+    restored = make()
+    restored.optimizer.build(restored.trainable_variables)
+    assert not np.allclose(predictions(restored), predictions(saved))
+    checkpoint(restored).read(prefix).assert_existing_objects_matched().assert_consumed()
+    np.testing.assert_array_equal(predictions(restored), predictions(saved))
+    # slots and the count of iterations are there if the next steps are the same
+    np.testing.assert_allclose(
+        predictions(trained(restored)), predictions(trained(saved)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_tables_of_one_name_are_refused(servers):
+    servers(2)
+    first, second = model("same"), model("same")
+    for each in (first, second):
+        each(np.zeros((1, 2)))
+    optimizer = optimizers.Adam()
+    optimizer.build([*first.trainable_variables, *second.trainable_variables])
+    with pytest.raises(UsageError, match="same0/embeddings_0: give the layers different names"):
+        trackable(optimizer)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 1), (1, 4), (3, 2)])
+def test_keras_file_is_loaded_in_other_shards(servers, tmp_path, before, after):
+    servers(before)
+    saved = trained(model())
+    path = str(tmp_path / "model.keras")
+    saved.save(path)
+    servers(after)
+    loaded = keras.saving.load_model(path, compile=False)
+    np.testing.assert_array_equal(predictions(loaded), predictions(saved))
+
+
+def test_keras_file_of_another_table(tmp_path):
+    layer = Embedding(ROWS, WIDTH)
+    layer.build()
+    other = Embedding(ROWS + 1, WIDTH)
+    other.build()
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    with pytest.raises(ValueError, match=f"has {ROWS + 1} rows of {WIDTH}"):
+        other.load_own_variables(store)
+
+
+def test_saved_model(servers, tmp_path):
+    servers(3)
+    made = trained(model())
+    made.export(str(tmp_path / "saved"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved"))
+    ids = np.arange(20).reshape(-1, 2)
+    np.testing.assert_allclose(served.serve(ids), made(ids), rtol=1e-5)
+
+
+def test_mixed_precision():
+    layer = Embedding(ROWS, WIDTH, combiner="mean", dtype="mixed_bfloat16")
+    found = layer(np.array([[1, 2]]))
+    assert found.dtype == tf.bfloat16
+    assert layer.shards[0].dtype == "float32"
+
+
+def test_inside_a_layer_that_is_built_by_being_called(tmp_path: Path):
+    class Tower(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = Embedding(ROWS, WIDTH, combiner="sum")
+
+        def call(self, ids: Any) -> Any:
+            return self.embedding(ids)
+
+    ids = keras.Input([2], dtype="int64")
+    made = keras.Model(ids, Tower()(ids))
+    layer = made.layers[-1].embedding
+    np.testing.assert_allclose(
+        made(np.array([[1, 2]])), vectors(layer, [[1, 2]]).sum(axis=1), rtol=1e-5
+    )

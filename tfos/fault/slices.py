@@ -1,0 +1,68 @@
+"""Tables in a checkpoint: whole, whatever shards they have while they are trained.
+
+The shards of a table, and those of each optimizer slot that has as many rows, are slices of one
+value in TensorFlow's checkpoint, which can be read in other slices. So what was written with P
+parameter servers is restored with Q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfos.errors import UsageError
+
+
+def trackable(value: Any) -> Any:
+    """What TensorFlow saves of an object that is to be in a checkpoint.
+
+    Of a Keras model or optimizer it is a list of its variables, in their order. A model's metrics
+    are left out: what they count is not the model's, and where processes train in step their
+    variables cannot be read by one process alone.
+
+    Raises UsageError when two of an optimizer's tables have one name.
+    """
+    if isinstance(value, keras.Model):
+        return _whole((weight, "", weight) for weight in value.weights)
+    if isinstance(value, keras.optimizers.Optimizer):
+        return _whole(_slots(value))
+    return value
+
+
+def _slots(optimizer: Any) -> Iterator[tuple[Any, str, Any]]:
+    """(variable, name of the slot, weight that it is kept for) of each variable of an optimizer.
+
+    Keras names a slot after the weight. Only weights that are slices count here.
+    """
+    prefixes: dict[str, Any] = {}
+    for weight in getattr(optimizer, "_trainable_variables", ()):
+        if hasattr(weight, "slice_of"):
+            prefix = f"{weight.path.replace('/', '_')}_"
+            if prefix in prefixes:
+                raise UsageError(
+                    f"two tfos.layers.Embedding have the weight {weight.path}: give the layers"
+                    " different names"
+                )
+            prefixes[prefix] = weight
+    for variable in optimizer.variables:
+        own = [prefix for prefix in prefixes if variable.name.startswith(prefix)]
+        weight = prefixes[own[0]] if own else None
+        if weight is not None and variable.shape[:1] == weight.shape[:1]:
+            yield variable, variable.name.removeprefix(own[0]), weight
+        else:
+            yield variable, variable.name, None
+
+
+def _whole(variables: Iterable[tuple[Any, str, Any]]) -> list[Any]:
+    """The variables, with the slices of one table put together where the first of them is."""
+    groups: dict[Any, list[Any]] = {}
+    for variable, name, weight in variables:
+        table = getattr(weight, "slice_of", variable)
+        groups.setdefault((name, id(table)), []).append(variable.value)
+    return [
+        tf.__internal__.distribute.ShardedVariable(group) if len(group) > 1 else group[0]
+        for group in groups.values()
+    ]
