@@ -102,7 +102,7 @@ def test_checkpoint_of_two_servers_is_restored_in_one_process(left: Path) -> Non
     model.optimizer.build(model.trainable_variables)
     lake = Lake(str(left / "worlds" / "tables" / "lake"), "run")
     saver = Checkpointer(lake, str(left), 1000)
-    assert saver.restore("fit", model=model, optimizer=model.optimizer) is not None
+    assert saver.restore("fit0", model=model, optimizer=model.optimizer)
     saver.close()
     for n, weight in enumerate(whole_weights(model)):
         np.testing.assert_array_equal(found[f"w{n}"], weight)
