@@ -226,12 +226,12 @@ class Embedding(keras.layers.Layer):
         rows, places = tf.unique(self.rows(ids))
         shards = [shard.value for shard in self.shards]
         if len(shards) == 1:
-            return tf.cast(tf.gather(shards[0], rows), self.compute_dtype), places
+            return tf.cast(_gather(shards[0], rows), self.compute_dtype), places
         owner = tf.cast(shard_of(tf.cast(rows, tf.int64), self._rows, len(shards)), tf.int32)
         order = tf.dynamic_partition(tf.range(tf.size(rows)), owner, len(shards))
         wanted = tf.dynamic_partition(rows, owner, len(shards))
         found = [
-            tf.gather(shard, part - shard_begin)
+            _gather(shard, part - shard_begin)
             for shard, part, shard_begin in zip(
                 shards, wanted, divide(self._rows, len(shards)), strict=False
             )
@@ -269,6 +269,30 @@ class Embedding(keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def _gather(table: Any, rows: Any) -> Any:
+    """table[rows], for rows of which each is there once.
+
+    TensorFlow's own gradient asks the server for the shape of the table, in every step.
+    """
+    if not isinstance(table, tf.Variable):
+        return tf.gather(table, rows)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def gather(wanted: Any) -> tuple[Any, Any]:
+        def gradient(of_rows: Any, variables: Any) -> tuple[None, list[Any]]:
+            if isinstance(of_rows, tf.IndexedSlices):
+                of_rows = tf.math.unsorted_segment_sum(
+                    of_rows.values, of_rows.indices, tf.size(wanted)
+                )
+            slices = tf.IndexedSlices(of_rows, wanted, tf.constant(table.shape.as_list()))
+            slices.is_distinct = True  # tfos.optimizers need not sum it
+            return None, [slices]
+
+        return tf.gather(table, wanted), gradient
+
+    return gather(rows)
 
 
 def check_initializer(initializer: Any) -> None:

@@ -31,14 +31,17 @@ class SparseOptimizer(keras.optimizers.Optimizer):
 
     slots: name of each variable that is kept per weight, and its initial value.
     divides_by_rate: whether there is no formula for a learning rate of 0; it then updates nothing.
+    keeps_zeros: whether a gradient of zero changes nothing, so that such rows may be left in.
     Raises ValueError for arguments out of range.
     """
 
     divides_by_rate = False
+    keeps_zeros = False
 
     def __init__(self, learning_rate: Any, **options: Any) -> None:
         super().__init__(learning_rate=learning_rate, **options)
         self._slots: dict[str, list[Any]] = {}
+        self._is_summed = False
 
     def slots(self) -> dict[str, float]:
         raise NotImplementedError
@@ -61,6 +64,16 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             initializer = keras.initializers.Constant(initial)
             self._slots[name] = self.add_optimizer_variables(variables, name, initializer)
 
+    def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
+        """Sums duplicates on the worker, where Keras would have it done with the variables."""
+        if self._distribution_strategy.num_replicas_in_sync == 1:
+            self._is_summed = True
+            grads = [self._prepared(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        try:
+            super()._backend_update_step(grads, variables, learning_rate)
+        finally:
+            self._is_summed = False
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
         decays = self.weight_decay is not None and self._use_weight_decay(
@@ -71,9 +84,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         rate = tf.cast(learning_rate, variable.dtype)
         decay = rate * tf.cast(self.weight_decay, variable.dtype) if decays else None
 
-        if isinstance(gradient, tf.IndexedSlices):
-            # where the gradient is, on a worker: a server gets each row once
-            gradient = _summed(gradient)
+        if isinstance(gradient, tf.IndexedSlices) and not self._is_summed:
+            gradient = self._prepared(gradient)
 
         def update() -> None:
             if isinstance(gradient, tf.IndexedSlices):
@@ -91,6 +103,11 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 tf.cond(rate > 0, update, lambda: None)
             else:
                 update()
+
+    def _prepared(self, gradient: Any) -> Any:
+        """What update_step takes: each row once, and those of zero left out."""
+        gradient = _summed(gradient)
+        return gradient if self.keeps_zeros and self.weight_decay is None else _used(gradient)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Nothing: update_step does, for the rows that it updates."""
@@ -130,6 +147,7 @@ class SGD(SparseOptimizer):
         super().__init__(learning_rate, name=name, **options)
         _check_range("momentum", momentum, 0, 1)
         self.momentum, self.nesterov = momentum, nesterov
+        self.keeps_zeros = not momentum
 
     def slots(self) -> dict[str, float]:
         return {"momentum": 0.0} if self.momentum else {}
@@ -172,6 +190,8 @@ class SGD(SparseOptimizer):
 @_register
 class Adagrad(SparseOptimizer):
     """Adagrad (Duchi et al. 2011): n += g**2; w -= rate * g / (sqrt(n) + epsilon)."""
+
+    keeps_zeros = True
 
     def __init__(
         self,
@@ -507,12 +527,20 @@ class GroupFTRL(SparseOptimizer):
 
 
 def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Each row once, with the sum of its slices; none that is zero."""
+    """Each row once, with the sum of its slices."""
+    if getattr(gradient, "is_distinct", False):  # made by tfos.layers
+        return gradient
     rows, place = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
-    used = tf.reduce_any(values != 0, axis=list(range(1, values.shape.rank)))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
+
+
+def _used(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The slices that are not zero."""
+    is_used = tf.reduce_any(gradient.values != 0, axis=list(range(1, gradient.values.shape.rank)))
+    which = tf.where(is_used)[:, 0]
     return tf.IndexedSlices(
-        tf.boolean_mask(values, used), tf.boolean_mask(rows, used), gradient.dense_shape
+        tf.gather(gradient.values, which), tf.gather(gradient.indices, which), gradient.dense_shape
     )
 
 

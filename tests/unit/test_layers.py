@@ -161,6 +161,7 @@ def test_gradient_has_each_row_once(servers, number):
     seen = 0
     for gradient, begin in zip(gradients, divide(ROWS, number), strict=False):
         assert isinstance(gradient, tf.IndexedSlices)
+        assert gradient.is_distinct
         seen += len(gradient.indices)
         total[gradient.indices.numpy() + begin] += gradient.values.numpy()
     assert seen == 3
@@ -168,6 +169,38 @@ def test_gradient_has_each_row_once(servers, number):
     expected = np.zeros((ROWS, WIDTH))
     expected[rows] = [[9.0], [2.0], [4.0]]
     np.testing.assert_allclose(total, expected)
+
+
+def test_gradient_of_a_layer_that_is_used_twice():
+    """Its parts are put together by TensorFlow, and a row may be in both."""
+    layer = Embedding(ROWS, WIDTH)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([1, 2]))) + tf.reduce_sum(layer(tf.constant([2])))
+    (gradient,) = tape.gradient(loss, [layer.shards[0].value])
+    assert not hasattr(gradient, "is_distinct")
+    optimizer = optimizers.Adagrad(1.0, initial_accumulator_value=0.0, epsilon=0.0)
+    before = table_of(layer)
+    optimizer.apply([gradient], layer.weights)
+    rows = layer.rows(tf.constant([1, 2])).numpy()
+    # the steps of Adagrad's first update have the length of the rate, whatever the gradient
+    np.testing.assert_allclose(before[rows] - table_of(layer)[rows], np.ones((2, WIDTH)), 1e-5)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_gradient_stays_distinct_on_its_way_to_the_optimizer(in_graph):
+    layer = Embedding(ROWS, WIDTH)
+    layer.build()
+    seen = []
+
+    class Watched(optimizers.Adagrad):
+        def _prepared(self, gradient: Any) -> Any:
+            seen.append(getattr(gradient, "is_distinct", False))
+            return super()._prepared(gradient)
+
+    made = keras.Sequential([keras.Input([2], dtype="int64"), layer, keras.layers.Flatten()])
+    made.compile(Watched(), "mse", run_eagerly=not in_graph)
+    made.train_on_batch(np.array([[1, 2]]), np.zeros((1, 2 * WIDTH)))
+    assert set(seen) == {True}
 
 
 @pytest.mark.parametrize("bad", [[-1], [ROWS], [3, ROWS + 7, -2]])

@@ -29,6 +29,8 @@ from tfos.fault.slices import trackable
 from tfos.lake import Lake, checkpoint_path, remove_local
 
 KEPT = 3
+# see affordable()
+_CHEAP_SECS, _SHARE = 1.0, 10
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +79,7 @@ class Checkpointer:
         self._on_commit = on_commit
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
+        self._last_secs = 0.0
         self._hurried = threading.Event()
         self._upload: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -153,6 +156,16 @@ class Checkpointer:
         if not self._is_owner:
             return False
         return self._hurried.is_set() or time.monotonic() - self._last_save >= self._every_secs
+
+    def affordable(self) -> bool:
+        """Whether a save now is worth it without being due: it takes a tenth of the time at most.
+
+        What takes less than a second always is.
+        """
+        since = time.monotonic() - self._last_save
+        under_way = self._upload is not None and self._upload.is_alive()
+        secs = since if under_way else self._last_secs
+        return self.due() or secs < _CHEAP_SECS or since >= _SHARE * secs
 
     def hurry(self) -> Callable[[], bool]:
         """Makes due() say yes until the next save. May be called from any thread.
@@ -254,7 +267,8 @@ class Checkpointer:
             self._lake.commit_dir(local, path, {"step": step}, self.fence)
             self._newest = step
             self._saved += 1
-            self._save_secs += time.monotonic() - begun
+            self._last_secs = time.monotonic() - begun
+            self._save_secs += self._last_secs
             self._committed = number
             self._on_commit()
             self._prune()

@@ -139,7 +139,9 @@ class Fit:
             stop = model.stop_training or self._told_to_stop()
             state.stopped = any(self._loop.runner.gather(int(stop)))
             self._publish()
-            self._save()
+            is_last = state.stopped or state.epoch == options.epochs
+            if is_last or self._checkpointer.affordable():
+                self._save()
         if options.epochs > 0 and model.optimizer is not None:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         hooks.on_train_end(logs)
