@@ -450,3 +450,47 @@ class TestStats:
         checkpointer.wait()
         assert checkpointer.stats["saved"] == 2
         assert checkpointer.stats["save_secs"] > stats["save_secs"]
+
+
+class TestAffordable:
+    """Saves that nobody asked for, at the ends of epochs."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = [1000.0]
+        monkeypatch.setattr("tfos.fault.checkpoint.time.monotonic", lambda: now[0])
+        return now
+
+    def saver(self, tmp_path, clock, secs):
+        """One whose save took so long."""
+        saver = Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 1e9)
+        commit = saver._lake.commit_dir
+
+        def slow(*args):
+            commit(*args)
+            clock[0] += secs
+
+        saver._lake.commit_dir = slow
+        saver.restore(weight=tf.Variable(1.0))
+        saver.save(1)
+        saver.wait()
+        return saver
+
+    def test_before_the_first(self, tmp_path, clock):
+        assert Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 1e9).affordable()
+
+    def test_cheap_ones_always_are(self, tmp_path, clock):
+        assert self.saver(tmp_path, clock, 0.9).affordable()
+
+    def test_others_are_after_ten_times_their_time(self, tmp_path, clock):
+        saver = self.saver(tmp_path, clock, 3.0)
+        assert not saver.affordable()
+        clock[0] += 26
+        assert not saver.affordable()
+        clock[0] += 2
+        assert saver.affordable()
+
+    def test_one_that_is_asked_for_is(self, tmp_path, clock):
+        saver = self.saver(tmp_path, clock, 3.0)
+        saver.hurry()
+        assert saver.affordable()
