@@ -168,8 +168,8 @@ class TrainContext:
         "val_auc" does. With --evaluator they are called there, at each checkpoint that it has
         evaluated, and `callbacks` get no val_*; when one stops the training, it ends with the epoch
         under way, or at its next checkpoint. Without one they are callbacks as others.
-        Saves a checkpoint at the end of an epoch where that is cheap (see Checkpointer.affordable),
-        every --checkpoint-secs and at the end, and continues from
+        Saves a checkpoint at the end of each epoch where that is cheap (a tenth of the time at
+        most), every --checkpoint-secs and at the end, and continues from
         the newest one when there is one: epochs counts those of earlier attempts as well.
         Raises UsageError for a model that cannot be trained so.
         """

@@ -59,7 +59,8 @@ class Embedding(keras.layers.Layer):
     input_dim: rows of the table. output_dim: elements of a vector.
     combiner: None gives one vector per id: ids of shape [...] give [..., output_dim], ragged ones a
         RaggedTensor. "sum", "mean" and "sqrtn" give one vector per bag, which is the last axis: ids
-        of shape [..., k], dense or ragged, give a dense [..., output_dim]; zeros for an empty bag.
+        of shape [..., k] give [..., output_dim], dense where only the bags are ragged; zeros for an
+        empty bag.
         "sqrtn" divides the sum by the square root of the number of ids, or of the sum of the
         weights' squares; "mean" by the number, or the sum of the weights.
     ids: what row an id has. "identity": integers from 0 to input_dim - 1, each with its own row.
@@ -112,6 +113,7 @@ class Embedding(keras.layers.Layer):
                 initializer=functools.partial(
                     initial_values, self.embeddings_initializer, begin=begin
                 ),
+                autocast=False,  # the rows looked up are cast, not the table
             )
             shard.slice_of = table  # for tfos.fault.slices
             self.shards.append(shard)
@@ -186,10 +188,16 @@ class Embedding(keras.layers.Layer):
             flat = tf.reshape(ids, [-1])
             bags = tf.repeat(tf.range(count), shape[-1])
         if weights is not None:
+            shapes = (
+                (ids.row_splits, weights.row_splits)
+                if lead is None
+                else (tf.shape(ids), tf.shape(weights))
+            )
             weights = weights.values if lead is None else tf.reshape(weights, [-1])
-            with tf.control_dependencies([tf.debugging.assert_equal(
-                tf.size(flat), tf.size(weights), f"layer {self.name!r}: ids and weights differ"
-            )]):  # fmt: skip
+            asserted = tf.debugging.assert_equal(
+                *shapes, f"layer {self.name!r}: ids and weights differ"
+            )
+            with tf.control_dependencies([asserted] if asserted is not None else []):
                 weights = tf.cast(weights, self.compute_dtype)[:, tf.newaxis]
         table, places = self._distinct(flat)
         sums = self._combine(table, places, weights, bags, count)

@@ -191,8 +191,6 @@ class SGD(SparseOptimizer):
 class Adagrad(SparseOptimizer):
     """Adagrad (Duchi et al. 2011): n += g**2; w -= rate * g / (sqrt(n) + epsilon)."""
 
-    keeps_zeros = True
-
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -204,6 +202,7 @@ class Adagrad(SparseOptimizer):
         super().__init__(learning_rate, name=name, **options)
         _check_range("initial_accumulator_value", initial_accumulator_value, 0)
         self.initial_accumulator_value, self.epsilon = initial_accumulator_value, epsilon
+        self.keeps_zeros = initial_accumulator_value > 0 or epsilon > 0  # else they are 0 / 0
 
     def slots(self) -> dict[str, float]:
         return {"accumulator": self.initial_accumulator_value}

@@ -490,6 +490,28 @@ class TestAffordable:
         clock[0] += 2
         assert saver.affordable()
 
+    def test_none_is_while_an_upload_takes_long(self, tmp_path, clock):
+        saver = self.saver(tmp_path, clock, 0.1)
+        going_on = threading.Event()
+        saver._lake.commit_dir = lambda *args: going_on.wait(60)
+        saver.save(2)
+        clock[0] += 2
+        assert not saver.affordable()
+        going_on.set()
+        saver.wait()
+
+    def test_one_that_tells_of_an_error_is(self, tmp_path, clock):
+        saver = self.saver(tmp_path, clock, 3.0)
+
+        def failing(*args):
+            clock[0] += 3
+            raise LakeError("full")
+
+        saver._lake.commit_dir = failing
+        saver.save(2)
+        saver._upload.join()
+        assert saver.affordable()
+
     def test_one_that_is_asked_for_is(self, tmp_path, clock):
         saver = self.saver(tmp_path, clock, 3.0)
         saver.hurry()

@@ -160,12 +160,14 @@ class Checkpointer:
     def affordable(self) -> bool:
         """Whether a save now is worth it without being due: it takes a tenth of the time at most.
 
-        What takes less than a second always is.
+        What takes less than a second always is; so is one that will raise what the last one raised.
         """
         since = time.monotonic() - self._last_save
-        under_way = self._upload is not None and self._upload.is_alive()
-        secs = since if under_way else self._last_secs
-        return self.due() or secs < _CHEAP_SECS or since >= _SHARE * secs
+        is_cheap = self._last_secs < _CHEAP_SECS or since >= _SHARE * self._last_secs
+        if self._upload is not None and self._upload.is_alive():
+            # this one's time is not known yet, and a save would wait for it
+            is_cheap = is_cheap and since < _CHEAP_SECS
+        return self.due() or self._error is not None or is_cheap
 
     def hurry(self) -> Callable[[], bool]:
         """Makes due() say yes until the next save. May be called from any thread.

@@ -7,6 +7,7 @@ parameter servers is restored with Q.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -23,11 +24,17 @@ def trackable(value: Any) -> Any:
     are left out: what they count is not the model's, and where processes train in step their
     variables cannot be read by one process alone.
 
-    Raises UsageError when two of an optimizer's tables have one name.
+    Raises UsageError for an optimizer that is not built, whose slots would be missing, or when two
+    of its tables that are divided have one name.
     """
     if isinstance(value, keras.Model):
         return _whole((weight, "", weight) for weight in value.weights)
     if isinstance(value, keras.optimizers.Optimizer):
+        if not value.built:
+            raise UsageError(
+                f"optimizer {value.name} is not built, so its slots would be in no checkpoint: call"
+                " optimizer.build(model.trainable_variables) first"
+            )
         return _whole(_slots(value))
     return value
 
@@ -35,11 +42,13 @@ def trackable(value: Any) -> Any:
 def _slots(optimizer: Any) -> Iterator[tuple[Any, str, Any]]:
     """(variable, name of the slot, weight that it is kept for) of each variable of an optimizer.
 
-    Keras names a slot after the weight. Only weights that are slices count here.
+    Keras names a slot after the weight. Only weights of tables that are divided count here.
     """
+    weights = [w for w in optimizer._trainable_variables if hasattr(w, "slice_of")]
+    shards = Counter(id(weight.slice_of) for weight in weights)
     prefixes: dict[str, Any] = {}
-    for weight in getattr(optimizer, "_trainable_variables", ()):
-        if hasattr(weight, "slice_of"):
+    for weight in weights:
+        if shards[id(weight.slice_of)] > 1:
             prefix = f"{weight.path.replace('/', '_')}_"
             if prefix in prefixes:
                 raise UsageError(

@@ -91,10 +91,10 @@ class Loop:
         pending: deque[tuple[Part, Any]] = deque()
         overlaps = self.runner.coordinator is not None
         limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
-        pace = self._paces.setdefault(program, Pace(self.runner.parallelism, unit_steps))
+        pace = self._paces.setdefault(program, Pace(self.runner.parallelism, overlaps, unit_steps))
         pace.begin()
 
-        def first() -> tuple[Part, Any]:
+        def first() -> Iterator[tuple[Part, Any]]:
             unit, result = pending.popleft()
             if overlaps:
                 begin()
@@ -103,8 +103,10 @@ class Loop:
             except tf.errors.CancelledError:
                 self.runner.join()  # raises the error that this one was cancelled for
                 raise
-            pace.done(_steps(dataset, unit), time.monotonic())
-            return unit, value
+            begun = time.monotonic()
+            yield unit, value
+            now = time.monotonic()
+            pace.done(_steps(dataset, unit), now, now - begun)
 
         for unit, is_last in self._units(dataset, parts, pace):
             if is_over():
@@ -114,15 +116,15 @@ class Loop:
             bounds = tf.constant([unit.epoch, unit.start, unit.stop], tf.int64)
             pending.append((unit, self.runner.submit(program.function, bounds)))
             if len(pending) >= limit:
-                yield first()
+                yield from first()
             at_rest = pause()
             if at_rest is not None and not is_last:
                 while pending:
-                    yield first()
+                    yield from first()
                 at_rest()
                 pace.begin()
         while pending:
-            yield first()
+            yield from first()
 
     def _units(
         self, dataset: FeedDataset, parts: Sequence[Part], pace: Pace
