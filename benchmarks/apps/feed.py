@@ -68,18 +68,17 @@ class Feed(tfos.TFOnSparkApp):
         for shuffle in (False, True):
             dataset = ctx.dataset("train", self.args.batch_size, label="y", shuffle=shuffle)
             for epoch in range(self.args.epochs):
-                positions = dataset.positions(0, dataset.rows, epoch)
-                secs = _timed(lambda positions=positions: _consume(positions))
+                secs = _timed(_consumer(dataset.positions(0, dataset.rows, epoch)))
                 found.setdefault("shuffled" if shuffle else "in_order", []).append(secs)
                 rss.append(psutil.Process().memory_info().rss >> 20)
                 ctx.report()
         found["rss_mib"] = rss
         memory = _in_memory(self.args.rows, self.args.batch_size)
-        found["in_memory_secs"] = [_timed(lambda: _consume(memory)) for _ in range(3)]
+        found["in_memory_secs"] = [_timed(_consumer(memory)) for _ in range(3)]
         if self.args.alternatives:
             found["parquet_secs"] = [self.parquet_secs, _timed(lambda: _read_parquet(self.parquet))]
             found["queue_rows_per_sec"] = FEW_ROWS / self.queue_secs
-            read = _timed(lambda: _consume(_records(self.records, self.args.batch_size)))
+            read = _timed(_consumer(_records(self.records, self.args.batch_size)))
             found["records_rows_per_sec"] = [FEW_ROWS / self.records_secs, FEW_ROWS / read]
         return found
 
@@ -90,8 +89,11 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - begun
 
 
-def _consume(dataset: Any) -> None:
-    """Every batch, in TensorFlow's own loop; a number of each tensor is looked at."""
+def _consumer(dataset: Any) -> Callable[[], None]:
+    """Goes through all batches, in TensorFlow's own loop; a number of each tensor is looked at.
+
+    What it returns is traced already.
+    """
     import tensorflow as tf
 
     @tf.function
@@ -102,7 +104,8 @@ def _consume(dataset: Any) -> None:
                 total += tf.cast(tensor[0], tf.float64)
         return total
 
-    run(dataset).numpy()
+    traced = run.get_concrete_function(dataset)
+    return lambda: traced(dataset).numpy()
 
 
 def _in_memory(rows: int, batch_size: int) -> Any:

@@ -262,7 +262,13 @@ def slice_rows(rows: Rows, first: int, last: int) -> Rows:
 def take_rows(rows: Rows, which: np.ndarray) -> Rows:
     """The rows `which`, int64 [n], in that order."""
     if not isinstance(rows, Ragged):
-        return rows[which]
+        if rows.dtype == object:
+            return rows.take(which, axis=0)
+        # in Arrow's memory, which TensorFlow takes as it is (aligned), and which is used again
+        shape = (len(which), *rows.shape[1:])
+        size = int(np.prod(shape)) * rows.itemsize
+        out = np.frombuffer(pa.allocate_buffer(size), rows.dtype).reshape(shape)
+        return rows.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
     starts = rows.splits[which]
     lengths = rows.splits[which + 1] - starts
     splits = _cumulated(lengths)

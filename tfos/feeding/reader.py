@@ -2,7 +2,9 @@
 
 A reader serves any rows of any epoch. It memory-maps shards (those of a remote lake are fetched
 to local disk first, the next window's while this one is read) and keeps the few windows it read
-last, so consecutive batches of one window cost a gather each.
+last. A process that reads whole windows has each put in order at once, in the background while the
+one before it is read: a gather of all of a column takes half as long as its gathers by the batch,
+and a batch is a slice then. One of several that read parts of each window gathers its batches.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
-from tfos.feeding.convert import components, concat_rows, slice_rows, take_rows, to_numpy
+from tfos.feeding.convert import Rows, components, concat_rows, slice_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
 from tfos.feeding.schema import Manifest, manifest_path
 from tfos.lake import Lake
@@ -53,20 +56,35 @@ class View:
 
 
 class _Recent(OrderedDict[Hashable, Any]):
-    """The `size` values used last, by key."""
+    """The `size` values used last, by key. of() is thread-safe."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self._size = size
+        self._lock = threading.Lock()
 
     def of(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key in self:
-            self.move_to_end(key)
-        else:
-            self[key] = make()
-            while len(self) > self._size:
-                self.popitem(last=False)
-        return self[key]  # type: ignore[no-any-return]
+        with self._lock:
+            if key in self:
+                self.move_to_end(key)
+            else:
+                self[key] = make()
+                while len(self) > self._size:
+                    self.popitem(last=False)
+            return self[key]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A column of a window, whose row i is rows[order[i]], or without an order rows[i]."""
+
+    rows: Rows
+    order: np.ndarray | None
+
+    def read(self, first: int, last: int) -> Rows:
+        if self.order is None:
+            return slice_rows(self.rows, first, last)
+        return take_rows(self.rows, self.order[first:last])
 
 
 class FeedReader:
@@ -74,12 +92,16 @@ class FeedReader:
 
     cache: a local directory for the shards of a remote lake.
     cache_bytes: about how much of it they may take, see ShardCache.
+    readers: how many processes take turns in reading the rows of a window.
     """
 
-    def __init__(self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES, readers: int = 1
+    ) -> None:
         self._lake = lake
         self._cache = ShardCache(lake, cache, cache_bytes)
-        self._lock = threading.Lock()
+        self._reads_whole = readers == 1
+        self._ahead: tuple[Hashable, Future[list[_Ordered]]] | None = None
         self._manifests: dict[str, Manifest] = {}
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -97,17 +119,12 @@ class FeedReader:
         Returns for each column of the view, in its order, the arrays that convert.components()
         gives for it; strings are bytes objects.
         """
-        with self._lock:
-            order = self._order(view, epoch)
-            parts = []
-            # no rows, too, have the dtypes and shapes of rows: those of none of the first window
-            for window, first, last in order.windows(start, stop) or [(0, 0, 0)]:
-                content, permutation = self._window(view, epoch, order, window)
-                if permutation is None:
-                    parts.append([slice_rows(column, first, last) for column in content])
-                else:
-                    rows = permutation[first:last]
-                    parts.append([take_rows(column, rows) for column in content])
+        order = self._order(view, epoch)
+        parts = []
+        # no rows, too, have the dtypes and shapes of rows: those of none of the first window
+        for window, first, last in order.windows(start, stop) or [(0, 0, 0)]:
+            content = self._window(view, epoch, order, window)
+            parts.append([column.read(first, last) for column in content])
         columns = (
             parts[0]
             if len(parts) == 1
@@ -134,29 +151,51 @@ class FeedReader:
             ),
         )
 
-    def _window(self, view: View, epoch: int, order: EpochOrder, window: int) -> Any:
-        """The columns of a window in shard order, and its permutation."""
-
-        def load() -> Any:
-            manifest = self.manifest(view.feed)
-
-            def parts(of: int) -> list[tuple[str, Slice]]:
-                bounds = order.window_bounds(of)
-                return [(manifest.shards[part.shard].path, part) for part in order.slices(*bounds)]
-
-            self._cache.ahead([path for path, _ in [*parts(window), *parts(window + 1)]])
-            pieces = [
-                self._table(path)
-                .select(list(dict.fromkeys(view.columns)))
-                .slice(part.start, part.stop - part.start)
-                for path, part in parts(window)
-            ]
-            table = pa.concat_tables(pieces)
-            arrays = [to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
-            return arrays, order.permutation(window)
+    def _window(self, view: View, epoch: int, order: EpochOrder, window: int) -> list[_Ordered]:
+        """The columns of a window."""
 
         # unshuffled windows are the same in every epoch
-        return self._windows.of((view, epoch if view.shuffle else 0, window), load)
+        def key(of: int) -> Hashable:
+            return view, epoch if view.shuffle else 0, of
+
+        def make() -> list[_Ordered]:
+            ahead, self._ahead = self._ahead, None
+            # one that failed is loaded again, for the error that it has now
+            if ahead is None or ahead[0] != key(window) or ahead[1].exception() is not None:
+                content = self._load(view, order, window)
+            else:
+                content = ahead[1].result()
+            if self._reads_whole and view.shuffle and order.window_bounds(window)[1] < order.rows:
+                self._ahead = key(window + 1), _begun(lambda: self._load(view, order, window + 1))
+            return content
+
+        return self._windows.of(key(window), make)
+
+    def _load(self, view: View, order: EpochOrder, window: int) -> list[_Ordered]:
+        manifest = self.manifest(view.feed)
+
+        def parts(of: int) -> list[tuple[str, Slice]]:
+            bounds = order.window_bounds(of)
+            return [(manifest.shards[part.shard].path, part) for part in order.slices(*bounds)]
+
+        self._cache.ahead([path for path, _ in [*parts(window), *parts(window + 1)]])
+        pieces = [
+            self._table(path)
+            .select(list(dict.fromkeys(view.columns)))
+            .slice(part.start, part.stop - part.start)
+            for path, part in parts(window)
+        ]
+        table = pa.concat_tables(pieces)
+        permutation = order.permutation(window)
+        content = []
+        for name in view.columns:
+            rows = to_numpy(table.column(name), manifest.column(name))
+            # not what varies in length: its gather takes several times the memory of the window
+            if self._reads_whole and permutation is not None and isinstance(rows, np.ndarray):
+                content.append(_Ordered(take_rows(rows, permutation), None))
+            else:
+                content.append(_Ordered(rows, permutation))
+        return content
 
     def _table(self, path: str) -> pa.Table:
         def load() -> pa.Table:
@@ -164,3 +203,17 @@ class FeedReader:
                 return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)
+
+
+def _begun(work: Callable[[], T]) -> Future[T]:
+    """Its result, from a thread that the process does not wait for when it ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="window", daemon=True).start()
+    return future
