@@ -18,6 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.errors import TFOSError
+
 _BLOCK = 1024
 # products of ids and the multiplier must fit into int64
 _MOST_ROWS = 3_000_000_000
@@ -282,25 +284,32 @@ class Embedding(keras.layers.Layer):
 def _gather(table: Any, rows: Any) -> Any:
     """table[rows], for rows of which each is there once.
 
-    TensorFlow's own gradient asks the server for the shape of the table, in every step.
+    TensorFlow's own gradient asks the server for the shape of the table, in every step, and a
+    tf.custom_gradient reads all of it: each variable used is one of its outputs.
     """
+    # in step: this process's copy, as of the variable of all of them the whole would be read
+    (table,) = tf.distribute.get_strategy().experimental_local_results(table)
     if not isinstance(table, tf.Variable):
         return tf.gather(table, rows)
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def gather(wanted: Any) -> tuple[Any, Any]:
-        def gradient(of_rows: Any, variables: Any) -> tuple[None, list[Any]]:
-            if isinstance(of_rows, tf.IndexedSlices):
-                of_rows = tf.math.unsorted_segment_sum(
-                    of_rows.values, of_rows.indices, tf.size(wanted)
-                )
-            slices = tf.IndexedSlices(of_rows, wanted, tf.constant(table.shape.as_list()))
-            slices.is_distinct = True  # tfos.optimizers need not sum it
-            return None, [slices]
+    try:
+        from tensorflow.python.eager.record import record_operation
+    except ImportError as error:
+        raise TFOSError(
+            f"TensorFlow {tf.__version__} records gradients elsewhere ({error}): use a version that"
+            " tfos is tested with, or keras.layers.Embedding"
+        ) from error
 
-        return tf.gather(table, wanted), gradient
+    def gradient(of_rows: Any) -> list[Any]:
+        if isinstance(of_rows, tf.IndexedSlices):
+            of_rows = tf.math.unsorted_segment_sum(of_rows.values, of_rows.indices, tf.size(rows))
+        slices = tf.IndexedSlices(of_rows, rows, tf.constant(table.shape.as_list()))
+        slices.is_distinct = True  # tfos.optimizers need not sum it
+        return [slices]
 
-    return gather(rows)
+    found = tf.stop_gradient(tf.gather(table, rows))
+    record_operation("lookup", [found], [table.handle], gradient)
+    return found
 
 
 def check_initializer(initializer: Any) -> None:

@@ -65,7 +65,8 @@ class FactorizationMachine(tfos.TFOnSparkApp):
             user, item = (
                 table(each) for table, each in zip(self._tables(), inputs.values(), strict=True)
             )
-            output = user[:, :1] + item[:, :1] + keras.layers.Dot(1)([user[:, 1:], item[:, 1:]])
+            product = keras.ops.sum(user[:, 1:] * item[:, 1:], axis=1, keepdims=True)
+            output = user[:, :1] + item[:, :1] + product
             model = keras.Model(inputs, output)
             model.compile(self._optimizer(), "mse")
         marks: list[tuple[float, float]] = []

@@ -22,6 +22,7 @@ from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
 from tfos.lake import Lake
+from tfos.layers import Embedding
 from tfos.runtime.strategies import check_agreement, make_runner
 from tfos.training.custom import mean
 from tfos.training.fit import Fit, FitOptions
@@ -77,6 +78,15 @@ def lazy() -> keras.Model:
 
 def sparse() -> keras.Model:
     return embedding(optimizers.GroupFTRL(0.3, l1=0.01, l21=0.01))
+
+
+def bagged() -> keras.Model:
+    """With tfos's own table, of which a step looks up another number of rows each time."""
+    inputs = {"tags": keras.Input([None], dtype="int64", name="tags", ragged=True)}
+    rows = Embedding(5, 3, combiner="mean")(inputs["tags"])
+    model = keras.Model(inputs, keras.layers.Dense(1)(rows))
+    model.compile(optimizer=optimizers.Adagrad(0.3), loss="mse")
+    return model
 
 
 def averaged() -> keras.Model:
@@ -201,6 +211,7 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "adagrad": ("many", "id", adagrad, 2),
     "lazy": ("many", "id", lazy, 2),
     "sparse": ("many", "id", sparse, 2),
+    "bagged": ("many", "tags", bagged, 2),
     "averaged": ("many", "id", averaged, 2),
     "constrained": ("many", "x", constrained, 2),
     "two_rows": ("two", "x", dense, 2),
