@@ -20,6 +20,7 @@ class Counting(tfos.TFOnSparkApp):
         parser.add_argument("--rows", type=int, default=4000)
         parser.add_argument("--epochs", type=int, default=3)
         parser.add_argument("--unit-secs", type=float, default=0.1)
+        parser.add_argument("--own-table", action="store_true", help="tfos's Embedding, in shards")
         parser.add_argument("--until", help="file; the epoch in which it appears is the last one")
         parser.add_argument("--timeline", help="file that gets the time and the steps of each unit")
         parser.add_argument("--misbehave", default="", help="deadlock, once; or exit, always")
@@ -32,9 +33,12 @@ class Counting(tfos.TFOnSparkApp):
         import keras
         import numpy as np
 
+        from tfos.layers import Embedding
+
         with ctx.strategy.scope():
             ids = keras.Input((), dtype="int64", name="id")
-            table = keras.layers.Embedding(self.rows, 1, embeddings_initializer="zeros")
+            layer = Embedding if self.args.own_table else keras.layers.Embedding
+            table = layer(self.rows, 1, embeddings_initializer="zeros")
             model = keras.Model({"id": ids}, keras.layers.Reshape(())(table(ids)))
             step_rows = float(BATCH * ctx.strategy.num_replicas_in_sync)
             model.compile(keras.optimizers.SGD(step_rows), loss=lambda y, seen: -seen)
@@ -77,7 +81,8 @@ class Counting(tfos.TFOnSparkApp):
             steps_per_execution=UNIT_STEPS,
         )
         epochs = len(history.history["loss"])
-        counts = np.rint(model.get_weights()[0]).ravel().astype(int)
+        shards = model.get_weights()
+        counts = np.rint(np.concatenate(shards)).ravel().astype(int)
         return {
             "low": int(counts.min()),
             "high": int(counts.max()),
@@ -85,4 +90,5 @@ class Counting(tfos.TFOnSparkApp):
             "uneven": int((counts != epochs).sum()),
             "epochs": epochs,
             "attempt": ctx.attempt,
+            "shards": len(shards),
         }

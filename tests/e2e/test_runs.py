@@ -55,6 +55,21 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
     assert "pre_train() is not run again" in ended.stderr
 
 
+def test_run_with_tables_is_resumed_with_other_parameter_servers(tmp_path, zookeeper):
+    job = ["--json", "--run-id", "moved", "--lake", tmp_path, "--checkpoint-secs", "1"]
+    job += ["--zookeeper", zookeeper]
+    app = [APPS / "counting.py", "--own-table", "--epochs"]
+    process = start_submit(*job, "--num-ps", "2", *app, "4", "--unit-secs", "0.3")
+    kill_driver(process, Lake(str(tmp_path), "moved"))
+    ended = submit(*job, "--num-ps", "3", "--resume", *app, "4")
+    assert ended.status == 0, ended.stderr
+    metrics = ended.result["metrics"]
+    assert (metrics["attempt"], metrics["shards"]) == (2, 3)
+    # every row of the table has what the old servers made of it, and the rest from the new ones
+    assert metrics["uneven"] == 0
+    assert ended.result["feeds"]["train"]["rows_trained"] == [4000] * 4
+
+
 def test_driver_that_spark_starts_again_continues(tmp_path):
     """What YARN's application attempts and --supervise do: the same command once more."""
     dry = submit(
