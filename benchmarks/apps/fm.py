@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 NAMES = ("user", "item")
 
 
+def _memory() -> dict[str, int]:
+    """The resident memory of each process of the cluster on this machine, in MiB, by role."""
+    import psutil
+
+    found: dict[str, int] = {}
+    for process in psutil.process_iter(["cmdline", "memory_info"]):
+        line = process.info["cmdline"] or []
+        if "tfos.runtime.main" in line:
+            task = line[line.index("tfos.runtime.main") + 1]
+            # the spare of a process has the same name, and next to no memory
+            found[task] = max(found.get(task, 0), process.info["memory_info"].rss >> 20)
+    return found
+
+
 class FactorizationMachine(tfos.TFOnSparkApp):
     """w_user + w_item + <v_user, v_item>; the first element of a vector is w."""
 
@@ -38,7 +52,8 @@ class FactorizationMachine(tfos.TFOnSparkApp):
         sizes = [int(size) for size in self.args.batch_sizes.split(",")]
         if self.args.parts:
             return {"step_ms": self._step_parts(ctx, sizes[0])}
-        return {"fits": {str(size): self._fit(ctx, size) for size in sizes}}
+        fits = {str(size): self._fit(ctx, size) for size in sizes}
+        return {"fits": fits, "memory_mib": _memory()}
 
     def _tables(self) -> list[Any]:
         import keras

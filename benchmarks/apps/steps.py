@@ -25,6 +25,7 @@ class Steps(tfos.TFOnSparkApp):
         parser.add_argument("--batch-size", type=int, default=512, help="rows of a step")
 
     def pre_train(self, spark: SparkSession) -> dict[str, DataFrame]:
+        self.pre_train_at = time.time()
         rows = spark.range(0, self.args.steps * self.args.batch_size, 1, 2)
         if self.args.model == "dense":
             x = f"transform(sequence(1, {INPUTS}), i -> cast(rand(i) as float)) as x"
@@ -33,6 +34,7 @@ class Steps(tfos.TFOnSparkApp):
         return {"train": rows.selectExpr(*ids, "cast(id % 2 as float) as y")}
 
     def train(self, ctx: Any) -> dict[str, Any]:
+        train_at = time.time()
         import keras
 
         from tfos import optimizers
@@ -51,7 +53,9 @@ class Steps(tfos.TFOnSparkApp):
             model = keras.Model(inputs, output)
             model.compile(optimizers.Adagrad(0.01), "mse")
         seconds: list[float] = []
+        steps_at: list[float] = []
         callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: steps_at.append(time.time()),
             on_epoch_begin=lambda epoch, logs: seconds.append(-time.monotonic()),
             on_epoch_end=lambda epoch, logs: seconds.append(seconds.pop() + time.monotonic()),
         )
@@ -60,5 +64,8 @@ class Steps(tfos.TFOnSparkApp):
         ctx.fit(model, dataset, self.args.epochs, callbacks=[callback])
         return {
             "parameters": model.count_params(),
+            "pre_train_at": self.pre_train_at,
+            "train_at": train_at,
+            "first_steps_at": steps_at[0],
             "step_secs": statistics.median(seconds[1:]) / self.args.steps,
         }
