@@ -18,7 +18,9 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
-NAMES = ("optimizers", "training", "allreduce", "feed", "predict", "recovery")
+NAMES = (
+    "optimizers", "training", "tables", "allreduce", "feed", "startup", "predict", "recovery",
+)  # fmt: skip
 _TIMEOUT_SECS = 3600
 
 

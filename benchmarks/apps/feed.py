@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 13
 # of the slow ways, so many rows are enough to see how slow
-FEW_ROWS = 200_000
+FEW_ROWS, SOME_ROWS = 200_000, 1_000_000
 
 
 class Feed(tfos.TFOnSparkApp):
@@ -75,6 +75,8 @@ class Feed(tfos.TFOnSparkApp):
         found["rss_mib"] = rss
         memory = _in_memory(self.args.rows, self.args.batch_size)
         found["in_memory_secs"] = [_timed(_consumer(memory)) for _ in range(3)]
+        few = _shuffled_in_memory(self.args.batch_size)
+        found["shuffled_in_memory_rows_per_sec"] = SOME_ROWS / _timed(_consumer(few))
         if self.args.alternatives:
             found["parquet_secs"] = [self.parquet_secs, _timed(lambda: _read_parquet(self.parquet))]
             found["queue_rows_per_sec"] = FEW_ROWS / self.queue_secs
@@ -117,6 +119,16 @@ def _in_memory(rows: int, batch_size: int) -> Any:
     label = tf.zeros([batches, batch_size], tf.int64)
     data = tf.data.Dataset.from_tensor_slices((columns, label))
     return data.repeat(-(-rows // (batches * batch_size))).take(-(-rows // batch_size)).prefetch(2)
+
+
+def _shuffled_in_memory(batch_size: int) -> Any:
+    """What one writes for arrays in memory; tf.data shuffles, and makes batches, row by row."""
+    import tensorflow as tf
+
+    columns = {f"x{n}": tf.random.uniform([SOME_ROWS], dtype=tf.float64)
+               for n in range(COLUMNS - 1)}  # fmt: skip
+    data = tf.data.Dataset.from_tensor_slices((columns, tf.zeros([SOME_ROWS], tf.int64)))
+    return data.shuffle(1 << 18).batch(batch_size).prefetch(2)
 
 
 def _through_queue(frame: DataFrame) -> None:
