@@ -179,7 +179,7 @@ class Embedding(keras.layers.Layer):
         ):
             raise TypeError(f"layer {self.name!r}: make both ids and weights ragged, or neither")
         if isinstance(ids, tf.RaggedTensor):
-            if ids.ragged_rank > 1:
+            if ids.values.shape.rank != 1:
                 inner = weights.values if weights is not None else None
                 return ids.with_values(self._bags(ids.values, inner))
             flat, bags, count = ids.values, ids.value_rowids(), ids.nrows()

@@ -137,6 +137,16 @@ def test_bags_of_several_features():
     np.testing.assert_allclose(layer(ids), vectors(layer, ids).sum(axis=2), rtol=1e-5)
 
 
+def test_lists_of_bags_of_one_size():
+    """A ragged axis outside, and bags that are dense."""
+    bag = Embedding(ROWS, WIDTH, combiner="sum")
+    ids = tf.RaggedTensor.from_row_lengths([[1, 2], [3, 4], [5, 6]], [1, 0, 2])
+    found = bag(ids)
+    assert found.row_lengths().numpy().tolist() == [1, 0, 2]
+    expected = vectors(bag, [[1, 2], [3, 4], [5, 6]]).sum(axis=1)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("form", ["dense", "ragged", "bags"])
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_batch_without_ids(servers, form, number):
@@ -406,6 +416,23 @@ def test_checkpoint_is_restored_in_other_shards(servers, tmp_path, before, after
     np.testing.assert_allclose(
         predictions(trained(restored)), predictions(trained(saved)), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("inside", [lambda t: t, lambda t: [t], lambda t: {"user": t}])
+def test_layer_by_itself_is_restored_in_other_shards(servers, tmp_path, inside):
+    prefix, tables = str(tmp_path / "weights"), []
+    for number, seed in [(3, 1), (2, 2)]:
+        servers(number)
+        table = Embedding(
+            ROWS, WIDTH, embeddings_initializer=keras.initializers.RandomNormal(seed=seed)
+        )
+        table.build()
+        tables.append(table)
+    saved, restored = tables
+    tf.train.Checkpoint(tables=trackable(inside(saved))).write(prefix)
+    status = tf.train.Checkpoint(tables=trackable(inside(restored))).read(prefix)
+    status.assert_existing_objects_matched().assert_consumed()
+    np.testing.assert_array_equal(table_of(restored), table_of(saved))
 
 
 def test_optimizer_that_is_not_built_is_refused():

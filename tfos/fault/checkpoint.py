@@ -125,7 +125,7 @@ class Checkpointer:
         """Takes `objects` into all later checkpoints, and restores them if there is one.
 
         objects: trackables whose variables exist already, e.g. model=model, optimizer=optimizer.
-        Of a Keras model its weights are taken, in their order, without its metrics; of a Keras
+        Of a Keras model or layer its weights are taken, in their order, without metrics; of a Keras
         optimizer its variables. A table of tfos.layers is whole, whatever shards it has.
         Returns the state last saved for the section, or None when the run begins.
         """

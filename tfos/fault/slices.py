@@ -20,14 +20,18 @@ from tfos.errors import UsageError
 def trackable(value: Any) -> Any:
     """What TensorFlow saves of an object that is to be in a checkpoint.
 
-    Of a Keras model or optimizer it is a list of its variables, in their order. A model's metrics
-    are left out: what they count is not the model's, and where processes train in step their
-    variables cannot be read by one process alone.
+    Of a Keras model, layer or optimizer it is a list of its variables, in their order. A model's
+    metrics are left out: what they count is not the model's, and where processes train in step
+    their variables cannot be read by one process alone. Of a list or dict it is one of that.
 
     Raises UsageError for an optimizer that is not built, whose slots would be missing, or when two
     of its tables that are divided have one name.
     """
-    if isinstance(value, keras.Model):
+    if isinstance(value, dict):
+        return {key: trackable(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [trackable(each) for each in value]
+    if isinstance(value, keras.Layer):
         return _whole((weight, "", weight) for weight in value.weights)
     if isinstance(value, keras.optimizers.Optimizer):
         if not value.built:
