@@ -16,9 +16,10 @@ from conftest import ROOT, free_port
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
-from under_ps import CLASS_WEIGHT, FITS, REFUSED, TASKS, whole_weights
+from under_ps import CLASS_WEIGHT, FITS, PIECE_BYTES, REFUSED, TASKS, whole_weights
 from zoo import BATCH, COLUMNS, EVAL, EVAL_ROWS, ROWS, TRAIN, as_lists, as_tf_data, functional
 
+from tfos.fault import pieces
 from tfos.fault.checkpoint import Checkpointer
 from tfos.lake import Lake
 from tfos.training.atomic import make_atomic
@@ -97,7 +98,10 @@ def test_tables_are_on_all_servers(left: Path) -> None:
     assert set(servers[:2]) == set(servers[2:4]) == {"task:0", "task:1"}
 
 
-def test_checkpoint_of_two_servers_is_restored_in_one_process(left: Path) -> None:
+def test_checkpoint_of_two_servers_is_restored_in_one_process(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", PIECE_BYTES)
     found, model = result(left, "tables"), FITS["tables"].make()
     model.optimizer.build(model.trainable_variables)
     lake = Lake(str(left / "worlds" / "tables" / "lake"), "run")
@@ -107,6 +111,13 @@ def test_checkpoint_of_two_servers_is_restored_in_one_process(left: Path) -> Non
     for n, weight in enumerate(whole_weights(model)):
         np.testing.assert_array_equal(found[f"w{n}"], weight)
     assert int(model.optimizer.iterations) > 0
+
+
+def test_checkpoint_is_restored_on_the_servers(left: Path) -> None:
+    saved, restored = result(left, "tables"), result(left, "restored")
+    assert len(saved["w0"]) == 3000
+    for name in restored:
+        np.testing.assert_array_equal(restored[name], saved[name])
 
 
 def test_callbacks_do_what_they_do_in_one_process(left: Path) -> None:

@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from tfos import optimizers
 from tfos.errors import UsageError
+from tfos.fault import pieces
+from tfos.fault.checkpoint import Checkpointer
 from tfos.fault.slices import trackable
+from tfos.lake import Lake
 from tfos.layers import Embedding, divide, initial_values, multiplier, shard_of
 
 ROWS, WIDTH = 5000, 3
@@ -416,6 +419,53 @@ def test_checkpoint_is_restored_in_other_shards(servers, tmp_path, before, after
     np.testing.assert_allclose(
         predictions(trained(restored)), predictions(trained(saved)), rtol=1e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (4, 2), (1, 1)])
+def test_large_tables_are_saved_and_restored_in_pieces(
+    servers, tmp_path, monkeypatch, before, after
+):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 9000)
+
+    def life(number: int) -> tuple[keras.Model, Checkpointer]:
+        servers(number)
+        made = model("e")
+        made.compile(optimizers.Adam(0.1), "mse")
+        made.optimizer.build(made.trainable_variables)
+        saver = Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 0.0)
+        saver.restore(m=made, o=made.optimizer)
+        return made, saver
+
+    saved, saver = life(before)
+    trained(saved)
+    saver.save(1)
+    saver.wait()
+    files = list((tmp_path / "run").glob("checkpoints/*/*.data-*"))
+    assert len(files) > 5
+    assert max(file.stat().st_size for file in files) < 9000 + 500
+    restored, saver = life(after)
+    saver.close()
+    np.testing.assert_array_equal(predictions(restored), predictions(saved))
+    np.testing.assert_allclose(
+        predictions(trained(restored)), predictions(trained(saved)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_large_table_of_another_shape_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 9000)
+
+    def saver() -> Checkpointer:
+        return Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 0.0)
+
+    first = saver()
+    first.restore(table=tf.Variable(tf.zeros([3000, 2])))
+    first.save(1)
+    first.wait()
+    for other in (tf.zeros([3001, 2]), tf.zeros([3000, 2], tf.float64)):
+        second = saver()
+        with pytest.raises(UsageError, match=r"no user.table of shape \[300., 2\] \(.*--run-id"):
+            second.restore(table=tf.Variable(other))
+        second.close()
 
 
 @pytest.mark.parametrize("inside", [lambda t: t, lambda t: [t], lambda t: {"user": t}])

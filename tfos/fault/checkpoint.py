@@ -1,7 +1,8 @@
 """Checkpoints: weights, optimizers and progress, whole or not at all.
 
 A checkpoint is a committed directory of the lake: TensorFlow's own checkpoint files, written by
-the chief, and state.json, the progress that belongs to these weights. Several training loops of
+the chief (those of large variables a piece at a time), and state.json, the progress that belongs to
+these weights. Several training loops of
 one run share its checkpoints; each has a section of the state and prefixes its objects with it.
 
 Training stands still only while weights and state are copied to local disk. One thread takes them
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfos.errors import DamagedError, FencedError, LakeError, UsageError
+from tfos.fault import pieces
 from tfos.fault.slices import trackable
 from tfos.lake import Lake, checkpoint_path, remove_local
 
@@ -70,7 +72,9 @@ class Checkpointer:
         self._every_secs = every_secs
         self._options = tf.train.CheckpointOptions(experimental_io_device=io_device)
         self._shared = shared
+        self._io_device = io_device
         self._objects: dict[str, Any] = {}
+        self._large: dict[str, list[Any]] = {}
         self._sections: dict[str, Any] = {}
         self.fence = fence
         self._is_owner = is_owner
@@ -95,7 +99,7 @@ class Checkpointer:
             shared[1](self._restored[1]["shared"])
 
     def _fetch_newest(self) -> tuple[str, dict[str, Any]] | None:
-        """The newest checkpoint that is whole: its local TensorFlow prefix and its state."""
+        """The newest checkpoint that is whole: its local directory and its state."""
         for name in reversed(self._lake.checkpoints()):
             local = tempfile.mkdtemp(prefix="restore-", dir=self._scratch)
             try:
@@ -113,7 +117,7 @@ class Checkpointer:
                 if Path(local, f"{section}.npz").exists():
                     with np.load(Path(local, f"{section}.npz")) as arrays:
                         self._arrays[section] = dict(arrays)
-            return str(Path(local, "weights")), state
+            return local, state
         return None
 
     @property
@@ -129,13 +133,22 @@ class Checkpointer:
         optimizer its variables. A table of tfos.layers is whole, whatever shards it has.
         Returns the state last saved for the section, or None when the run begins.
         """
-        named = {f"{section}.{name}": trackable(value) for name, value in objects.items()}
+        large: dict[str, list[Any]] = {}
+        named = {}
+        for name, value in objects.items():
+            path = f"{section}.{name}"
+            rest = pieces.without_large(path, trackable(value), large)
+            if rest is not None:
+                named[path] = rest
         self._objects.update(named)
+        self._large.update(large)
         if self._restored is None or section not in self._restored[1]["sections"]:
             return None
         with self._quiet():
-            status = tf.train.Checkpoint(**named).read(self._restored[0], self._options)
+            directory = Path(self._restored[0])
+            status = tf.train.Checkpoint(**named).read(str(directory / "weights"), self._options)
             status.assert_existing_objects_matched().expect_partial()
+            pieces.restore(str(directory / "large"), large, self._io_device)
         return self._restored[1]["sections"][section]
 
     def has(self, section: str) -> bool:
@@ -145,7 +158,7 @@ class Checkpointer:
     def close(self) -> None:
         """Removes the local files of the checkpoint that was restored; restore() is over."""
         if self._restored is not None:
-            remove_local(str(Path(self._restored[0]).parent))
+            remove_local(self._restored[0])
 
     def arrays(self, section: str) -> Mapping[str, np.ndarray]:
         """The arrays that were last saved for a section, by name."""
@@ -253,6 +266,7 @@ class Checkpointer:
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
+            pieces.save(str(Path(local, "large")), self._large, self._io_device)
             Path(local, "state.json").write_text(json.dumps(record))
             for name, arrays in self._arrays.items():
                 if arrays:
