@@ -11,6 +11,7 @@ from worlds import World, assert_same_history, assert_same_weights
 from zoo import CASES, EVAL, EVAL_ROWS, ROWS, TRAIN, as_tf_data, functional
 
 from tfos.errors import UsageError
+from tfos.fault.checkpoint import Checkpointer
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")
@@ -83,6 +84,14 @@ class TestFit:
     def test_rows_trained_are_counted(self, world):
         world.fit(functional(metrics=[]), 2, validation=world.dataset("eval"))
         assert world.trained == {"train": [ROWS, ROWS]}
+
+    @pytest.mark.parametrize(("is_cheap", "saved"), [(True, 3), (False, 1)])
+    def test_ends_of_epochs_are_saved_where_that_is_cheap_and_the_last_one_always(
+        self, world, monkeypatch, is_cheap, saved
+    ):
+        monkeypatch.setattr(Checkpointer, "affordable", lambda self: is_cheap)
+        world.fit(functional(metrics=[]), 3)
+        assert (world.saver.stats["saved"], world.saver.stats["step"]) == (saved, 3 * 7)
 
     def test_evaluation_and_saving_may_be_quiet_and_nothing_else(self, world):
         """What a process may be silent in without being taken for hung."""
