@@ -18,7 +18,6 @@ class Linear(tfos.TFOnSparkApp):
         parser.add_argument("--shut", help="file that shutdown() writes")
 
     def pre_train(self, spark):
-        self.slope = 2.0
         frame = spark.range(self.args.rows).selectExpr(
             "id", "cast(id % 100 as float) / 100 as x", "2 * cast(id % 100 as float) / 100 as y"
         )
@@ -58,7 +57,7 @@ class Linear(tfos.TFOnSparkApp):
         test = ctx.dataset("eval", 64, features=["x"], label="y", shuffle=False)
         wait = keras.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: time.sleep(secs))
         history = ctx.fit(model, train, self.args.epochs, validation=test, callbacks=[wait])
-        ctx.report(slope=self.slope, attempt=ctx.attempt, workers=ctx.num_workers)
+        ctx.report(attempt=ctx.attempt, workers=ctx.num_workers)
         ctx.export(model)
         return {"history": history.history["loss"], **ctx.evaluate(model, test)}
 

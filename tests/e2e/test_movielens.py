@@ -82,12 +82,6 @@ def test_two_servers_and_three_workers_on_a_standalone_cluster(
     client.close()
 
 
-def test_standalone_cluster_with_the_embedded_zookeeper(tmp_path, movielens, standalone):
-    ended = submit("--json", "--master", standalone, "--lake", tmp_path, APP, "--data", movielens)
-    result = check(ended, tmp_path, 15)
-    assert result["restarts"] == {"ps": 0, "chief": 0, "worker": 0}
-
-
 def test_single_process(tmp_path, movielens):
     ended = submit("--json", "--strategy", "single", "--lake", tmp_path, APP, "--data", movielens)
     result = check(ended, tmp_path, 15)
