@@ -190,15 +190,21 @@ class Embedding(keras.layers.Layer):
             flat = tf.reshape(ids, [-1])
             bags = tf.repeat(tf.range(count), shape[-1])
         if weights is not None:
-            shapes = (
-                (ids.row_splits, weights.row_splits)
-                if lead is None
-                else (tf.shape(ids), tf.shape(weights))
+            words = f"layer {self.name!r} got ids and weights of different shapes or row splits"
+            if not ids.shape.is_compatible_with(weights.shape):
+                raise ValueError(f"{words}: {ids.shape} and {weights.shape}")
+            if lead is None:
+                shapes = [tf.cast(each.row_splits, tf.int64) for each in (ids, weights)]
+                weights = weights.values
+            else:
+                shapes = [tf.shape(ids), tf.shape(weights)]
+                weights = tf.reshape(weights, [-1])
+            are_equal = tf.cond(
+                tf.size(shapes[0]) == tf.size(shapes[1]),
+                lambda: tf.reduce_all(shapes[0] == shapes[1]),
+                lambda: tf.constant(False),
             )
-            weights = weights.values if lead is None else tf.reshape(weights, [-1])
-            asserted = tf.debugging.assert_equal(
-                *shapes, f"layer {self.name!r}: ids and weights differ"
-            )
+            asserted = tf.debugging.Assert(are_equal, [words, *shapes])
             with tf.control_dependencies([asserted] if asserted is not None else []):
                 weights = tf.cast(weights, self.compute_dtype)[:, tf.newaxis]
         table, places = self._distinct(flat)
@@ -281,19 +287,27 @@ class Embedding(keras.layers.Layer):
         }
 
 
+def own_copy(variable: Any) -> Any:
+    """Of a variable that processes in step mirror, this one's copy, of which rows can be read.
+
+    Others are returned as they are, and so is one that has several copies in this process.
+    """
+    copies = tf.distribute.get_strategy().experimental_local_results(variable)
+    return copies[0] if len(copies) == 1 else variable
+
+
 def _gather(table: Any, rows: Any) -> Any:
     """table[rows], for rows of which each is there once.
 
     TensorFlow's own gradient asks the server for the shape of the table, in every step, and a
     tf.custom_gradient reads all of it: each variable used is one of its outputs.
     """
-    # in step: this process's copy, as of the variable of all of them the whole would be read
-    (table,) = tf.distribute.get_strategy().experimental_local_results(table)
-    if not isinstance(table, tf.Variable):
+    table = own_copy(table)
+    if not isinstance(table, tf.Variable) or isinstance(table, tf.distribute.DistributedValues):
         return tf.gather(table, rows)
 
     try:
-        from tensorflow.python.eager.record import record_operation
+        from tensorflow.python.eager.record import record_operation, stop_recording
     except ImportError as error:
         raise TFOSError(
             f"TensorFlow {tf.__version__} records gradients elsewhere ({error}): use a version that"
@@ -307,7 +321,10 @@ def _gather(table: Any, rows: Any) -> Any:
         slices.is_distinct = True  # tfos.optimizers need not sum it
         return [slices]
 
-    found = tf.stop_gradient(tf.gather(table, rows))
+    read = tf.gather(table, rows)
+    with stop_recording():
+        # where no tape looks on, as in control flow, its gradient is that of TensorFlow's gather
+        found = tf.identity(read)
     record_operation("lookup", [found], [table.handle], gradient)
     return found
 

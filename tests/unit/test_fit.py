@@ -12,6 +12,7 @@ from zoo import CASES, EVAL, EVAL_ROWS, ROWS, TRAIN, as_tf_data, functional
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import Checkpointer
+from tfos.runtime.strategies import SingleRunner
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")
@@ -65,6 +66,18 @@ class TestFit:
         world.fit(model, 1, steps_per_execution=steps)
         expected.fit(as_tf_data(TRAIN), verbose=0)
         assert_same_weights(model, expected, 1e-5)
+
+    def test_processes_in_step_make_the_longest_unit_that_one_of_them_wants(
+        self, world, monkeypatch
+    ):
+        """One that waits for another's callbacks takes the wait for slow steps."""
+        monkeypatch.setattr(SingleRunner, "gather", lambda self, value: [value, min(value, 1)])
+        units = []
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda n, logs: units.append(n)
+        )
+        world.fit(functional(), callbacks=[callback], steps_per_execution=None)
+        assert units == [3, 6]
 
     def test_more_calls_of_fit_go_on(self, world):
         model, expected = functional(metrics=[]), functional(metrics=[])

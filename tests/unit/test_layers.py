@@ -216,6 +216,48 @@ def test_gradient_stays_distinct_on_its_way_to_the_optimizer(in_graph):
     assert set(seen) == {True}
 
 
+def in_function(look: Any) -> Any:
+    return tf.function(look)()
+
+
+def in_cond(look: Any) -> Any:
+    return tf.cond(tf.constant(True), look, lambda: tf.constant(0.0))
+
+
+def in_loop(look: Any) -> Any:
+    return tf.while_loop(lambda n, _: n < 1, lambda n, _: (n + 1, look()), (0, 0.0))[1]
+
+
+@pytest.mark.parametrize("around", [lambda look: look(), in_function, in_cond, in_loop])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_gradient_comes_through_control_flow(around, in_graph):
+    layer = Embedding(ROWS, WIDTH)
+    layer.build()
+    table = layer.shards[0].value
+    ids = tf.constant([7, 3, 7])
+
+    def step() -> Any:
+        with tf.GradientTape() as tape:
+            loss = around(lambda: tf.reduce_sum(layer(ids) ** 2))
+        return tf.convert_to_tensor(tape.gradient(loss, table))
+
+    found = (tf.function(step) if in_graph else step)().numpy()
+    expected = np.zeros_like(found)
+    np.add.at(expected, layer.rows(ids).numpy(), 2 * vectors(layer, ids))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_two_replicas_in_one_process():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        layer = Embedding(ROWS, WIDTH)
+        layer.build()
+    ids = tf.constant([7, 3])
+    found = strategy.run(tf.function(lambda: layer(ids)))
+    for replica in strategy.experimental_local_results(found):
+        np.testing.assert_array_equal(replica, vectors(layer, [7, 3]))
+
+
 @pytest.mark.parametrize("bad", [[-1], [ROWS], [3, ROWS + 7, -2]])
 def test_id_out_of_range_is_named(bad):
     layer = Embedding(ROWS, WIDTH, name="films")
@@ -350,10 +392,41 @@ def test_inputs_that_cannot_be_looked_up():
     bag = Embedding(ROWS, WIDTH, combiner="sum")
     with pytest.raises(TypeError, match="both ids and weights ragged"):
         bag(tf.ragged.constant([[1]]), weights=np.array([[1.0]], np.float32))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="ids and weights differ"):
-        bag(np.array([[1, 2]]), weights=np.array([[1.0]], np.float32))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="ids and weights differ"):
-        bag(tf.ragged.constant([[1, 2], [3]]), weights=tf.ragged.constant([[1.0], [2.0, 3.0]]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "weights"),
+    [
+        ([[1, 2]], [[1.0]]),
+        ([[1, 2], [3, 4]], [1.0, 2.0]),
+        ([[1, 2, 3], [4, 5, 6]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    ],
+)
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_weights_of_another_shape(ids, weights, in_graph):
+    bag = Embedding(ROWS, WIDTH, combiner="sum")
+    call = tf.function(bag) if in_graph else bag
+    with pytest.raises(ValueError, match="ids and weights of different shapes"):
+        call(tf.constant(ids), weights=tf.constant(weights))
+
+
+def test_weights_of_another_shape_that_is_not_known_before():
+    bag = Embedding(ROWS, WIDTH, combiner="sum")
+    unknown = [tf.TensorSpec([None, None], dtype) for dtype in (tf.int32, tf.float32)]
+    call = tf.function(lambda ids, weights: bag(ids, weights=weights), input_signature=unknown)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="ids and weights of different shapes"):
+        call([[1, 2, 3], [4, 5, 6]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+
+
+def test_weights_of_another_raggedness():
+    bag = Embedding(ROWS, WIDTH, combiner="sum")
+    ids = tf.ragged.constant([[1, 2], [3]])
+    for wrong in ([[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0], []]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="of different shapes or row"):
+            bag(ids, weights=tf.ragged.constant(wrong))
+    short = tf.ragged.constant([[1.0, 2.0], [3.0]], row_splits_dtype=tf.int32)
+    expected = [vectors(bag, [1, 2]).T @ [1, 2], 3 * vectors(bag, [3])[0]]
+    np.testing.assert_allclose(bag(ids, weights=short), expected, rtol=1e-6)
 
 
 def model(name: str | None = None) -> keras.Model:
@@ -483,6 +556,12 @@ def test_layer_by_itself_is_restored_in_other_shards(servers, tmp_path, inside):
     status = tf.train.Checkpoint(tables=trackable(inside(restored))).read(prefix)
     status.assert_existing_objects_matched().assert_consumed()
     np.testing.assert_array_equal(table_of(restored), table_of(saved))
+
+
+@pytest.mark.parametrize("make", [lambda: keras.layers.Dense(2), lambda: {"a": [Embedding(3, 2)]}])
+def test_layer_that_is_not_built_is_refused(make):
+    with pytest.raises(UsageError, match="is not built, so its weights would be in no checkpoint"):
+        trackable(make())
 
 
 def test_optimizer_that_is_not_built_is_refused():

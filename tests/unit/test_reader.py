@@ -187,6 +187,21 @@ class TestEpochs:
             assert reader.read(b, 0, i, i + 4)[0].tolist() == [k - 20 for k in range(i, i + 4)]
         assert mixed == alone
 
+    def test_each_window_is_loaded_once(self, reader, monkeypatch):
+        loaded: list[tuple[View, int]] = []
+        load = FeedReader._load
+
+        def counted(self, view, order, window):
+            loaded.append((view, window))
+            return load(self, view, order, window)
+
+        monkeypatch.setattr(FeedReader, "_load", counted)
+        views = view("id", seed=1), view("id", seed=2), view("n_int32", shuffle=False)
+        for start in range(0, ROWS, 4):
+            for each in views:
+                reader.read(each, 0, start, min(start + 4, ROWS))
+        assert len(loaded) == len(set(loaded)) == 3 * -(-ROWS // WINDOW)
+
 
 class TestManifestAndErrors:
     def test_unknown_feed(self, reader):

@@ -178,8 +178,7 @@ class Checkpointer:
         since = time.monotonic() - self._last_save
         is_cheap = self._last_secs < _CHEAP_SECS or since >= _SHARE * self._last_secs
         if self._upload is not None and self._upload.is_alive():
-            # this one's time is not known yet, and a save would wait for it
-            is_cheap = is_cheap and since < _CHEAP_SECS
+            is_cheap = False  # its time is not known yet, and a save would wait for it
         return self.due() or self._error is not None or is_cheap
 
     def hurry(self) -> Callable[[], bool]:

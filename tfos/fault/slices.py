@@ -24,14 +24,19 @@ def trackable(value: Any) -> Any:
     metrics are left out: what they count is not the model's, and where processes train in step
     their variables cannot be read by one process alone. Of a list or dict it is one of that.
 
-    Raises UsageError for an optimizer that is not built, whose slots would be missing, or when two
-    of its tables that are divided have one name.
+    Raises UsageError for a layer, model or optimizer that is not built, whose variables would be
+    missing, or when two of an optimizer's tables that are divided have one name.
     """
     if isinstance(value, dict):
         return {key: trackable(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [trackable(each) for each in value]
     if isinstance(value, keras.Layer):
+        if not value.built:
+            raise UsageError(
+                f"layer {value.name} is not built, so its weights would be in no checkpoint: call"
+                " it, or build(), first"
+            )
         return _whole((weight, "", weight) for weight in value.weights)
     if isinstance(value, keras.optimizers.Optimizer):
         if not value.built:

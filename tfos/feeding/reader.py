@@ -2,9 +2,10 @@
 
 A reader serves any rows of any epoch. It memory-maps shards (those of a remote lake are fetched
 to local disk first, the next window's while this one is read) and keeps the few windows it read
-last. A process that reads whole windows has each put in order at once, in the background while the
-one before it is read: a gather of all of a column takes half as long as its gathers by the batch,
-and a batch is a slice then. One of several that read parts of each window gathers its batches.
+last. A process that reads whole windows has their dense columns put in order at once, and those of
+the next window in the background while this one is read: a gather of all of a column takes half as
+long as its gathers by the batch, and a batch is a slice then. Columns whose rows vary in length are
+gathered by the batch, and so is what a process reads of windows that it shares with others.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class FeedReader:
         self._lake = lake
         self._cache = ShardCache(lake, cache, cache_bytes)
         self._reads_whole = readers == 1
-        self._ahead: tuple[Hashable, Future[list[_Ordered]]] | None = None
+        # of each view the window after the one that was loaded last
+        self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -159,14 +161,15 @@ class FeedReader:
             return view, epoch if view.shuffle else 0, of
 
         def make() -> list[_Ordered]:
-            ahead, self._ahead = self._ahead, None
+            ahead = self._ahead.pop(view, None)
             # one that failed is loaded again, for the error that it has now
             if ahead is None or ahead[0] != key(window) or ahead[1].exception() is not None:
                 content = self._load(view, order, window)
             else:
                 content = ahead[1].result()
             if self._reads_whole and view.shuffle and order.window_bounds(window)[1] < order.rows:
-                self._ahead = key(window + 1), _begun(lambda: self._load(view, order, window + 1))
+                work = _begun(lambda: self._load(view, order, window + 1))
+                self._ahead[view] = key(window + 1), work
             return content
 
         return self._windows.of(key(window), make)

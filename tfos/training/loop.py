@@ -131,13 +131,14 @@ class Loop:
     ) -> Iterator[tuple[Part, bool]]:
         """The parts cut into units, and whether a unit is the last; cut as late as they are used.
 
-        Workers in step, of which each has a clock of its own, agree on each unit.
+        Workers in step, of which each has a clock of its own, agree on each unit: on the longest,
+        as who waits for a process with much to do between units takes the wait for slow steps.
         """
         left = sum(_steps(dataset, part) for part in parts)
         for part in parts:
             at = part.start
             while at < part.stop:
-                steps = min(self.runner.gather(pace.next(left)))
+                steps = max(self.runner.gather(pace.next(left)))
                 unit = Part(part.epoch, at, min(at + steps * dataset.step_rows, part.stop))
                 at = unit.stop
                 left -= _steps(dataset, unit)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfos.errors import TFOSError
+from tfos.layers import own_copy
 from tfos.training.collectives import all_sum
 
 _OPTIMIZER = "backend.tensorflow.optimizer:TFOptimizer"
@@ -62,9 +62,7 @@ def rows_read() -> Iterator[None]:
     from keras.src.backend.tensorflow.core import Variable
 
     def sparse_read(self: Any, indices: Any, name: str | None = None) -> Any:
-        # in step: this process's copy, as the variable of all of them reads the whole
-        (local,) = tf.distribute.get_strategy().experimental_local_results(self.value)
-        return local.sparse_read(indices, name=name)
+        return own_copy(self.value).sparse_read(indices, name=name)
 
     Variable.sparse_read = sparse_read
     try:
