@@ -2,7 +2,7 @@
 
 20M rows (2M with --quick) of 13 numeric columns, made by Spark's range, all in one run: Spark's own
 mapInArrow into a function that only counts; tfos's feed and its first epoch, later epochs in order
-and shuffled; tensors that are in memory already, in batches and in rows; and three other ways: a
+and shuffled; tensors and arrays that are in memory already; and three other ways: a
 queue of rows through a manager process, Parquet and pyarrow.dataset, TFRecord files and tf.data's
 parser. The reader's memory is printed for each epoch.
 """
@@ -34,9 +34,9 @@ def main() -> None:
         rate = rows / statistics.median(found[name][1:])
         print(f"  tfos, a later epoch, {name.replace('_', ' '):8s}           {rate:12,.0f}"
               f"  {rate / memory:6.2f} of it")  # fmt: skip
-    rows_in_memory = found["shuffled_in_memory_rows_per_sec"]
-    print(f"  rows in memory, tf.data's shuffle, batch{rows_in_memory:12,.0f}"
-          f"  tfos is {rate / rows_in_memory:6.1f}x")  # fmt: skip
+    arrays = found["array_rows"] / statistics.median(found["arrays_secs"])
+    print(f"  arrays, shuffled as Keras's fit does it {arrays:12,.0f}"
+          f"  tfos is {rate / arrays:6.1f}x")  # fmt: skip
     write, read = found["parquet_secs"]
     other = {
         "Parquet, written and read": rows / (write + read),

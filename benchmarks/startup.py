@@ -1,10 +1,11 @@
 """From the command to the first training steps: python benchmarks/startup.py [--quick]
 
-Submits two tables of 200,000 x 16 and 400,000 rows with bin/pl_submit, with each strategy, and says
-when what was done: pre_train() begins, the feed is written, train() begins, the first steps are
-done. The alternative is what people do by hand: one spark-submit writes the rows to Parquet, and
-then a Python process of its own reads them, and trains the same model with Keras. That has one
-process, no checks, no registry and nothing that would recover it.
+Submits two tables of 200,000 x 16 and 400,000 rows with bin/pl_submit to four local slots, with
+each strategy, and says when pre_train() begins, when train() begins (in between the feed is written
+and the roles are launched), and when the first steps are done. The alternative is what people do by
+hand: one spark-submit writes the rows to Parquet, and then a Python process of its own reads them,
+and trains the same model with Keras. That has one process, no checks, no registry and nothing that
+would recover it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ STRATEGIES = {
     "ps, 2 workers, 1 server": ["--num-workers", "2", "--num-ps", "1"],
     "multi-worker, 2 workers": ["--num-workers", "2"],
 }
+MASTER = "local[4]"
 PHASES = ("pre_train()", "train()", "first steps")
 _TIMEOUT_SECS = 300
 
 
 def with_tfos(strategy: str) -> list[float]:
     begun = time.time()
-    options = ["--strategy", strategy.split(",")[0], *STRATEGIES[strategy]]
+    options = ["--master", MASTER, "--strategy", strategy.split(",")[0], *STRATEGIES[strategy]]
     metrics = submit(options, "benchmarks/apps/steps.py", ARGS)["metrics"]
     return [metrics[at] - begun for at in ("pre_train_at", "train_at", "first_steps_at")]
 
@@ -42,7 +44,7 @@ def by_hand() -> float:
     with tempfile.TemporaryDirectory(prefix="tfos-by-hand-") as directory:
         for part in ("etl", "train"):
             script = str(ROOT / "benchmarks" / "apps" / "by_hand.py")
-            start = ["spark-submit", "--master", "local[*]"] if part == "etl" else ["python"]
+            start = ["spark-submit", "--master", MASTER] if part == "etl" else ["python"]
             ended = subprocess.run(
                 [str(bin_dir / start[0]), *start[1:], script, part, directory],
                 capture_output=True, text=True, timeout=_TIMEOUT_SECS,

@@ -25,17 +25,17 @@ def etl(directory: str) -> None:
 
 def train(directory: str) -> None:
     import keras
+    import numpy as np
     import pyarrow.parquet as pq
-    import tensorflow as tf
 
     table = pq.read_table(f"{directory}/rows").to_pandas()
-    features = {name: table[name].to_numpy() for name in NAMES}
-    data = tf.data.Dataset.from_tensor_slices((features, table["y"].to_numpy()))
+    first = np.random.default_rng().permutation(len(table))[: FIRST_STEPS * BATCH]
+    features = {name: table[name].to_numpy()[first] for name in NAMES}
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in NAMES}
     rows = [keras.layers.Embedding(IDS, WIDTH)(x) for x in inputs.values()]
     model = keras.Model(inputs, keras.layers.Dot(1)(rows))
     model.compile(keras.optimizers.Adagrad(0.01), "mse")
-    model.fit(data.shuffle(len(table)).batch(BATCH).take(FIRST_STEPS), verbose=0)
+    model.fit(features, table["y"].to_numpy()[first], BATCH, verbose=0)
     print(time.time())
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tfos
@@ -16,16 +18,24 @@ NAMES = ("user", "item")
 
 
 def _memory() -> dict[str, int]:
-    """The resident memory of each process of the cluster on this machine, in MiB, by role."""
+    """The most resident memory that each process of this run has had, in MiB, by role."""
     import psutil
 
+    def role_and_run(process: psutil.Process) -> list[str]:
+        line = process.cmdline()
+        at = line.index("tfos.runtime.main") if "tfos.runtime.main" in line else len(line)
+        return line[at + 1 : at + 3]
+
+    mine = role_and_run(psutil.Process())
     found: dict[str, int] = {}
-    for process in psutil.process_iter(["cmdline", "memory_info"]):
-        line = process.info["cmdline"] or []
-        if "tfos.runtime.main" in line:
-            task = line[line.index("tfos.runtime.main") + 1]
-            # the spare of a process has the same name, and next to no memory
-            found[task] = max(found.get(task, 0), process.info["memory_info"].rss >> 20)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # one that has just ended
+            task = role_and_run(process)
+            if task[1:] == mine[1:]:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peak = int(status.partition("VmHWM:")[2].split()[0]) >> 10
+                # the spare of a process has the same name, and less memory
+                found[task[0]] = max(found.get(task[0], 0), peak)
     return found
 
 

@@ -421,8 +421,9 @@ def test_weights_of_another_shape_that_is_not_known_before():
 def test_weights_of_another_raggedness():
     bag = Embedding(ROWS, WIDTH, combiner="sum")
     ids = tf.ragged.constant([[1, 2], [3]])
-    for wrong in ([[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0], []]):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="of different shapes or row"):
+    errors = tf.errors.InvalidArgumentError, ValueError
+    for wrong, error in zip(([[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0], []]), errors, strict=True):
+        with pytest.raises(error, match="of different shapes or row"):
             bag(ids, weights=tf.ragged.constant(wrong))
     short = tf.ragged.constant([[1.0, 2.0], [3.0]], row_splits_dtype=tf.int32)
     expected = [vectors(bag, [1, 2]).T @ [1, 2], 3 * vectors(bag, [3])[0]]
