@@ -28,7 +28,8 @@ class Steps(tfos.TFOnSparkApp):
         self.pre_train_at = time.time()
         rows = spark.range(0, self.args.steps * self.args.batch_size, 1, 2)
         if self.args.model == "dense":
-            x = f"transform(sequence(1, {INPUTS}), i -> cast(rand(i) as float)) as x"
+            value = "cast(pmod(hash(id, i), 1000) as float) / 1000"
+            x = f"transform(sequence(1, {INPUTS}), i -> cast({value} as float)) as x"
             return {"train": rows.selectExpr(x, "cast(id % 2 as float) as y")}
         ids = [f"int(rand({n}) * {IDS}) as {name}" for n, name in enumerate(("user", "item"))]
         return {"train": rows.selectExpr(*ids, "cast(id % 2 as float) as y")}
