@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ class Feed(tfos.TFOnSparkApp):
             assert frame.mapInArrow(consume, "n long").groupBy().sum("n").first()[0]
             return time.monotonic() - start
 
+        self.parquet = self.records = ""
         no_op()
         self.no_op_secs = no_op()
         if self.args.alternatives:
@@ -58,6 +60,11 @@ class Feed(tfos.TFOnSparkApp):
             self.records_secs = _timed(lambda: _write_records(few, self.records))
         self.pre_train_secs = time.monotonic() - begun
         return frame
+
+    def shutdown(self) -> None:
+        for path in (self.parquet, self.records):
+            if path:
+                shutil.rmtree(path, ignore_errors=True)
 
     def train(self, ctx: Any) -> dict[str, Any]:
         import psutil
