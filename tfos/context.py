@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,10 @@ import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import Checkpointer
-from tfos.feeding.dataset import FeedDataset
+from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.schema import Manifest
 from tfos.lake import Lake
 from tfos.training.custom import mean
 from tfos.training.evaluator import Evaluator
@@ -116,9 +119,18 @@ class TrainContext:
         Raises LakeError for an unknown feed, FeedError for an unknown column.
         """
         return FeedDataset(
-            self._reader.manifest(name), batch_size, features, label, weight, shuffle, seed,
+            self._reader.arrived(name), batch_size, features, label, weight, shuffle, seed,
             replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_rows,
+            arrived=lambda all_of_it: self._arrived(name, all_of_it),
         )  # fmt: skip
+
+    def _arrived(self, feed: str, all_of_it: bool) -> Manifest:
+        with self._reports.quiet() if all_of_it else contextlib.nullcontext():
+            while True:
+                manifest = self._reader.arrived(feed)
+                if manifest.complete or not all_of_it:
+                    return manifest
+                time.sleep(ARRIVAL_SECS)
 
     def _refuse_evaluator(self) -> None:
         if self.role == "evaluator":
@@ -168,6 +180,8 @@ class TrainContext:
         "val_auc" does. With --evaluator they are called there, at each checkpoint that it has
         evaluated, and `callbacks` get no val_*; when one stops the training, it ends with the epoch
         under way, or at its next checkpoint. Without one they are callbacks as others.
+        Begins on a feed that is still being written (--overlap) where it can: then callbacks find
+        None as params["steps"] in the first epoch.
         Saves a checkpoint at the end of each epoch where that is cheap (a tenth of the time at
         most), every --checkpoint-secs and at the end, and continues from
         the newest one when there is one: epochs counts those of earlier attempts as well.
@@ -183,7 +197,7 @@ class TrainContext:
         if isinstance(validation, int | float):
             dataset, validation = dataset.split(validation)
         elif isinstance(validation, str):
-            validation = dataset.of(self._reader.manifest(validation))
+            validation = dataset.of(self._arrived(validation, True))
         number = self._fits
         self._fits += 1
         if self.role == "evaluator":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tfos.app import TFOnSparkApp, check_is_app, parse_args
 from tfos.display import Display
 from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
-from tfos.etl import make_feeds
+from tfos.etl import Feeds
 from tfos.fault.failures import Failure, describe, error_message
 from tfos.fault.policy import GiveUp, Incident, NewAttempt
 from tfos.feeding.ledger import accounting
@@ -130,12 +130,15 @@ class _Run:
             address = self._registry_address(server, lake)
             with self._claim(address, lake) as registry:
                 self._claim_lake(lake)
-                begun = time.monotonic()
-                self._manifests = make_feeds(
-                    self._app, spark, lake, address, registry, self._display
-                )
-                self._seconds["etl"] = time.monotonic() - begun
-                self._train(spark, lake, address, registry, marker)
+                feeds = Feeds(self._app, spark, lake, address, registry, self._display)
+                self._manifests = feeds.manifests
+                try:
+                    feeds.make(lambda: preflight.may_overlap(spark, spec))
+                    self._train(spark, lake, address, registry, marker, feeds)
+                    feeds.wait()
+                finally:
+                    feeds.cancel()
+                    self._seconds["etl"] = feeds.secs
 
     def _train(
         self,
@@ -144,6 +147,7 @@ class _Run:
         address: RegistryAddress,
         registry: Registry,
         marker: str,
+        feeds: Feeds,
     ) -> None:
         """Attempt after attempt, until one succeeds or it is hopeless."""
         while True:
@@ -152,7 +156,7 @@ class _Run:
                 self._spec, self.run_id, self._number, lake, address, marker, self._me
             )
             self._attempts += 1
-            attempt = Attempt(spark, plan, registry, self._display, self._history)
+            attempt = Attempt(spark, plan, registry, self._display, self._history, feeds)
             try:
                 ended = attempt.run()
             finally:
@@ -163,6 +167,10 @@ class _Run:
             if not isinstance(ended, NewAttempt):
                 self._outcome = ended
                 return
+            if feeds.is_writing:
+                # its tasks take the slots that are freed, and the roles would wait for the last one
+                self._display.line("a new attempt is to begin when the feed is complete")
+            feeds.wait()
             self._display.line("starting a new attempt with the executors that are left")
             try:
                 preflight.check_slots(spark, self._spec)

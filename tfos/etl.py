@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp
@@ -13,50 +15,169 @@ from tfos.display import Display
 from tfos.errors import AppError, FeedError
 from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest, manifest_path
-from tfos.feeding.writer import write_feeds
-from tfos.lake import APP, Lake
+from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
+from tfos.lake import APP, EVALUATIONS, Lake
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_WAIT_SECS = 0.5
+_CANCEL_SECS = 10.0
 
-def make_feeds(
-    app: TFOnSparkApp,
-    spark: SparkSession,
-    lake: Lake,
-    address: RegistryAddress,
-    registry: Registry,
-    display: Display,
-) -> dict[str, Manifest]:
-    """The feeds, complete in the lake: those of the run that is resumed, or new ones."""
-    if lake.exists(APP):
-        display.line("feeds are in the lake already: pre_train() is not run again")
+
+class Feeds:
+    """The feeds of a run, complete in the lake or on their way. Used on the driver.
+
+    manifests: of the feeds that are complete. secs: what making them has taken.
+    """
+
+    def __init__(
+        self,
+        app: TFOnSparkApp,
+        spark: SparkSession,
+        lake: Lake,
+        address: RegistryAddress,
+        registry: Registry,
+        display: Display,
+    ) -> None:
+        self._app, self._spark, self._lake = app, spark, lake
+        self._registry, self._display = registry, display
+        self._publisher = _Publisher(address, lake.run_id)
+        self._published: dict[str, dict[int, dict[str, Any]]] = {}
+        self._begun = time.monotonic()
+        self._streamed: tuple[Feed, Manifest] | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._is_cancelled = False
+        self.manifests: dict[str, Manifest] = {}
+        self.secs = 0.0
+
+    def make(self, may_stream: Callable[[], bool]) -> None:
+        """Those of the run that is resumed, or new ones: all of them, or all but one. Blocks.
+
+        may_stream: whether the feed "train", or the only one, may be left to be written by begin(),
+        where its columns allow it. Asked where feeds are to be made at all.
+        """
+        if not self._take_over():
+            self._make_anew(may_stream())
+        for manifest in self.manifests.values():
+            self._tell(manifest)
+        self.secs = time.monotonic() - self._begun
+
+    def _take_over(self) -> bool:
+        """The feeds of the run that is resumed, and what its pre_train() set, if all are there."""
+        lake, app = self._lake, self._app
+        if not lake.exists(APP):
+            return False
         record = pickle.loads(lake.read(APP))
-        # what pre_train() set, in the app as it is now: its code and arguments are the new ones
+        paths = {name: manifest_path(name) for name in record["feeds"]}
+        if not all(map(lake.exists, paths.values())):
+            # they go back to rows in an order that will not come again
+            lake.remove("checkpoints")
+            lake.remove(EVALUATIONS)
+            lake.remove(APP)
+            return False
+        self._display.line("feeds are in the lake already: pre_train() is not run again")
+        # in the app as it is now: its code and arguments are new
         app.__dict__.update(pickle.loads(record["state"]))
         _store(app, lake, record["feeds"])
-        return {n: Manifest.from_json(lake.read_json(manifest_path(n))) for n in record["feeds"]}
-    lake.remove("feed")
-    registry.remove(f"{keys.run(lake.run_id)}/feeds")
-    display.line("pre_train()")
-    feeds = _named_feeds(app.pre_train(spark))
-    _pickle(app)  # an attribute that cannot travel is found before the long part
-    display.line(f"feeding {', '.join(feeds)}")
-    publisher = _Publisher(address, lake.run_id)
+        for name, path in paths.items():
+            self.manifests[name] = Manifest.from_json(lake.read_json(path))
+        return True
 
-    def published(name: str) -> dict[int, dict[str, Any]]:
-        path = keys.feed(lake.run_id, name)
-        return {int(n): registry.get(f"{path}/{n}") for n in registry.children(path)}
+    def _make_anew(self, may_stream: bool) -> None:
+        lake = self._lake
+        lake.remove("feed")
+        self._registry.remove(f"{keys.run(lake.run_id)}/feeds")
+        self._display.line("pre_train()")
+        feeds = _named_feeds(self._app.pre_train(self._spark))
+        _pickle(self._app)  # an attribute that cannot travel is found before the long part
+        self._display.line(f"feeding {', '.join(feeds)}")
+        others = dict(feeds)
+        # of all, before the first job
+        layouts = {name: feed.layout(name) for name, feed in feeds.items()}
+        name = next(iter(feeds)) if len(feeds) == 1 else "train"
+        if may_stream and name in feeds:
+            if can_stream(layouts[name]):
+                self._streamed = others.pop(name), open_feed(lake, layouts[name])
+            else:
+                self._display.line(f"feed {name} is made before the training: it has array columns")
+        self.manifests.update(write_feeds(others, lake, self._publisher, self._look))
+        _store(self._app, lake, list(feeds))
 
-    manifests = write_feeds(feeds, lake, publisher, published)
-    _store(app, lake, list(manifests))
-    for manifest in manifests.values():
-        display.line(
-            f"feed {manifest.feed}: {manifest.rows:,} rows in {len(manifest.shards)} shards"
-        )
-    return manifests
+    def begin(self) -> None:
+        """Starts to write the feed that make() has left, if there is one; does not block."""
+        if self._streamed is None or self._thread is not None:
+            return
+        from pyspark import InheritableThread
+
+        feed, opened = self._streamed
+
+        def write() -> None:
+            begun = time.monotonic()
+            words = f"tfos {self._lake.run_id} feed {opened.feed}"
+            try:
+                self._spark.sparkContext.setJobGroup(self._group, words, True)
+                manifest = stream_feed(
+                    feed, opened, self._lake, self._publisher, self._look,
+                    lambda: self._is_cancelled,
+                )  # fmt: skip
+                self.secs += time.monotonic() - begun
+                self.manifests[opened.feed] = manifest
+                self._tell(manifest)
+            except BaseException as error:
+                self._error = error
+
+        self._display.line(f"feeding {opened.feed} while the training begins")
+        self._thread = InheritableThread(target=write, name="tfos-feed", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a feed is being written beside the training."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raises what ended the writing."""
+        if self._error is not None:
+            raise self._error
+
+    def wait(self) -> None:
+        """Blocks until all feeds are complete. Raises what ended the writing."""
+        self.begin()
+        if self._thread is not None:
+            while self.is_writing:
+                self._thread.join(_WAIT_SECS)
+        self.check()
+
+    def cancel(self) -> None:
+        """Ends the writing; to be called when the run fails."""
+        self._is_cancelled = True
+        deadline = time.monotonic() + _CANCEL_SECS
+        while self._thread is not None and self.is_writing and time.monotonic() < deadline:
+            with contextlib.suppress(Exception):  # the Spark context may be gone already
+                # again and again: the job may be about to begin
+                self._spark.sparkContext.cancelJobGroup(self._group)
+            self._thread.join(_WAIT_SECS)
+
+    @property
+    def _group(self) -> str:
+        return f"tfos-{self._lake.run_id}-feed"
+
+    def _look(self, name: str) -> dict[int, dict[str, Any]]:
+        """What was published of a feed, by partition; a record never changes."""
+        known = self._published.setdefault(name, {})
+        path = keys.feed(self._lake.run_id, name)
+        for number in self._registry.children(path):
+            if int(number) not in known:
+                known[int(number)] = self._registry.get(f"{path}/{number}")
+        return known
+
+    def _tell(self, manifest: Manifest) -> None:
+        shards = len(manifest.shards)
+        self._display.line(f"feed {manifest.feed}: {manifest.rows:,} rows in {shards} shards")
 
 
 class _Publisher:
@@ -97,7 +218,7 @@ def _named_feeds(returned: Any) -> dict[str, Feed]:
 
 
 def _store(app: TFOnSparkApp, lake: Lake, feeds: list[str]) -> None:
-    """Writes the app for train(), and what a resumed run takes over: the feeds are complete."""
+    """Writes the app for train(), and what a resumed run takes over when the feeds are complete."""
     lake.write(APP, pickle.dumps({**_pickle(app), "feeds": feeds}))
 
 

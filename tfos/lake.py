@@ -3,9 +3,11 @@
     <lake>/<run-id>/
       spec.json                     the JobSpec
       registry.json                 the run's credential for ZooKeeper
-      feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete
+      feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
+                                    that is read before, arrived.json has what there is so far
       generation.json               which chief may write checkpoints
-      app.pkl                       the app after pre_train, written when all feeds are complete
+      app.pkl                       the app after pre_train; the feeds are complete when all
+                                    manifests are there
       checkpoints/<step>-<attempt>.<life>/...   of the chief that saved it; COMMIT marker last
       model/                        exported SavedModel, COMMIT marker last
       logs/<attempt>/<role>-<i>.log

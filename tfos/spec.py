@@ -24,6 +24,7 @@ PARAM_PREFIX = CONF_PREFIX + "param."
 SUBMISSION_CONF = CONF_PREFIX + "submission"
 STRATEGIES = ("ps", "multi-worker", "single")
 SPARE = ("auto", "on", "off")
+OVERLAP = ("auto", "on", "off")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -68,6 +69,12 @@ class JobSpec:
         " memory allows",
         "{" + ",".join(SPARE) + "}",
     )
+    overlap: str = _option(
+        "auto",
+        "begin to train on the first rows while the rest of the training feed is made: on, off, or"
+        " auto, where the roles take a quarter of the slots at most",
+        "{" + ",".join(OVERLAP) + "}",
+    )
     start_timeout_secs: float = _option(
         120.0, "seconds to wait for slots, and for all roles to come up", "SECS"
     )
@@ -78,6 +85,13 @@ class JobSpec:
             raise UsageError(f"{_names('strategy')} is {self.strategy!r}: use one of {STRATEGIES}")
         if self.spare not in SPARE:
             raise UsageError(f"{_names('spare')} is {self.spare!r}: use one of {SPARE}")
+        if self.overlap not in OVERLAP:
+            raise UsageError(f"{_names('overlap')} is {self.overlap!r}: use one of {OVERLAP}")
+        if self.overlap == "on" and self.strategy == "multi-worker":
+            raise UsageError(
+                f"{_names('overlap')} is on, but workers in step cannot begin before all rows are"
+                " there: leave it out, or use --strategy ps"
+            )
         for name in ("num_ps",) * (self.strategy == "ps") + ("num_workers",):
             if self.strategy != "single" and getattr(self, name) < 1:
                 raise UsageError(

@@ -5,6 +5,7 @@ rows of a step, so that after a run the weights say how often each row was train
 with what the ledger says. The rows must be a multiple of a step's.
 """
 
+import functools
 import os
 import time
 
@@ -12,6 +13,11 @@ import tfos
 
 BATCH = 20
 UNIT_STEPS = 5
+
+
+def slowly(secs, batches):
+    time.sleep(secs)
+    yield from batches
 
 
 class Counting(tfos.TFOnSparkApp):
@@ -23,11 +29,16 @@ class Counting(tfos.TFOnSparkApp):
         parser.add_argument("--own-table", action="store_true", help="tfos's Embedding, in shards")
         parser.add_argument("--until", help="file; the epoch in which it appears is the last one")
         parser.add_argument("--timeline", help="file that gets the time and the steps of each unit")
-        parser.add_argument("--misbehave", default="", help="deadlock, once; or exit, always")
+        parser.add_argument("--misbehave", default="", help="deadlock, once; or exit, always; null")
+        parser.add_argument("--etl-secs", type=float, default=0.0, help="of each of 8 partitions")
 
     def pre_train(self, spark):
         self.rows = self.args.rows
-        return spark.range(self.rows).selectExpr("id", "cast(0 as float) as y")
+        frame = spark.range(0, self.rows, 1, 8 if self.args.etl_secs else None)
+        if self.args.etl_secs:
+            frame = frame.mapInArrow(functools.partial(slowly, self.args.etl_secs), frame.schema)
+        y = "if(id = 3999, null, 0)" if self.args.misbehave == "null" else "0"
+        return frame.selectExpr("id", f"cast({y} as float) as y")
 
     def train(self, ctx):
         import keras

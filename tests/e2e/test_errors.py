@@ -157,3 +157,25 @@ def test_interrupt_ends_everything_within_seconds(tmp_path, phase, signum):
     assert process.returncode == 130
     assert stderr.strip().splitlines()[-1].endswith("interrupted")
     assert json.loads((tmp_path / "stopped/result.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "failure"])
+def test_run_that_ends_does_not_wait_for_the_feed_beside_it(tmp_path, end):
+    """Of the feed's eight partitions, of two minutes each, the first is under way."""
+    options = ["--run-id", "early", "--lake", tmp_path, "--overlap", "on", "--max-restarts", 0]
+    app = [APPS / "counting.py", "--etl-secs", 120]
+    process = start_submit(*options, "--strategy", "single", *app)
+    state = Lake(str(tmp_path), "early")
+    poll(lambda: state.exists("feed/train/arrived.json"), 60, "the feed can be read")
+    chief = poll(lambda: role_pids("early").get("chief-0"), 60, "the chief is up")
+    begun = {"phase": "train() begins"}
+    poll(lambda: begun.items() <= (read_status(state).progress or {}).items(), 60, "train() begins")
+    if end == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.kill(chief, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == (130 if end == "Ctrl-C" else 1)
+    words = "interrupted" if end == "Ctrl-C" else "was killed by SIGKILL"
+    assert words in stderr.rpartition("tfos: ")[2], stderr
+    assert not state.exists("feed/train/manifest.json")

@@ -135,6 +135,35 @@ def test_every_process_in_step_may_die(start, cluster, zookeeper):
     assert nodes_left(zookeeper, "in-step") == []
 
 
+def test_every_process_may_die_while_the_feed_is_made(start, cluster, zookeeper):
+    options = [
+        "--overlap", "on", "--num-workers", 1, "--master", cluster.url, "--zookeeper",
+        f"{zookeeper}/early", "--conf", "spark.driver.host=127.0.0.1", "--conf",
+        "spark.cores.max=4",
+    ]  # fmt: skip
+    run = start("early", *options, args=("--etl-secs", 7))
+    run.wait_for_training()
+    assert not run.lake.exists("feed/train/manifest.json")
+    run.driver().kill()
+    run.wait_for_end()
+    poll(lambda: not role_pids("early"), 30, "the roles have ended")
+    # rows never come twice in the same order: all is made anew, without the old checkpoints
+    run = start("early", *options, "--resume", args=("--etl-secs", 7))
+    run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
+    run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGTERM))
+    assert not run.lake.exists("feed/train/manifest.json")
+    run.survive(lambda: os.kill(run.executor("ps-0"), signal.SIGKILL))
+    assert run.lake.exists("feed/train/manifest.json")
+    result = run.finish()
+    assert result["attempts"] == 2
+    assert "a new attempt is to begin when the feed is complete" in run.stderr
+    assert "passed over" not in logs(run.lake)
+    check_counts(result, worker_deaths=1)
+    shards = result["feeds"]["train"]["shards"]
+    assert len(run.lake.list("feed/train")) == shards + 2  # the two manifests
+    assert nodes_left(zookeeper, "early") == []
+
+
 def nodes_left(zookeeper: str, chroot: str) -> list[str]:
     """The runs of which nodes are left under a chroot in ZooKeeper."""
     client = KazooClient(f"{zookeeper}/{chroot}")

@@ -85,6 +85,36 @@ def test_standalone_cluster_with_the_embedded_zookeeper(tmp_path, standalone):
     assert ended.result["restarts"] == {"ps": 0, "chief": 0, "worker": 0}
 
 
+@pytest.mark.parametrize(
+    "roles", [["--strategy", "single"], ["--num-workers", 1, "--num-ps", 1]], ids=["single", "ps"]
+)
+def test_training_begins_while_the_feed_is_made(tmp_path, roles):
+    timeline = tmp_path / "timeline"
+    options = ["--json", "--run-id", "early", "--lake", tmp_path, "--overlap", "on", *roles]
+    slots = 2 if "single" in roles else 4
+    app = [APPS / "counting.py", "--etl-secs", 4, "--timeline", timeline, "--unit-secs", 0]
+    ended = submit(*options, "--master", f"local[{slots}]", *app)
+    assert ended.status == 0, ended.stderr
+    assert ended.result["feeds"]["train"]["rows_trained"] == [4000] * 3
+    assert (ended.result["metrics"]["uneven"], ended.result["metrics"]["epochs"]) == (0, 3)
+    first, *_ = (float(line.split()[0]) for line in timeline.read_text().splitlines())
+    made = (tmp_path / "early" / "feed" / "train" / "manifest.json").stat().st_mtime
+    assert first < made - 4  # at least one more partition was still to be made
+    assert "feeding train while the training begins" in ended.stderr
+
+
+def test_feed_that_fails_beside_the_training_is_the_root_cause(tmp_path):
+    options = ["--json", "--run-id", "early", "--lake", tmp_path, "--overlap", "on"]
+    options += ["--strategy", "single", "--master", "local[2]"]
+    app = [APPS / "counting.py", "--etl-secs", 1, "--misbehave", "null"]
+    ended = submit(*options, *app)
+    assert ended.status != 0
+    assert ended.result["error"]["role"] == "driver"
+    assert "feed 'train' has nulls: column 'y' has 1" in ended.result["error"]["message"]
+    assert "feed 'train' has nulls" in ended.last_words
+    assert not (tmp_path / "early" / "feed" / "train" / "manifest.json").exists()
+
+
 def test_two_runs_in_one_session(tmp_path):
     """What a notebook does, in a process of its own: a session, two runs, a failing third."""
     code = f"""

@@ -1,13 +1,16 @@
-"""Feeds written by hand, as tfos.feeding.writer leaves them in the lake."""
+"""Feeds written by hand, as tfos.feeding.writer leaves them; a DataFrame; a registry."""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+from spark_types import struct
 
-from tfos.feeding.schema import Column, Manifest, Shard, manifest_path
+from tfos.feeding.schema import Column, Manifest, Shard, arrived_path, manifest_path
 from tfos.lake import Lake
 
 _ARROW = {
@@ -67,3 +70,66 @@ def write_feed(
     manifest = Manifest(name, tuple(columns), tuple(shards))
     lake.write_json(manifest_path(name), manifest.as_json())
     return manifest
+
+
+def arrive(lake: Lake, manifest: Manifest, shards: int) -> None:
+    """Makes a feed one of which so many shards have come, the last ones first, or all of them."""
+    arrival = tuple(reversed(range(len(manifest.shards))))
+    if shards < len(manifest.shards):
+        lake.remove(manifest_path(manifest.feed))
+        came = tuple(manifest.shards[number] for number in arrival[:shards])
+        here = replace(manifest, shards=came, complete=False)
+        lake.write_json(arrived_path(manifest.feed), here.as_json())
+    else:
+        whole = replace(manifest, arrival=arrival)
+        lake.write_json(manifest_path(manifest.feed), whole.as_json())
+
+
+class Frame:
+    """As much of a DataFrame as write_feeds needs.
+
+    fields: name -> (Spark's type, Arrow's type); partitions: rows as dicts, cut in batches of two.
+    """
+
+    def __init__(self, fields, *partitions):
+        schema = struct(**{name: kind for name, (kind, _) in fields.items()})
+        self.schema = types.SimpleNamespace(jsonValue=lambda: schema)
+        conf = types.SimpleNamespace(get=lambda key: "10000", set=lambda key, value: None)
+        self.sparkSession = types.SimpleNamespace(conf=conf)
+        self._kind = pa.schema([(name, kind) for name, (_, kind) in fields.items()])
+        self._partitions = partitions
+
+    def mapInArrow(self, function, schema):
+        from pyspark import TaskContext
+
+        rows = []
+        for number, partition in enumerate(self._partitions):
+            context = TaskContext()
+            context._partitionId, context._taskAttemptId = number, number
+            TaskContext._taskContext = context
+            table = pa.Table.from_pylist(partition, self._kind)
+            try:
+                for batch in function(iter(table.to_batches(max_chunksize=2))):
+                    rows += [types.SimpleNamespace(**row) for row in batch.to_pylist()]
+            finally:
+                TaskContext._taskContext = None
+        return types.SimpleNamespace(collect=lambda: rows)
+
+
+class Nodes(dict):
+    """A registry's nodes by path."""
+
+    is_settled = True
+
+    def put(self, path, value):
+        self[path] = value
+
+    def create(self, path, value):
+        return self.setdefault(path, value) == value
+
+    def remove(self, path):
+        for key in [key for key in self if key == path or key.startswith(f"{path}/")]:
+            del self[key]
+
+    def children(self, path):
+        return [key.rpartition("/")[2] for key in self if key.rpartition("/")[0] == path]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from helpers import Nodes
 
 import tfos.runtime.attempt
-from tfos.errors import LakeError
+from tfos.errors import FeedError, LakeError
 from tfos.fault.failures import Failure
 from tfos.fault.policy import Incident, NewAttempt, Restart
 from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
@@ -20,21 +21,6 @@ from tfos.spec import JobSpec
 
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
 START_SECS = 60
-
-
-class Nodes(dict):
-    """A registry's nodes by path."""
-
-    is_settled = True
-
-    def put(self, path, value):
-        self[path] = value
-
-    def create(self, path, value):
-        return self.setdefault(path, value) == value
-
-    def children(self, path):
-        return [key.rpartition("/")[2] for key in self if key.rpartition("/")[0] == path]
 
 
 @pytest.fixture
@@ -61,7 +47,8 @@ def make(lake, nodes, now):
         address = RegistryAddress("h:1", "r", "secret")
         plan = AttemptPlan(spec, "r", 1, lake, address, "marker", {"host": "d", "pid": 1})
         display = SimpleNamespace(line=lambda text: None)
-        attempt = Attempt(None, plan, nodes, display, list(history))
+        feeds = SimpleNamespace(begin=lambda: None, check=lambda: None, is_writing=False)
+        attempt = Attempt(None, plan, nodes, display, list(history), feeds)
         attempt._order_lives(False)
         for task in all_tasks(spec):
             nodes.put(f"{keys.members('r', 1)}/{task}", {"host": f"host-of-{task}", "life": 1})
@@ -192,3 +179,42 @@ class TestFailedTask:
     def test_host_of_one_that_never_registered_is_not_the_drivers(self, attempt):
         attempt.roles.clear()
         assert attempt._failure(WORKER, "gone").host == "unknown host"
+
+
+class TestFeeds:
+    def test_are_begun_when_all_roles_have_their_slots(self, attempt, nodes):
+        begun = []
+        attempt._feeds.begin = lambda: begun.append(True)
+        worker = nodes.pop(f"{keys.members('r', 1)}/{WORKER}")
+        attempt._feed()
+        assert not begun
+        nodes.put(f"{keys.members('r', 1)}/{WORKER}", worker)
+        attempt._feed()
+        assert begun
+
+    def test_that_fail_end_the_attempt(self, attempt):
+        def check():
+            raise FeedError("a null")
+
+        attempt._feeds.check = check
+        with pytest.raises(FeedError, match="a null"):
+            attempt._feed()
+
+    def test_that_have_no_slot_for_long_get_those_of_the_roles(self, attempt, now, monkeypatch):
+        slots = [5]
+        monkeypatch.setattr("tfos.runtime.preflight.available_slots", lambda spark: slots[0])
+        attempt._feeds.is_writing = True
+
+        def starves(secs):
+            now.now += secs
+            return attempt._feed()
+
+        assert not starves(10 * START_SECS)
+        slots[0] = 4  # as many as there are roles
+        assert not starves(START_SECS - 1)
+        slots[0] = 5
+        assert not starves(START_SECS - 1)
+        slots[0] = 4
+        assert [starves(START_SECS - 1), starves(2)] == [False, True]
+        attempt._feeds.is_writing = False
+        assert not starves(10 * START_SECS)

@@ -53,6 +53,17 @@ class TestCallbacks:
         epoch = ["batch 2", "batch 5", "batch 6", ["loss", "val_loss"]]
         assert calls == ["begin", "epoch 0", *epoch, "epoch 1", *epoch, "end"]
 
+    def test_stop_training_ends_in_the_epoch_when_a_checkpoint_is_due_as_well(self, world):
+        model = functional()
+
+        def stop(batch, logs):
+            model.stop_training = batch == 1
+
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+        history = world.fit(model, 3, every_secs=0.0, callbacks=[callback])
+        assert history.epoch == [0]
+        assert world.saver.stats["step"] == 2
+
     def test_stop_training_ends_after_the_epoch(self, world):
         model = functional(metrics=[])
 

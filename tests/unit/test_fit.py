@@ -7,11 +7,26 @@ import json
 import keras
 import numpy as np
 import pytest
-from worlds import World, assert_same_history, assert_same_weights
-from zoo import CASES, EVAL, EVAL_ROWS, ROWS, TRAIN, as_tf_data, functional
+from helpers import arrive, write_feed
+from worlds import Interrupted, World, assert_same_history, assert_same_weights, interrupt
+from zoo import (
+    BATCH,
+    CASES,
+    COLUMNS,
+    EVAL,
+    EVAL_ROWS,
+    ROWS,
+    TRAIN,
+    as_lists,
+    as_tf_data,
+    functional,
+)
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import Checkpointer
+from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reader import FeedReader
+from tfos.lake import Lake
 from tfos.runtime.strategies import SingleRunner
 
 pytest_plugins = ["world_fixtures"]
@@ -320,3 +335,123 @@ class TestModels:
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
         predicted = world.context().predict(model, world.dataset(features="x", label=None))
         np.testing.assert_allclose(predicted, model.predict(TRAIN["x"], verbose=0), 1e-6, 1e-6)
+
+
+class TestArriving:
+    """fit on a feed that is still being written."""
+
+    @pytest.fixture
+    def growing(self, tmp_path, monkeypatch):
+        """Makes contexts on a feed of which more arrives each time that somebody waits for it."""
+        monkeypatch.setattr("tfos.training.fit.ARRIVAL_SECS", 0.0)
+        monkeypatch.setattr("tfos.context.ARRIVAL_SECS", 0.0)
+        lake = Lake(str(tmp_path / "growing"), "run")
+        manifest = write_feed(lake, "train", COLUMNS, as_lists(TRAIN), [9, 0, 13, 28])
+
+        def begin(name, *shards):
+            (tmp_path / name).mkdir(exist_ok=True)
+            reader = FeedReader(lake, str(tmp_path))
+            serve_reads(reader)
+            world = World(reader, tmp_path / name)
+            more = iter(shards)
+            arrive(lake, manifest, next(more))
+            world.heard.moved = lambda: arrive(lake, manifest, next(more, 4))
+            return world, world.context(0.0)
+
+        return begin
+
+    def fit(self, world, context, model, epochs, **options):
+        dataset = context.dataset("train", BATCH, ["x"], "y")
+        try:
+            return context.fit(model, dataset, epochs, steps_per_execution=1, **options)
+        finally:
+            world.saver.wait()
+
+    def test_is_as_if_all_had_been_there(self, growing):
+        one, two = functional(), functional()
+        world, context = growing("growing", 0, 1, 1, 3, 4)
+        history = self.fit(world, context, one, 3)
+        assert world.trained == {"train": [ROWS] * 3}
+        assert world.saver.stats["step"] == 3 * 7
+        expected = self.fit(*growing("whole", 4), two, 3)
+        assert_same_weights(one, two, 1e-6)
+        assert_same_history(history, expected)
+
+    @pytest.mark.parametrize("options", [{"shuffle": False}, {"split": 0.2}])
+    def test_others_wait_until_all_is_there(self, growing, monkeypatch, options):
+        world, context = growing("growing", 1, 2, 4)
+        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        monkeypatch.setattr("tfos.training.fit.Fit._arrivals", None)
+        shuffle = options.get("shuffle", True)
+        dataset = context.dataset("train", BATCH, ["x"], "y", shuffle=shuffle)
+        context.fit(functional(), dataset, validation=options.get("split"))
+        world.saver.wait()
+        assert world.trained["train"] == [ROWS - int(ROWS * options.get("split", 0))]
+
+    @pytest.mark.parametrize("at", [2, 4], ids=["before all is there", "after it"])
+    @pytest.mark.parametrize("then", [(1, 2, 3, 4), (4,)], ids=["more to come", "complete"])
+    def test_goes_on_from_a_checkpoint_of_its_first_epoch(self, growing, at, then):
+        world, context = growing("growing", 1, 4)
+        with pytest.raises(Interrupted):
+            self.fit(world, context, functional(), 2, callbacks=[interrupt(on_train_batch_end=at)])
+        world.saver.wait()
+        newest = world.lake.newest_checkpoint()
+        assert int(newest.partition("-")[0]) == at
+        state = world.lake.read_json(f"checkpoints/{newest}/state.json")["sections"]["fit0"]
+        assert state["division"] == [BATCH, 1, 0]
+        one, two = functional(), functional()
+        again, context = growing("growing", *then)
+        history = self.fit(again, context, one, 2)
+        assert again.trained == {"train": [ROWS] * 2}
+        assert again.ledger.as_json()["train"]["rows_due"] == [ROWS] * 2
+        expected = self.fit(*growing("whole", 4), two, 2)
+        assert_same_weights(one, two, 1e-5)
+        assert_same_history(history, expected, 1e-5)
+
+    def test_cannot_go_on_with_other_batches(self, growing):
+        world, context = growing("growing", 1, 4)
+        with pytest.raises(Interrupted):
+            self.fit(world, context, functional(), 2, callbacks=[interrupt(on_train_batch_end=2)])
+        world, context = growing("growing", 4)
+        dataset = context.dataset("train", BATCH + 1, ["x"], "y")
+        with pytest.raises(UsageError, match="2 steps into epoch 1"):
+            context.fit(functional(), dataset, 2)
+
+    def test_is_saved_between_arrivals_too(self, growing):
+        """Of units as long as what has come there is none in between."""
+        world, context = growing("growing", 1, 1, 1, 4)
+        steps = []
+        arrive_more = world.heard.moved
+
+        def moved():
+            world.saver.wait()
+            steps.append(world.saver.stats["step"])
+            arrive_more()
+
+        world.heard.moved = moved
+        context.fit(functional(), context.dataset("train", BATCH, ["x"], "y"), 1)
+        world.saver.wait()
+        assert steps[-1] == 3
+
+    def test_is_stopped_by_a_callback(self, growing, monkeypatch):
+        world, context = growing("growing", 1, 2, 4)
+        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        model = functional(metrics=[])
+
+        def stop(batch, logs):
+            model.stop_training = True
+
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+        history = self.fit(world, context, model, 3, callbacks=[callback])
+        assert len(history.epoch) == 1
+        record = world.ledger.as_json()["train"]
+        assert (record["rows_trained"], record["rows_due"]) == ([BATCH], [ROWS])
+
+    def test_what_needs_all_rows_waits_for_them(self, growing, monkeypatch):
+        world, context = growing("growing", 1, 2, 4)
+        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        train = context.dataset("train", BATCH, ["x"], "y")
+        assert train.is_arriving
+        assert train.steps_per_epoch == 7
+        assert not train.is_arriving
+        assert sum(len(label) for _, label in train) == ROWS

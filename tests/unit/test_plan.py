@@ -204,3 +204,30 @@ class TestWindowRows:
 def test_permutation_is_of_the_windows_rows():
     permutation = EpochOrder([7, 9], 16, True, 2, 3).permutation(0)
     assert np.array_equal(np.sort(permutation), np.arange(16))
+
+
+class TestOrderOfArrival:
+    """Of a feed that is still being written: each shard is a window."""
+
+    def test_what_arrives_later_changes_nothing(self):
+        shards = [5, 0, 7, 1, 9]
+        whole = visit(EpochOrder(shards, None, True, 3, 0), shards, 0, 22)
+        assert sorted(whole) == [(n, row) for n, rows in enumerate(shards) for row in range(rows)]
+        for count in range(1, 6):
+            here = shards[:count]
+            order = EpochOrder(here, None, True, 3, 0)
+            assert visit(order, here, 0, sum(here)) == whole[: sum(here)]
+
+    def test_rows_are_permuted_inside_their_shard(self):
+        shards = [50, 60]
+        rows = visit(EpochOrder(shards, None, True, 3, 0), shards, 0, 110)
+        assert sorted(rows[:50]) == [(0, row) for row in range(50)] != rows[:50]
+        assert sorted(rows[50:]) == [(1, row) for row in range(60)] != rows[50:]
+
+
+@pytest.mark.parametrize("window", [4, None])
+def test_rows_behind_the_last_one(window):
+    order = EpochOrder([3, 5], window, True, 0, 0)
+    assert order.windows(6, 8)
+    with pytest.raises(ValueError, match="rows up to 9 of an epoch of 8"):
+        order.windows(6, 9)

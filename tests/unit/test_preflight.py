@@ -51,6 +51,29 @@ def test_too_few_slots_names_both_numbers_and_who_needs_them():
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    ("slots", "options", "expected"),
+    [
+        (15, {}, False),
+        (16, {}, True),
+        (16, {"overlap": "off"}, False),
+        (5, {"overlap": "on"}, True),
+        (80, {"strategy": "multi-worker"}, False),
+        (4, {"strategy": "single"}, True),
+    ],
+)
+def test_feed_is_made_beside_the_training_where_most_of_the_slots_are_free(
+    slots, options, expected
+):
+    assert preflight.may_overlap(Cluster(slots=slots), JobSpec(**options)) is expected
+
+
+def test_overlap_without_a_slot_for_it():
+    words = r"5 slots .* 1 for making the feed.* has 4; use --master local\[5\].* or --overlap off"
+    with pytest.raises(PreflightError, match=words):
+        preflight.may_overlap(Cluster(slots=4), JobSpec(overlap="on"))
+
+
 def test_slots_that_come_later_are_waited_for():
     cluster = Cluster("spark://host:7077", slots=0)
     asked = []

@@ -7,11 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import write_feed
+from helpers import arrive, write_feed
 
 from tfos.errors import FeedError, LakeError
 from tfos.feeding.reader import FeedReader, View
-from tfos.feeding.schema import Column
+from tfos.feeding.schema import Column, arrived_path, manifest_path
 from tfos.lake import Lake
 
 ROWS = 53
@@ -201,6 +201,98 @@ class TestEpochs:
             for each in views:
                 reader.read(each, 0, start, min(start + 4, ROWS))
         assert len(loaded) == len(set(loaded)) == 3 * -(-ROWS // WINDOW)
+
+
+class TestArriving:
+    """A feed that is read while it is being written."""
+
+    @pytest.fixture
+    def growing(self, tmp_path):
+        lake = Lake(str(tmp_path / "growing"), "run")
+        return lake, write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
+
+    @pytest.fixture
+    def fresh(self, growing, tmp_path, monkeypatch):
+        monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: WINDOW)
+        return lambda readers=1: FeedReader(growing[0], str(tmp_path), readers=readers)
+
+    @pytest.mark.parametrize("readers", [1, 3])
+    def test_first_epoch_is_the_same_whenever_it_is_read(self, growing, fresh, readers):
+        arrive(*growing, 1)
+        reader, seen = fresh(readers), []
+        for shards, start, stop in [(1, 0, 6), (1, 6, 17), (2, 17, 30), (5, 30, ROWS)]:
+            arrive(*growing, shards)
+            seen += reader.read(view("id"), 0, start, stop)[0].tolist()
+        assert sorted(seen) == list(range(ROWS))
+        assert sorted(seen[:17]) == list(range(ROWS - 17, ROWS))  # the last shard came first
+        assert fresh().read(view("id"), 0, 0, ROWS)[0].tolist() == seen
+
+    @pytest.mark.parametrize("readers", [1, 3])
+    def test_all_else_is_as_in_any_other_feed(self, growing, fresh, reader, readers):
+        arrive(*growing, 5)
+        streamed, part = fresh(readers), (40, ROWS)
+        streamed.read(view("id"), 0, 0, ROWS)
+        for each, epoch in [
+            (view("id"), 1),
+            (view("id", shuffle=False), 0),
+            (View("train", ("id",), True, 0, part), 0),
+        ]:
+            stop = ROWS if each.part is None else ROWS - 40
+            found, expected = (r.read(each, epoch, 0, stop)[0].tolist() for r in (streamed, reader))
+            assert found == expected
+
+    def test_rows_that_have_not_arrived(self, growing, fresh, monkeypatch):
+        monkeypatch.setattr("tfos.feeding.reader.RETRY_SECS", 0.0)
+        arrive(*growing, 2)
+        reader = fresh()
+        with pytest.raises(FeedError, match=r"rows up to 43 of epoch 1 .*, and 42 have arrived"):
+            reader.read(view("id"), 0, 5, 43)
+        with pytest.raises(FeedError, match="epoch 2"):
+            reader.read(view("id"), 1, 0, 2)
+        with pytest.raises(FeedError, match="epoch 1"):
+            reader.read(view("id", shuffle=False), 0, 0, 2)
+
+    def test_what_is_there_is_asked_for_until_all_is(self, growing, fresh):
+        arrive(*growing, 1)
+        reader = fresh()
+        assert (reader.arrived("train").rows, reader.arrived("train").complete) == (17, False)
+        arrive(*growing, 5)
+        assert reader.manifest("train").rows == 17
+        assert (reader.arrived("train").rows, reader.manifest("train").rows) == (ROWS, ROWS)
+
+    @pytest.mark.parametrize("shards", [3, 5])
+    def test_rows_that_this_process_is_the_last_to_see(self, growing, fresh, monkeypatch, shards):
+        arrive(*growing, 2)
+        reader = fresh()
+        sleeps = []
+
+        def sleep(secs):
+            sleeps.append(secs)
+            arrive(*growing, min(shards, 1 + len(sleeps)))
+
+        monkeypatch.setattr("tenacity.nap.time.sleep", sleep)
+        epoch, stop = (0, 43) if shards == 3 else (1, ROWS)
+        assert len(reader.read(view("id"), epoch, 0, stop)[0]) == stop
+        assert len(sleeps) == shards - 1
+
+    @pytest.mark.parametrize("knows", [True, False])
+    def test_file_that_is_being_written_again(self, growing, fresh, monkeypatch, knows):
+        arrive(*growing, 1)
+        reader = fresh()
+        if knows:
+            assert reader.arrived("train").rows == 17
+        growing[0].write(arrived_path("train"), b'{"feed": "tr')
+        monkeypatch.setattr("tenacity.nap.time.sleep", lambda secs: arrive(*growing, 2))
+        assert reader.arrived("train").rows == 42
+
+    def test_file_that_is_damaged(self, growing, fresh, monkeypatch):
+        arrive(*growing, 1)
+        reader = fresh()
+        reader.arrived("train")
+        monkeypatch.setattr("tfos.feeding.reader.RETRY_SECS", 0.0)
+        growing[0].write(manifest_path("train"), b'{"feed": "tr')
+        with pytest.raises(LakeError, match=r"manifest\.json"):
+            reader.arrived("train")
 
 
 class TestManifestAndErrors:

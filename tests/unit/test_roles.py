@@ -99,3 +99,6 @@ class TestLocalMaster:
     )
     def test_one_slot_per_role(self, spec, master):
         assert local_master(spec) == master
+
+    def test_has_a_slot_for_the_feed_where_that_is_made_at_the_same_time(self):
+        assert local_master(JobSpec(overlap="on")) == "local[5]"

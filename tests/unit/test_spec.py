@@ -77,6 +77,7 @@ class TestJobSpec:
             ("hang_secs", -0.5),
             ("hang_secs", float("nan")),
             ("spare", "yes"),
+            ("overlap", "yes"),
             ("spare", ""),
             ("run_id", "-begins-with-a-dash"),
             ("run_id", "a/b"),

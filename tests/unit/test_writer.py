@@ -4,49 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import decimal
-import types
+import time
 
 import pyarrow as pa
 import pytest
-from spark_types import VECTOR, VECTOR_TYPE, array, map_of, struct
+from helpers import Frame
+from spark_types import VECTOR, VECTOR_TYPE, array, map_of
 
 from tfos.errors import FeedError
 from tfos.feeding.feed import Feed
 from tfos.feeding.reader import FeedReader, View
-from tfos.feeding.schema import Column
-from tfos.feeding.writer import write_feeds
+from tfos.feeding.schema import Column, Manifest, arrived_path, manifest_path
+from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
 from tfos.lake import Lake
-
-
-class Frame:
-    """As much of a DataFrame as write_feeds needs.
-
-    fields: name -> (Spark's type, Arrow's type); partitions: rows as dicts, cut in batches of two.
-    """
-
-    def __init__(self, fields, *partitions):
-        schema = struct(**{name: kind for name, (kind, _) in fields.items()})
-        self.schema = types.SimpleNamespace(jsonValue=lambda: schema)
-        conf = types.SimpleNamespace(get=lambda key: "10000", set=lambda key, value: None)
-        self.sparkSession = types.SimpleNamespace(conf=conf)
-        self._kind = pa.schema([(name, kind) for name, (_, kind) in fields.items()])
-        self._partitions = partitions
-
-    def mapInArrow(self, function, schema):
-        from pyspark import TaskContext
-
-        rows = []
-        for number, partition in enumerate(self._partitions):
-            context = TaskContext()
-            context._partitionId, context._taskAttemptId = number, number
-            TaskContext._taskContext = context
-            table = pa.Table.from_pylist(partition, self._kind)
-            try:
-                for batch in function(iter(table.to_batches(max_chunksize=2))):
-                    rows += [types.SimpleNamespace(**row) for row in batch.to_pylist()]
-            finally:
-                TaskContext._taskContext = None
-        return types.SimpleNamespace(collect=lambda: rows)
 
 
 @pytest.fixture
@@ -180,3 +150,57 @@ class TestErrors:
         good, bad = Frame({"x": LONG}, [{"x": 1}]), Frame({"x": LONG}, [{"x": 1}])
         message = self.refused(lake, write, train=Feed(good), eval=Feed(bad, sparse=["x"]))
         assert "'eval'" in message and "sparse=" in message
+
+
+class TestStream:
+    @pytest.fixture
+    def stream(self, lake):
+        """Writes a feed that can be read as it comes; returns what there was of it, and its end."""
+        records = {}
+
+        def run(frame, at_each=lambda: None):
+            def publish(feed, partition, record):
+                records.setdefault(feed, {})[partition] = record
+                at_each()
+                return True
+
+            feed = Feed(frame)
+            assert can_stream(feed.layout("train"))
+            opened = open_feed(lake, feed.layout("train"))
+            return stream_feed(
+                feed, opened, lake, lambda: contextlib.nullcontext(publish),
+                lambda name: dict(records.get(name, {})), lambda: False,
+            )  # fmt: skip
+
+        return run
+
+    def test_shards_can_be_read_as_they_come(self, lake, stream, monkeypatch):
+        monkeypatch.setattr("tfos.feeding.writer._TELL_SECS", 0.01)
+        here = []
+
+        def wait_until_told():
+            deadline = time.monotonic() + 20
+            wanted = len(here) + 1
+            while len(lake.read_json(arrived_path("train"))["shards"]) < wanted:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            here.append(FeedReader(lake, "").arrived("train"))
+
+        frame = Frame({"x": LONG}, [{"x": 1}, {"x": 2}], [{"x": 3}])
+        manifest = stream(frame, wait_until_told)
+        assert [(each.rows, each.complete) for each in here] == [(2, False), (3, False)]
+        assert (manifest.rows, manifest.complete, manifest.arrival) == (3, True, (0, 1))
+        assert Manifest.from_json(lake.read_json(manifest_path("train"))) == manifest
+        assert manifest.shards == here[-1].shards
+
+    @pytest.mark.parametrize(
+        ("partitions", "words"), [([[]], "has no rows"), ([[{"x": 1}], [{"x": None}]], "nulls")]
+    )
+    def test_errors_leave_no_complete_feed(self, lake, stream, partitions, words):
+        with pytest.raises(FeedError, match=words):
+            stream(Frame({"x": LONG}, *partitions))
+        assert not lake.exists(manifest_path("train"))
+
+    @pytest.mark.parametrize("kind", [LONGS, (VECTOR, VECTOR_TYPE)])
+    def test_columns_whose_shape_is_a_fact_of_the_data_cannot_stream(self, kind):
+        assert not can_stream(Feed(Frame({"x": LONG, "y": kind})).layout("train"))

@@ -24,6 +24,8 @@ from tfos.feeding.tensors import component_specs, tensor_of
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
+# between two looks at what has arrived of a feed that is still being written
+ARRIVAL_SECS = 0.5
 _keep_alive: list[Any] = []
 
 
@@ -66,6 +68,7 @@ class FeedDataset:
 
     batch_size: rows in one batch. step_rows: rows in one step of all the processes in step.
     replica, replicas: this process, and how many run in step.
+    arrived: of a feed that is still being written, what there is of it; True waits for all of it.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class FeedDataset:
         replica: int = 0,
         replicas: int = 1,
         on_rows: Callable[[str, int, int, int], None] | None = None,
+        arrived: Callable[[bool], Manifest] | None = None,
     ) -> None:
         if batch_size < 1:
             raise FeedError(
@@ -101,10 +105,41 @@ class FeedDataset:
         self._on_rows = on_rows
         self._epochs_begun = 0
         self.feed = manifest.feed
-        self.rows = manifest.rows
+        self._manifest = manifest
+        self._arrived = arrived
+        self._rows: int | None = None  # of a part of the feed
         self.batch_size = batch_size
         self.replica, self.replicas = replica, replicas
         self.step_rows = batch_size * replicas
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch. Blocks while the feed is still being written."""
+        if self._rows is None and self.is_arriving:
+            assert self._arrived is not None
+            self._manifest = self._arrived(True)
+        return self._manifest.rows if self._rows is None else self._rows
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether the feed was still being written when look() was last called."""
+        return not self._manifest.complete
+
+    @property
+    def can_begin_early(self) -> bool:
+        """Whether its first epoch may take the rows as they come: shuffled, and all of the feed."""
+        return self._view.shuffle and self._view.part is None and self.replicas == 1
+
+    @property
+    def rows_here(self) -> int:
+        """How many rows had arrived when look() was last called; does not block."""
+        return self._manifest.rows if self._rows is None else self._rows
+
+    def look(self) -> None:
+        """Finds out what more has arrived."""
+        if self.is_arriving:
+            assert self._arrived is not None
+            self._manifest = self._arrived(False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -141,7 +176,7 @@ class FeedDataset:
                     f" {self.feed!r}"
                 )
         view = dataclasses.replace(self._view, feed=manifest.feed, shuffle=False, part=None)
-        return self._like(_view=view, feed=manifest.feed, rows=manifest.rows)
+        return self._like(_view=view, feed=manifest.feed, _manifest=manifest, _rows=None)
 
     def split(self, fraction: float) -> tuple[FeedDataset, FeedDataset]:
         """Two datasets: all but the last rows of the feed, and the last `fraction` of them.
@@ -158,8 +193,8 @@ class FeedDataset:
         parts = (first, first + kept), (first + kept, first + self.rows)
         one, other = (dataclasses.replace(self._view, part=part) for part in parts)
         return (
-            self._like(_view=one, rows=kept),
-            self._like(_view=dataclasses.replace(other, shuffle=False), rows=self.rows - kept),
+            self._like(_view=one, _rows=kept),
+            self._like(_view=dataclasses.replace(other, shuffle=False), _rows=self.rows - kept),
         )
 
     def _like(self, **changes: Any) -> FeedDataset:

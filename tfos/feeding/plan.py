@@ -5,7 +5,8 @@ other. Shuffled, the shards are put in a random order first, and then the rows a
 windows of consecutive rows, which may span many shards. Both depend on (seed, epoch) alone, so any
 process can compute any part of any epoch, and how far an epoch has come is one number: the rows
 before it are trained on, the rows from it on are not. Who trains on what is decided by cutting the
-sequence into units.
+sequence into units. In the first epoch of a feed that is still being written the shards come as
+they arrive, and each is a window: what arrives later changes nothing of what was there before.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class Slice:
 class EpochOrder:
     """The sequence of one epoch. Positions count rows from the start of the epoch.
 
+    window: the rows of a window; None: each shard is one, and the shards keep their order.
     part: only the rows [first, last) of the shards, one after the other.
     """
 
     def __init__(
         self,
         shard_rows: Sequence[int],
-        window: int,
+        window: int | None,
         shuffle: bool,
         seed: int,
         epoch: int,
@@ -56,7 +58,7 @@ class EpochOrder:
         count = len(shard_rows)
         self._order = (
             np.random.default_rng([0, seed, epoch]).permutation(count)
-            if shuffle
+            if shuffle and window is not None
             else np.arange(count)
         )
         rows = np.asarray(shard_rows, dtype=np.int64)
@@ -65,6 +67,7 @@ class EpochOrder:
         self._skipped = np.clip(first - begins, 0, rows)
         self._ends = np.cumsum((np.clip(last - begins, 0, rows) - self._skipped)[self._order])
         self.rows = int(self._ends[-1]) if count else 0
+        self._borders = np.concatenate([[0], self._ends, [self.rows]])
 
     def slices(self, start: int, stop: int) -> list[Slice]:
         """Where the positions [start, stop) lie before rows are permuted, in order."""
@@ -84,15 +87,28 @@ class EpochOrder:
 
     def windows(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The windows that [start, stop) touches, as (window, from, to), both inside the window."""
+        if stop > self.rows:
+            raise ValueError(f"rows up to {stop} of an epoch of {self.rows}")
         result = []
-        for window in range(start // self._window, -(-stop // self._window)):
-            base = window * self._window
-            result.append((window, max(start, base) - base, min(stop, base + self._window) - base))
+        while start < stop:
+            window = self._window_at(start)
+            begin, end = self.window_bounds(window)
+            upto = min(stop, end)
+            result.append((window, start - begin, upto - begin))
+            start = upto
         return result
 
     def window_bounds(self, window: int) -> tuple[int, int]:
+        """The positions [begin, end) of a window; none after the last one."""
+        if self._window is None:
+            return int(self._borders[window]), int(self._borders[window + 1])
         base = window * self._window
         return base, min(base + self._window, self.rows)
+
+    def _window_at(self, position: int) -> int:
+        if self._window is None:
+            return int(np.searchsorted(self._ends, position, side="right"))
+        return position // self._window
 
     def permutation(self, window: int) -> np.ndarray | None:
         """Position in the window -> row of the window, int64 [rows]; None when not shuffled."""

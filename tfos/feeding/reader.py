@@ -20,17 +20,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import tenacity
 
+from tfos.errors import FeedError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, slice_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
-from tfos.feeding.schema import Manifest, manifest_path
-from tfos.lake import Lake
+from tfos.feeding.schema import Manifest, arrived_path, manifest_path
+from tfos.lake import RETRY_SECS, Lake
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3
 # opening one costs little; one that is mapped takes its space even when the cache has let it go
 _SHARDS_OPEN = 8
+_RETRY_EVERY_SECS = 0.25
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,14 @@ class _Ordered:
         return take_rows(self.rows, self.order[first:last])
 
 
+@dataclass(frozen=True)
+class _ShardOrder:
+    """The order of an epoch, and the paths of the shards that it counts."""
+
+    rows: EpochOrder
+    paths: list[str]
+
+
 class FeedReader:
     """Reads the feeds of one run. Thread-safe.
 
@@ -110,9 +121,25 @@ class FeedReader:
         self._orders = _Recent(_WINDOWS_KEPT)
 
     def manifest(self, feed: str) -> Manifest:
-        """The manifest of a feed. Raises LakeError when there is none."""
-        if feed not in self._manifests:
-            self._manifests[feed] = Manifest.from_json(self._lake.read_json(manifest_path(feed)))
+        """What was known of a feed when it was last read. Raises LakeError when there is none."""
+        return self._manifests[feed] if feed in self._manifests else self.arrived(feed)
+
+    def arrived(self, feed: str) -> Manifest:
+        """What there is of a feed now. Raises LakeError when there is none."""
+        if feed not in self._manifests or not self._manifests[feed].complete:
+            paths = manifest_path(feed), arrived_path(feed)
+
+            def look() -> Manifest:
+                path = next((path for path in paths if self._lake.exists(path)), paths[0])
+                return Manifest.from_json(self._lake.read_json(path))
+
+            # some storages show a file that is written again as missing, or in part
+            passing = (FileNotFoundError, ValueError) if feed in self._manifests else ValueError
+            found = _retried(look, lambda error: isinstance(error.__cause__, passing))
+            known = self._manifests.get(feed, found)
+            # another thread may have looked later
+            if found.complete or len(found.shards) >= len(known.shards):
+                self._manifests[feed] = found
         return self._manifests[feed]
 
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
@@ -121,10 +148,10 @@ class FeedReader:
         Returns for each column of the view, in its order, the arrays that convert.components()
         gives for it; strings are bytes objects.
         """
-        order = self._order(view, epoch)
+        order = self._order(view, epoch, stop)
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
-        for window, first, last in order.windows(start, stop) or [(0, 0, 0)]:
+        for window, first, last in order.rows.windows(start, stop) or [(0, 0, 0)]:
             content = self._window(view, epoch, order, window)
             parts.append([column.read(first, last) for column in content])
         columns = (
@@ -139,21 +166,40 @@ class FeedReader:
             for array in components(column, manifest.column(name))
         ]
 
-    def _order(self, view: View, epoch: int) -> EpochOrder:
-        manifest = self.manifest(view.feed)
-        return self._orders.of(
-            (view, epoch),
-            lambda: EpochOrder(
-                [shard.rows for shard in manifest.shards],
-                window_rows(manifest.rows, manifest.bytes),
-                view.shuffle,
-                view.seed,
-                epoch,
-                view.part,
-            ),
-        )
+    def _order(self, view: View, epoch: int, stop: int) -> _ShardOrder:
+        """The order of an epoch, as far as `stop` at least.
 
-    def _window(self, view: View, epoch: int, order: EpochOrder, window: int) -> list[_Ordered]:
+        Who asks for rows knows that they are there; this process may be the last one to see them.
+        """
+        may_come = view.shuffle and epoch == 0 and view.part is None
+
+        def reaches(manifest: Manifest) -> bool:
+            return manifest.complete or (may_come and stop <= manifest.rows)
+
+        def look() -> Manifest:
+            found = self.arrived(view.feed)
+            if not reaches(found):
+                raise FeedError(
+                    f"rows up to {stop} of epoch {epoch + 1} of feed {view.feed!r} are asked for,"
+                    f" and {found.rows} have arrived"
+                )
+            return found
+
+        manifest = self.manifest(view.feed)
+        if not reaches(manifest):
+            manifest = _retried(look, lambda error: isinstance(error, FeedError))
+        as_they_came = manifest.as_they_came if may_come else None
+        shards = as_they_came or manifest.shards
+
+        def make() -> _ShardOrder:
+            window = None if as_they_came else window_rows(manifest.rows, manifest.bytes)
+            rows = [shard.rows for shard in shards]
+            order = EpochOrder(rows, window, view.shuffle, view.seed, epoch, view.part)
+            return _ShardOrder(order, [shard.path for shard in shards])
+
+        return self._orders.of((view, epoch, len(shards)), make)
+
+    def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> list[_Ordered]:
         """The columns of a window."""
 
         # unshuffled windows are the same in every epoch
@@ -167,19 +213,20 @@ class FeedReader:
                 content = self._load(view, order, window)
             else:
                 content = ahead[1].result()
-            if self._reads_whole and view.shuffle and order.window_bounds(window)[1] < order.rows:
+            end = order.rows.window_bounds(window)[1]
+            if self._reads_whole and view.shuffle and end < order.rows.rows:
                 work = _begun(lambda: self._load(view, order, window + 1))
                 self._ahead[view] = key(window + 1), work
             return content
 
         return self._windows.of(key(window), make)
 
-    def _load(self, view: View, order: EpochOrder, window: int) -> list[_Ordered]:
+    def _load(self, view: View, order: _ShardOrder, window: int) -> list[_Ordered]:
         manifest = self.manifest(view.feed)
 
         def parts(of: int) -> list[tuple[str, Slice]]:
-            bounds = order.window_bounds(of)
-            return [(manifest.shards[part.shard].path, part) for part in order.slices(*bounds)]
+            bounds = order.rows.window_bounds(of)
+            return [(order.paths[part.shard], part) for part in order.rows.slices(*bounds)]
 
         self._cache.ahead([path for path, _ in [*parts(window), *parts(window + 1)]])
         pieces = [
@@ -189,7 +236,7 @@ class FeedReader:
             for path, part in parts(window)
         ]
         table = pa.concat_tables(pieces)
-        permutation = order.permutation(window)
+        permutation = order.rows.permutation(window)
         content = []
         for name in view.columns:
             rows = to_numpy(table.column(name), manifest.column(name))
@@ -206,6 +253,17 @@ class FeedReader:
                 return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)
+
+
+def _retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -> T:
+    """What `act` returns; it is called again, for RETRY_SECS, after errors that may pass."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_passing),
+        stop=tenacity.stop_before_delay(RETRY_SECS),
+        wait=tenacity.wait_fixed(_RETRY_EVERY_SECS),
+        reraise=True,
+    )
+    return retrying(act)
 
 
 def _begun(work: Callable[[], T]) -> Future[T]:

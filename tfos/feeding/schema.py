@@ -78,11 +78,28 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete feed: its columns, and its shards in the order of the DataFrame's partitions."""
+    """A feed: its columns, and its shards in the order of the DataFrame's partitions.
+
+    complete: whether these are all shards. Others are to come otherwise, and these stand in the
+    order in which they came.
+    arrival: of a feed on which training could begin before it was complete, the numbers of its
+    shards in the order in which they came; see plan.EpochOrder.
+    """
 
     feed: str
     columns: tuple[Column, ...]
     shards: tuple[Shard, ...]
+    complete: bool = True
+    arrival: tuple[int, ...] | None = None
+
+    @property
+    def as_they_came(self) -> tuple[Shard, ...] | None:
+        """The shards in the order in which they came; None where nobody was waiting for them."""
+        if not self.complete:
+            return self.shards
+        if self.arrival is None:
+            return None
+        return tuple(self.shards[number] for number in self.arrival)
 
     @property
     def rows(self) -> int:
@@ -106,6 +123,8 @@ class Manifest:
             "feed": self.feed,
             "columns": [vars(column) for column in self.columns],
             "shards": [vars(shard) for shard in self.shards],
+            "complete": self.complete,
+            "arrival": self.arrival,
         }
 
     @classmethod
@@ -114,8 +133,15 @@ class Manifest:
             record["feed"],
             tuple(Column(**column) for column in record["columns"]),
             tuple(Shard(**shard) for shard in record["shards"]),
+            record["complete"],
+            None if record["arrival"] is None else tuple(record["arrival"]),
         )
 
 
 def manifest_path(feed: str) -> str:
     return f"feed/{feed}/manifest.json"
+
+
+def arrived_path(feed: str) -> str:
+    """Where the manifest of a feed is while more shards are to come."""
+    return f"feed/{feed}/arrived.json"

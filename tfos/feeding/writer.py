@@ -12,16 +12,25 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tfos.errors import FeedError, LakeError
+from tfos.errors import FeedError, LakeError, RegistryError
 from tfos.feeding.convert import canonical, inspect, pieces
 from tfos.feeding.feed import Feed
 from tfos.feeding.layout import Layout
-from tfos.feeding.schema import Column, Manifest, Shard, manifest_path, resolve_lengths
+from tfos.feeding.schema import (
+    Column,
+    Manifest,
+    Shard,
+    arrived_path,
+    manifest_path,
+    resolve_lengths,
+)
 from tfos.lake import Lake
 
 if TYPE_CHECKING:
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 SHARD_BYTES = 64 << 20
 # (feed, partition, record) -> whether this call was the first
 Publish = Callable[[str, int, dict[str, Any]], bool]
+# between two looks at what has been published of a feed that is read already
+_TELL_SECS = 1.0
 _BATCH_ROWS = 65_536
 _BATCH_ROWS_DEFAULT = "10000"
 _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
@@ -169,17 +180,99 @@ def write_feeds(
     for name, partitions in records.items():
         shards = [Shard(**s) for number in sorted(partitions) for s in partitions[number]["shards"]]
         manifests[name] = Manifest(name, resolved[name], tuple(shards))
-        if not manifests[name].rows:
-            raise FeedError(
-                f"feed {name!r} has no rows; check the filters and joins"
-                " of its DataFrame in pre_train"
-            )
+        _check_rows(manifests[name])
     for layout in layouts.values():
         _check_vectors(layout, resolved[layout.feed], spans)
-    for name, manifest in manifests.items():
-        _remove_strays(lake, manifest)
-        lake.write_json(manifest_path(name), manifest.as_json())
+    for manifest in manifests.values():
+        _commit(lake, manifest)
     return manifests
+
+
+def can_stream(layout: Layout) -> bool:
+    """Whether the tensors of a feed are known before its rows: it has scalar columns alone."""
+    return all(
+        source.column.length is None and not source.column.sparse for source in layout.sources
+    )
+
+
+def open_feed(lake: Lake, layout: Layout) -> Manifest:
+    """Writes the manifest of a feed of which no shard is there yet; see stream_feed."""
+    manifest = Manifest(layout.feed, layout.columns, (), complete=False)
+    lake.write_json(arrived_path(layout.feed), manifest.as_json())
+    return manifest
+
+
+def stream_feed(
+    feed: Feed,
+    opened: Manifest,
+    lake: Lake,
+    connect: Callable[[], Any],
+    published: Callable[[str], dict[int, dict[str, Any]]],
+    is_cancelled: Callable[[], bool],
+) -> Manifest:
+    """Writes a DataFrame as a feed of which the shards can be read as they come. Blocks.
+
+    Its manifest grows with each partition that is published, see schema.arrived_path, and is
+    committed in the end, as write_feeds does it. Called on the driver.
+
+    opened: what open_feed() wrote. is_cancelled: whether the feed is not to be committed any more.
+    Raises what write_feeds raises.
+    """
+    layout, path = feed.layout(opened.feed), arrived_path(opened.feed)
+    order: dict[int, tuple[Shard, ...]] = {}
+
+    def look() -> Manifest:
+        for partition, record in sorted(published(layout.feed).items()):
+            if partition not in order:
+                order[partition] = tuple(Shard(**shard) for shard in record["shards"])
+        shards = tuple(shard for each in order.values() for shard in each)
+        return replace(opened, shards=shards)
+
+    written = threading.Event()
+
+    def tell() -> None:
+        known = 0
+        while not written.wait(_TELL_SECS):
+            # what fails now is told of by what comes after it, or is over by then
+            with contextlib.suppress(LakeError, RegistryError):
+                manifest = look()
+                if len(manifest.shards) > known:
+                    lake.write_json(path, manifest.as_json())
+                    known = len(manifest.shards)
+
+    teller = threading.Thread(target=tell, name="arrivals", daemon=True)
+    teller.start()
+    try:
+        _run_job(feed.df, lake, layout, connect)
+    finally:
+        written.set()
+        teller.join()
+    came = look()
+    shards = tuple(shard for partition in sorted(order) for shard in order[partition])
+    numbers = {shard: number for number, shard in enumerate(shards)}
+    arrival = tuple(numbers[shard] for shard in came.shards)
+    manifest = replace(opened, shards=shards, complete=True, arrival=arrival)
+    _check_rows(manifest)
+    if is_cancelled():
+        raise FeedError(f"feed {layout.feed!r} is no longer wanted")
+    # for those who do not see the other file at once
+    lake.write_json(path, came.as_json())
+    _commit(lake, manifest)
+    return manifest
+
+
+def _check_rows(manifest: Manifest) -> None:
+    if not manifest.rows:
+        raise FeedError(
+            f"feed {manifest.feed!r} has no rows; check the filters and joins"
+            " of its DataFrame in pre_train"
+        )
+
+
+def _commit(lake: Lake, manifest: Manifest) -> None:
+    """Writes the manifest of a feed that is complete, and removes what is no part of it."""
+    _remove_strays(lake, manifest)
+    lake.write_json(manifest_path(manifest.feed), manifest.as_json())
 
 
 def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[], Any]) -> None:
@@ -244,5 +337,5 @@ def _remove_strays(lake: Lake, manifest: Manifest) -> None:
     published = {shard.path for shard in manifest.shards}
     for file in lake.list(f"feed/{manifest.feed}"):
         path = f"feed/{manifest.feed}/{file}"
-        if path not in published:
+        if path not in published and path != arrived_path(manifest.feed):
             lake.remove(path)

@@ -7,7 +7,7 @@ import queue
 import re
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tfos.display import Display
 from tfos.errors import LakeError, RegistryError, StartTimeout
@@ -31,12 +31,29 @@ _STOP_SECS = 15.0
 # how long the evaluator may take for the last checkpoint, where --hang-secs does not say it
 _EVALUATION_SECS = 300.0
 _CANCEL_SECS = 10.0
+# between two looks at how many slots there are
+_SLOTS_EVERY_SECS = 2.0
+
+
+class Feeding(Protocol):
+    """What may go on beside the roles."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether it is under way, and needs slots of its own."""
+
+    def begin(self) -> None:
+        """Called when the roles have their slots; more than once."""
+
+    def check(self) -> None:
+        """Raises what went wrong with it."""
 
 
 class Attempt:
     """Runs the role jobs of `plan` and ends them, whatever happens.
 
     history: the incidents of the run so far; those of this attempt are appended.
+    feeds: may have a feed that is written beside the training.
     start_secs: from the launch to the begin of train(); train_secs: from there to the end.
     roles: of each task, what was known of it last: host, pid, life.
     checkpoints: of each life of the chief, what it said of them last.
@@ -49,12 +66,14 @@ class Attempt:
         registry: Registry,
         display: Display,
         history: list[Incident],
+        feeds: Feeding,
     ) -> None:
         self._spark = spark
         self._plan = plan
         self._registry = registry
         self._display = display
         self._history = history
+        self._feeds = feeds
         self._changed: queue.Queue[None] = queue.Queue()
         self._job_errors: dict[str, str] = {}
         self._jobs: dict[str, Any] = {}
@@ -65,6 +84,9 @@ class Attempt:
         # the tasks whose next process is to come up before the deadline
         self._awaited: set[Task] = set()
         self._chief_written = 0
+        self._has_slots = False
+        # when the feed beside the roles was last seen to have a slot, and when that was looked at
+        self._fed = self._looked = time.monotonic()
         self._up: set[str] = set()
         self._missing: dict[str, float] = {}
         self.lives = dict.fromkeys(all_tasks(plan.spec), 1)
@@ -152,6 +174,12 @@ class Attempt:
             with contextlib.suppress(queue.Empty):
                 self._changed.get(timeout=0.2)
             self._show()
+            if self._feed():
+                self._display.line(
+                    "no slot has been left for making the feed for"
+                    f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
+                )
+                return NewAttempt()
             outcome = self._registry.get(keys.outcome(run_id, number))
             if outcome is not None:
                 self._await_evaluation(outcome)
@@ -175,6 +203,26 @@ class Attempt:
                 self._restart(decision, failures)
             if self._train_begun is None and time.monotonic() > self._deadline:
                 self._raise_what_is_missing()
+
+    def _feed(self) -> bool:
+        """Lets the feed that is still to be written be so when all roles have their slots.
+
+        Returns whether it starves: executors may be lost later, and the roles keep theirs.
+        """
+        if not self._has_slots:
+            members = keys.members(self._plan.run_id, self._plan.attempt)
+            self._has_slots = len(self._registry.children(members)) == len(self.lives)
+        if self._has_slots:
+            self._feeds.begin()
+        self._feeds.check()
+        now = time.monotonic()
+        if not self._feeds.is_writing:
+            self._fed = now
+        elif now > self._looked + _SLOTS_EVERY_SECS:
+            self._looked = now
+            if preflight.available_slots(self._spark) > len(self.lives):
+                self._fed = now
+        return now > self._fed + self._plan.spec.start_timeout_secs
 
     def _await_evaluation(self, outcome: Mapping[str, Any]) -> None:
         """Blocks until the evaluator has done the last checkpoint, or failed, or is too slow."""

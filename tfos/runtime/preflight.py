@@ -17,6 +17,9 @@ from tfos.spec import JobSpec
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# --overlap auto: slots for each role
+_OVERLAP_SLOTS = 4
+
 
 def available_slots(spark: SparkSession) -> int:
     """How many tasks the cluster can run at the same time, with the executors it has now."""
@@ -25,13 +28,29 @@ def available_slots(spark: SparkSession) -> int:
     return int(scala_context.maxNumConcurrentTasks(profile))
 
 
-def describe_slots(spark: SparkSession, spec: JobSpec) -> str:
+def may_overlap(spark: SparkSession, spec: JobSpec) -> bool:
+    """Whether a feed is to be made while the roles run. May wait, as check_slots does.
+
+    Workers in step cannot begin before they know how many rows there are. Raises PreflightError
+    where the user asks for it and no slot is left for it.
+    """
+    if spec.overlap == "on":
+        check_slots(spark, spec, for_feed=1)
+        return True
+    if spec.overlap == "off" or spec.strategy == "multi-worker":
+        return False
+    # making it is not to become much slower for a training that may not be able to begin early
+    return available_slots(spark) >= _OVERLAP_SLOTS * len(all_tasks(spec))
+
+
+def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str:
     """How many slots were asked for, and how many there are, in a sentence."""
     tasks = all_tasks(spec)
     count = {role: sum(t.role == role for t in tasks) for role in ("chief", "ps", "worker")}
+    count["for making the feed"] = for_feed
     parts = ", ".join(f"{n} {role}" for role, n in count.items() if n)
     return (
-        f"the run asks for {len(tasks)} slots ({parts}), the cluster at"
+        f"the run asks for {len(tasks) + for_feed} slots ({parts}), the cluster at"
         f" {spark.sparkContext.master} has {available_slots(spark)}"
     )
 
@@ -45,12 +64,12 @@ def check_conf(conf: dict[str, str]) -> None:
         )
 
 
-def check_slots(spark: SparkSession, spec: JobSpec) -> None:
+def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
     """Waits for enough slots, at most --start-timeout-secs where executors may still be coming.
 
-    Raises PreflightError when there are too few.
+    for_feed: so many more than the roles have. Raises PreflightError when there are too few.
     """
-    wanted = len(all_tasks(spec))
+    wanted = len(all_tasks(spec)) + for_feed
     master = spark.sparkContext.master
     fixed = master.startswith("local") and not master.startswith("local-cluster")
     deadline = time.monotonic() + (0 if fixed else spec.start_timeout_secs)
@@ -66,8 +85,10 @@ def check_slots(spark: SparkSession, spec: JobSpec) -> None:
                 "ps": " or fewer --num-workers and --num-ps",
                 "multi-worker": " or fewer --num-workers",
             }.get(spec.strategy, "")
+            if for_feed:
+                fewer += " or --overlap off"
             raise PreflightError(
-                f"too few slots: {describe_slots(spark, spec)}"
+                f"too few slots: {describe_slots(spark, spec, for_feed)}"
                 f"{'' if fixed else f' after {spec.start_timeout_secs:g} s'}; use {remedy}{fewer}"
             )
         time.sleep(0.1)

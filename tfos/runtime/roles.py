@@ -82,5 +82,8 @@ def cluster(members: Mapping[Task, str]) -> dict[str, list[str]]:
 
 
 def local_master(spec: JobSpec) -> str:
-    """The Spark master when the user names none: this machine, a slot for each role."""
-    return f"local[{len(all_tasks(spec))}]"
+    """The Spark master when the user names none: this machine, a slot for each role.
+
+    And one for making the feed, where that is asked for at the same time.
+    """
+    return f"local[{len(all_tasks(spec)) + (spec.overlap == 'on')}]"

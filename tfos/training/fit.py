@@ -6,7 +6,7 @@ Keras 3's own Model.fit does not run under the distributed strategies. This one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import Checkpointer
-from tfos.feeding.dataset import FeedDataset
+from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
 from tfos.training.loop import Loop, Part, never
@@ -45,6 +45,11 @@ class FitOptions:
         if isinstance(self.validation_freq, int) and self.validation_freq < 1:
             raise UsageError(f"validation_freq is {self.validation_freq}: use 1 or more")
 
+    @property
+    def takes_the_first_epoch_whole(self) -> bool:
+        """Whether the training begins with all of the dataset's first epoch."""
+        return self.epochs > 0 and self.initial_epoch == 0 and self.steps_per_epoch is None
+
     def validates(self, epoch: int) -> bool:
         """Whether epoch number `epoch`, from 0, ends with a validation; as in Keras."""
         if isinstance(self.validation_freq, int):
@@ -57,11 +62,12 @@ class _State:
     """How far a fit is: what a checkpoint says of it besides the weights.
 
     epoch: epochs done. step: steps done in the next one. totals: sums of the metrics over them.
-    division: [batch_size, replicas, steps per epoch], on which the meaning of `step` depends.
+    division: [batch_size, replicas, steps per epoch], on which the meaning of `step` depends; 0
+    steps when that was not known, in the first epoch of a feed that was not complete.
     """
 
     epoch: int
-    division: list[int]
+    division: list[int] = field(default_factory=list)
     step: int = 0
     totals: list[Any] | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -94,10 +100,17 @@ class Fit:
         self._model, self._dataset, self._validation = model, dataset, validation
         self._options = options
         self._told_to_stop, self._publish = told_to_stop, publish
-        self._epoch_steps = options.steps_per_epoch or dataset.steps_per_epoch
+        # whether the first epoch takes the rows as they come; all else waits for all of them
+        self._arriving = (
+            dataset.is_arriving and dataset.can_begin_early and options.takes_the_first_epoch_whole
+        )
         prepare(model, dataset, loop.runner)
         if loop.runner.coordinator is not None:
             make_atomic(model.optimizer, loop.runner.parallelism)
+
+    @property
+    def _epoch_steps(self) -> int:
+        return self._options.steps_per_epoch or self._dataset.steps_per_epoch
 
     def run(self) -> keras.callbacks.History:
         """Blocks until all epochs are done."""
@@ -114,7 +127,7 @@ class Fit:
             add_progbar=options.verbose != 0 and self._loop.runner.replica == 0,
             model=model,
             epochs=options.epochs,
-            steps=self._epoch_steps,
+            steps=None if self._arriving else self._epoch_steps,
             verbose=options.verbose,
         )
         model.stop_training = False
@@ -128,6 +141,10 @@ class Fit:
             epoch = state.epoch
             hooks.on_epoch_begin(epoch)
             logs = self._train_epoch(hooks)
+            if self._arriving:
+                self._arriving = False
+                self._loop.expect(self._dataset, epoch)
+                hooks.set_params({**hooks.params, "steps": self._epoch_steps})
             if test is not None and self._validation is not None and options.validates(epoch):
                 hooks.on_test_begin()
                 total = self._loop.evaluate(test, self._validation, epoch + 1, options.epochs)
@@ -150,13 +167,17 @@ class Fit:
     def _restored(self) -> _State:
         """The state of the checkpoint that the run continues from, or a new one."""
         model = self._model
-        division = [self._dataset.batch_size, self._dataset.replicas, self._epoch_steps]
         record = self._checkpointer.restore(
             self._section, model=model, optimizer=model.optimizer, seeds=random_state(model)
         )
         if record is None:
-            return _State(self._options.initial_epoch, division)
+            return _State(self._options.initial_epoch)
         state = _State(**record)
+        # the first fit of the run is in its first epoch, or there would be no more to come
+        self._arriving = self._arriving and state.epoch == 0
+        division = self._division()
+        if state.division[2] == 0 and not self._arriving:
+            state.division[2] = self._dataset.steps_per_epoch
         at_border = state.step == 0 and self._is_whole(state.division) and self._is_whole(division)
         if state.division != division and not at_border:
             names = ("batch_size", "workers in step", "steps_per_epoch")
@@ -166,8 +187,11 @@ class Fit:
                 f" cannot go on with {dict(zip(names, division, strict=True))}: use the former"
                 " again (--num-workers, --strategy and the arguments of dataset() and fit())"
             )
-        state.division = division
         return state
+
+    def _division(self) -> list[int]:
+        steps = 0 if self._arriving else self._epoch_steps
+        return [self._dataset.batch_size, self._dataset.replicas, steps]
 
     def _is_whole(self, division: list[int]) -> bool:
         """Whether epochs so divided are those of the dataset, each with all of its rows."""
@@ -192,6 +216,22 @@ class Fit:
             at += last - first
         return parts
 
+    def _arrivals(self) -> Iterator[Part]:
+        """What is left of the first epoch, as it comes: whole steps, and at the end the rest."""
+        dataset, at = self._dataset, self._state.step * self._dataset.step_rows
+        while True:
+            dataset.look()
+            here = dataset.rows_here
+            stop = here if not dataset.is_arriving else here - here % dataset.step_rows
+            if stop > at:
+                yield Part(0, at, stop)
+                at = stop
+            elif dataset.is_arriving:
+                self._loop.reports.moved()
+                time.sleep(ARRIVAL_SECS)
+            if self._model.stop_training or (not dataset.is_arriving and at == dataset.rows):
+                return
+
     def _unit_steps(self) -> int | None:
         """What the user has asked for, here or in compile(), where 1 is the default."""
         compiled = int(self._model.steps_per_execution)
@@ -203,17 +243,18 @@ class Fit:
         total = program.zero()
         for into, value in zip(total, state.totals or [], strict=False):
             into += np.asarray(value)
-        parts = self._parts()
-        rows, done, begun = sum(part.rows for part in parts), 0, time.monotonic()
-        before = min(state.step * dataset.step_rows, dataset.rows)
+        parts = [] if self._arriving else self._parts()
+        before = min(state.step * dataset.step_rows, dataset.rows_here)
+        rows, done, begun = before + sum(part.rows for part in parts), 0, time.monotonic()
         data_epoch = 0
         logs: dict[str, float] = {}
 
         def save() -> None:
-            loop.settle(dataset, data_epoch)
-            self._save()
             if dataset.replicas == 1 and self._told_to_stop():
-                self._model.stop_training = True
+                self._model.stop_training = True  # and the end of the epoch saves
+            else:
+                loop.settle(dataset, data_epoch)
+                self._save()
 
         def pause() -> Callable[[], None] | None:
             return save if self._checkpointer.due() else None
@@ -224,9 +265,18 @@ class Fit:
         def is_over() -> bool:
             return bool(self._model.stop_training)
 
-        for part, values in loop.run(
-            program, dataset, parts, pause, is_over, begin, self._unit_steps()
-        ):
+        def units() -> Iterator[tuple[Part, Any]]:
+            options = pause, is_over, begin, self._unit_steps()
+            yield from loop.run(program, dataset, parts, *options)
+            for part in self._arrivals() if self._arriving else ():
+                yield from loop.run(program, dataset, [part], *options)
+                # run() leaves the pause after the last unit to who ends the epoch
+                at_rest = pause()
+                if at_rest is not None and dataset.is_arriving and not is_over():
+                    at_rest()
+
+        for part, values in units():
+            rows = dataset.rows_here if self._arriving else rows
             program.add(total, values)
             done += part.rows
             data_epoch = part.epoch
@@ -236,14 +286,16 @@ class Fit:
             logs = program.logs(total)
             hooks.on_train_batch_end(state.step - 1, logs)
             loop.progress(
-                "train", before + done, before + rows, done / (time.monotonic() - begun), logs,
-                last=done == rows, epoch=state.epoch + 1, epochs=self._options.epochs,
+                "train", before + done, rows, done / (time.monotonic() - begun), logs,
+                last=before + done == rows and not dataset.is_arriving,
+                epoch=state.epoch + 1, epochs=self._options.epochs,
             )  # fmt: skip
         loop.settle(dataset, data_epoch)
         return program.logs(total)
 
     def _save(self) -> None:
         state = self._state
+        state.division = self._division()
         state.callbacks, arrays = self._callbacks.get()
         state.history_epochs = list(self._history.epoch)
         state.history = {

@@ -82,7 +82,8 @@ class Loop:
         Without a coordinator one unit is done when the next one begins.
 
         pause: asked after each unit; what it returns is called when all that was submitted is
-        done, so that the weights have seen the units that were yielded and no others.
+        done, so that the weights have seen the units that were yielded and no others; not when it
+        is over by then.
         is_over: when it says so, no more units are submitted.
         begin: called before each unit is run; under a coordinator, where units overlap, before it
         is yielded.
@@ -121,7 +122,8 @@ class Loop:
             if at_rest is not None and not is_last:
                 while pending:
                     yield from first()
-                at_rest()
+                if not is_over():  # then whoever asked for that has the last word
+                    at_rest()
                 pace.begin()
         while pending:
             yield from first()
@@ -147,8 +149,12 @@ class Loop:
     def count(self, dataset: FeedDataset, part: Part) -> None:
         """Takes a part into account that was trained on."""
         self.steps += _steps(dataset, part)
-        self._ledger.add(dataset.feed, part.epoch, part.rows, dataset.rows)
+        self._ledger.add(dataset.feed, part.epoch, part.rows, dataset.rows_here)
         self._unsettled += part.rows
+
+    def expect(self, dataset: FeedDataset, epoch: int) -> None:
+        """Notes how many rows were due in an epoch that was begun before that was known."""
+        self._ledger.add(dataset.feed, epoch, 0, dataset.rows)
 
     def settle(self, dataset: FeedDataset, epoch: int) -> None:
         """Notes which of the steps since the last call were made twice; nothing is under way."""
