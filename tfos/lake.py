@@ -38,7 +38,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import tenacity
@@ -255,10 +255,6 @@ class Lake:
     def write_json(self, path: str, value: Any) -> None:
         self.write(path, json.dumps(value, indent=2, allow_nan=True).encode() + b"\n")
 
-    def open_new(self, path: str) -> BinaryIO:
-        """A file that is kept in memory; close() writes it as write() does, and raises the same."""
-        return _NewFile(lambda data: self.write(path, data))
-
     def upload(self, source: str, path: str) -> None:
         """Copies a local file into the lake so that readers see all of it or nothing."""
 
@@ -384,23 +380,6 @@ class Lake:
         self._storage(retry_secs=0)
         self._write(name, b"tfos", retry_secs=0)
         return name
-
-
-class _NewFile(io.BytesIO):
-    """Hands what was written to `save` when it is closed."""
-
-    def __init__(self, save: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._save = save
-
-    def close(self) -> None:
-        if not self.closed:
-            data = self.getvalue()
-            super().close()
-            self._save(data)
-
-    def __del__(self) -> None:
-        """Not close(), as of other files: what was abandoned half-way is not to be there."""
 
 
 def _seal(record: Mapping[str, Any]) -> bytes:

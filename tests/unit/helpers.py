@@ -62,9 +62,11 @@ def write_feed(
     for number, count in enumerate(shard_rows):
         path = f"feed/{name}/{number:06d}-0.arrow"
         part = table.slice(at, count)
-        with lake.open_new(path) as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
             for batch in part.to_batches(max_chunksize=batch_rows):
                 writer.write_batch(batch)
+        lake.write(path, sink.getvalue().to_pybytes())
         shards.append(Shard(path, count, max(1, part.nbytes)))
         at += count
     manifest = Manifest(name, tuple(columns), tuple(shards))

@@ -118,19 +118,6 @@ class TestFiles:
         Lake(lake.url, lake.run_id).write("dir/b", b"")
         assert lake.list("dir") == ["a", "b"]
 
-    def test_open_new(self, lake):
-        with lake.open_new("feed/train/0.arrow") as file:
-            file.write(b"abc")
-            assert not lake.exists("feed/train/0.arrow")
-        assert lake.read("feed/train/0.arrow") == b"abc"
-        file.close()
-
-    def test_open_new_that_is_abandoned_is_not_there(self, lake):
-        file = lake.open_new("x")
-        file.write(b"half")
-        del file
-        assert not lake.exists("x")
-
     def test_upload_and_download(self, lake, tmp_path):
         (tmp_path / "up").write_bytes(b"content")
         lake.upload(str(tmp_path / "up"), "deep/er/file")
@@ -378,7 +365,6 @@ class TestErrors:
         lake = Lake(str(tmp_path / "taken"), "run")
         for attempt in (
             lambda: lake.write("x", b""),
-            lambda: lake.open_new("x").close(),
             lambda: lake.check_writable(),
             lambda: lake.upload(str(tmp_path / "taken"), "x"),
         ):
@@ -481,7 +467,6 @@ class TestRetries:
         (tmp_path / "file").write_bytes(b"2")
         return {
             "write": lambda: flaky.write("y", b"2"),
-            "open_new": lambda: flaky.open_new("y").close(),
             "upload": lambda: flaky.upload(str(tmp_path / "file"), "y"),
             "read": lambda: flaky.read("x"),
             "download": lambda: flaky.download("x", str(tmp_path / "out")),
@@ -491,7 +476,7 @@ class TestRetries:
             "committed": lambda: flaky.committed("x"),
         }
 
-    NAMES = ("write", "open_new", "upload", "read", "download", "exists", "list", "remove")
+    NAMES = ("write", "upload", "read", "download", "exists", "list", "remove")
 
     @pytest.mark.parametrize("name", [*NAMES, "committed"])
     @pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__ + str(e)[:10])

@@ -49,8 +49,7 @@ def test_files(lake, s3, tmp_path):
     assert not lake.exists(marker)
     lake.write("dir/a", b"one")
     lake.write("dir/a", b"two")
-    with lake.open_new("dir/b") as file:
-        file.write(b"three")
+    lake.write("dir/b", b"three")
     (tmp_path / "up").write_bytes(b"four")
     lake.upload(str(tmp_path / "up"), "dir/deep/c")
     lake.download("dir/deep/c", str(tmp_path / "down"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import decimal
+import threading
 import time
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pytest
 from helpers import Frame
 from spark_types import VECTOR, VECTOR_TYPE, array, map_of
 
-from tfos.errors import FeedError
+from tfos.errors import FeedError, LakeError
+from tfos.feeding.convert import inspect
 from tfos.feeding.feed import Feed
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest, arrived_path, manifest_path
@@ -70,6 +72,41 @@ class TestFeeds:
             [row["s"].encode() for row in rows],
             [row["x"] for row in rows],
         ]
+
+    def test_rows_are_collected_while_a_shard_is_on_its_way(self, lake, write, monkeypatch):
+        monkeypatch.setattr("tfos.feeding.writer.SHARD_BYTES", 1)
+        collected, put = threading.Event(), lake.write
+
+        def slow(path, data):
+            if path.endswith("-0.arrow"):
+                assert collected.wait(20)
+            put(path, data)
+
+        def note(batch, layout):
+            if batch.column(0)[0].as_py() == 3:
+                collected.set()
+            return inspect(batch, layout)
+
+        monkeypatch.setattr(lake, "write", slow)
+        monkeypatch.setattr("tfos.feeding.writer.inspect", note)
+        manifest = write(train=Feed(Frame({"x": LONG}, [{"x": i} for i in range(1, 8)])))["train"]
+        assert [shard.rows for shard in manifest.shards] == [2, 2, 2, 1]
+        assert all(lake.exists(shard.path) for shard in manifest.shards)
+
+    @pytest.mark.parametrize("number", [0, 1, 3])
+    def test_shard_that_cannot_be_written(self, lake, write, monkeypatch, number):
+        monkeypatch.setattr("tfos.feeding.writer.SHARD_BYTES", 1)
+        put = lake.write
+
+        def full(path, data):
+            if path.endswith(f"-{number}.arrow"):
+                raise LakeError("no space")
+            put(path, data)
+
+        monkeypatch.setattr(lake, "write", full)
+        with pytest.raises(LakeError, match="no space"):
+            write(train=Feed(Frame({"x": LONG}, [{"x": i} for i in range(7)])))
+        assert lake.list("feed/train") == []
 
     def test_lengths_are_decided_over_all_feeds(self, write):
         fields = {"same": LONGS, "differ": LONGS}

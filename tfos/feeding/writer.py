@@ -14,6 +14,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,16 @@ _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 class _PartitionWriter:
-    """Streams one partition's batches into shards. Not thread-safe."""
+    """Streams one partition's batches into shards. Not thread-safe.
+
+    A shard goes to the lake while the next one is collected: two are in memory at most.
+    """
 
     def __init__(self, lake: Lake, layout: Layout, stem: str) -> None:
         self._lake, self._layout, self._stem = lake, layout, stem
         self._writer: Any = None
+        self._lake_writer = ThreadPoolExecutor(1, "shard")
+        self._writing: Future[None] | None = None
         self._bytes = 0
         self._open_rows = 0
         self.shards: list[Shard] = []
@@ -74,27 +80,40 @@ class _PartitionWriter:
         if self._writer is None:
             path = f"feed/{self._layout.feed}/{self._stem}-{len(self.shards)}.arrow"
             self.shards.append(Shard(path, 0, 0))
-            self._sink = self._lake.open_new(path)
+            self._sink = pa.BufferOutputStream()
             self._writer = pa.ipc.new_file(self._sink, batch.schema)
         self._writer.write_batch(batch)
         self._open_rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._bytes >= SHARD_BYTES:
-            self.close_shard()
+            self._close_shard()
 
-    def close_shard(self) -> None:
-        writer, self._writer = self._writer, None  # also when it fails: discard() comes here again
-        if writer is None:
-            return
-        writer.close()
-        self._sink.close()
-        self.shards[-1] = Shard(self.shards[-1].path, self._open_rows, self._bytes)
+    def finish(self) -> None:
+        """Blocks until all shards are in the lake."""
+        if self._writer is not None:
+            self._close_shard()
+        self._wait()
+
+    def _close_shard(self) -> None:
+        self._writer.close()
+        self._writer = None
+        shard = Shard(self.shards[-1].path, self._open_rows, self._bytes)
         self._open_rows = self._bytes = 0
+        self.shards[-1] = shard
+        self._wait()
+        content = self._sink.getvalue().to_pybytes()
+        self._writing = self._lake_writer.submit(self._lake.write, shard.path, content)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def discard(self) -> None:
         # what stays is removed by the driver; the error that led here is the one to be told
         with contextlib.suppress(LakeError):
-            self.close_shard()
+            self._wait()
+        with contextlib.suppress(LakeError):
             for shard in self.shards:
                 self._lake.remove(shard.path)
 
@@ -135,7 +154,7 @@ def _write_partition(
     try:
         for batch in batches:
             writer.write(batch)
-        writer.close_shard()
+        writer.finish()
         if not writer.nulls and not writer.null_elements:
             record = {"shards": [vars(s) for s in writer.shards], "spans": writer.spans}
             with connect() as publish:
