@@ -18,9 +18,9 @@ from tfos.feeding.convert import (
     canonical,
     components,
     concat_rows,
+    copy_rows,
     inspect,
     pieces,
-    slice_rows,
     take_rows,
     to_numpy,
 )
@@ -220,7 +220,7 @@ class TestAgainstPlainPython:
         first = data.draw(st.integers(0, count))
         last = data.draw(st.integers(first, count))
         which = data.draw(st.lists(st.integers(0, count - 1), max_size=20))
-        cut, picked = slice_rows(rows, first, last), take_rows(rows, np.array(which, np.int64))
+        cut, picked = copy_rows(rows, first, last), take_rows(rows, np.array(which, np.int64))
         joined = concat_rows([cut, picked, rows])
         wanted = [*values[first:last], *(values[i] for i in which), *values]
         assert plain(components(joined, column), column) == wanted

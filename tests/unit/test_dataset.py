@@ -145,6 +145,19 @@ class TestEpochs:
 
         assert int(total(3, 18)) == sum(range(3, 18))
 
+    @pytest.mark.parametrize("columns", [["id", "x"], ["id", "tags"]], ids=["cut", "not cut"])
+    @pytest.mark.parametrize("at_a_time", [1, 2, 3, 100])
+    def test_batches_that_are_read_together(self, make, monkeypatch, columns, at_a_time):
+        monkeypatch.setattr("tfos.feeding.dataset._READ_VALUES", 8 * at_a_time)
+        dataset = make(features=columns, label="y")
+        whole = ids(features for features, _ in dataset.positions(0, ROWS, 3))
+        for start in (0, 3, 8):
+            for stop in (start, start + 3, 16, ROWS):
+                batches = [features["id"] for features, _ in dataset.positions(start, stop, 3)]
+                full, left = divmod(stop - start, 4)
+                assert [len(batch) for batch in batches] == [4] * full + [left] * (left > 0)
+                assert [int(i) for batch in batches for i in batch] == whole[start:stop]
+
     def test_rows_given_out_are_counted_never_ahead_of_the_loop(self, make):
         counted = []
         dataset = make(10, on_rows=lambda *given: counted.append(given))
@@ -153,6 +166,23 @@ class TestEpochs:
         assert counted == [("train", 0, 10, 23), ("train", 0, 10, 23), ("train", 0, 3, 23)]
         next(iter(dataset))
         assert len(counted) == 3
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_what_is_computed_of_a_part_of_a_batch_does_not_change_the_feed(tmp_path, shuffle):
+    """TensorFlow computes in the memory of a slice when it believes that nobody else has it."""
+    lake, rows = Lake(str(tmp_path / "lake"), "run"), 4096
+    values = {"x": [row / rows for row in range(rows)]}
+    manifest = write_feed(lake, "train", [Column("x", "float32")], values, [rows], rows)
+    serve_reads(FeedReader(lake, str(tmp_path / "cache")))
+    dataset = FeedDataset(manifest, 1024, shuffle=shuffle)
+
+    @tf.function
+    def total():
+        batches = iter(dataset.positions(0, rows, 0))
+        return tf.reduce_sum(tf.exp(next(batches)["x"][:512]))
+
+    assert float(total()) == float(total()) == float(total())
 
 
 class TestMap:

@@ -251,23 +251,30 @@ def _flat(array: pa.Array, dtype: str) -> np.ndarray:
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def slice_rows(rows: Rows, first: int, last: int) -> Rows:
-    """Rows [first, last)."""
+def copy_rows(rows: Rows, first: int, last: int) -> Rows:
+    """Rows [first, last), in memory of their own."""
     if not isinstance(rows, Ragged):
-        return rows[first:last]
+        out = _new_array(last - first, rows)
+        np.copyto(out, rows[first:last])
+        return out
     begin, end = rows.splits[first], rows.splits[last]
-    return Ragged(slice_rows(rows.values, begin, end), rows.splits[first : last + 1] - begin)
+    return Ragged(copy_rows(rows.values, begin, end), rows.splits[first : last + 1] - begin)
+
+
+def _new_array(count: int, like: np.ndarray) -> np.ndarray:
+    """An array of `count` rows like those of another one."""
+    shape = (count, *like.shape[1:])
+    if like.dtype == object:
+        return np.empty(shape, object)
+    # in Arrow's memory, which TensorFlow takes as it is (aligned), and which is used again
+    size = int(np.prod(shape)) * like.itemsize
+    return np.frombuffer(pa.allocate_buffer(size), like.dtype).reshape(shape)
 
 
 def take_rows(rows: Rows, which: np.ndarray) -> Rows:
     """The rows `which`, int64 [n], in that order."""
     if not isinstance(rows, Ragged):
-        if rows.dtype == object:
-            return rows.take(which, axis=0)
-        # in Arrow's memory, which TensorFlow takes as it is (aligned), and which is used again
-        shape = (len(which), *rows.shape[1:])
-        size = int(np.prod(shape)) * rows.itemsize
-        out = np.frombuffer(pa.allocate_buffer(size), rows.dtype).reshape(shape)
+        out = _new_array(len(which), rows)
         return rows.take(which, axis=0, out=out, mode="clip")  # "raise" would go through a copy
     starts = rows.splits[which]
     lengths = rows.splits[which + 1] - starts

@@ -9,6 +9,7 @@ one private name of TensorFlow, which is touched in serve_reads alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from tfos.feeding.tensors import component_specs, tensor_of
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
+# of all columns together, in one read; 8 MiB of them at most, but strings
+_READ_VALUES = 1 << 20
 # between two looks at what has arrived of a feed that is still being written
 ARRIVAL_SECS = 0.5
 _keep_alive: list[Any] = []
@@ -213,28 +216,41 @@ class FeedDataset:
         padded: whether a batch without rows has some row instead of none, as models need it.
         May be called inside a tf.function; then it reads where that function runs.
         """
-        epoch = tf.cast(epoch, tf.int64)
-        if self.replicas == 1:
-            dataset = tf.data.Dataset.range(start, stop, self.batch_size).map(
-                lambda at: self._batch(epoch, at, tf.minimum(at + self.batch_size, stop))
-            )
-        else:
-            first, end = share(self.rows, self.replica, self.replicas)
-            dataset = tf.data.Dataset.range(start, stop, self.step_rows).map(
-                lambda at: self._batch(
-                    epoch, *self._bounds(first + at // self.replicas, end, padded)
-                )
-            )
+        start, stop, epoch = (tf.cast(each, tf.int64) for each in (start, stop, epoch))
+        begin, end, size = start, stop, self.batch_size
+        if self.replicas > 1:
+            first, last = share(self.rows, self.replica, self.replicas)
+            begin, end = first + start // self.replicas, tf.constant(last, tf.int64)
+        steps = -(-(stop - start) // self.step_rows)
+        several = self._batches_at_a_time() * size
+        whole = begin + tf.clip_by_value((end - begin) // size, 0, steps) * size
+        dataset = tf.data.Dataset.range(whole if several else begin, begin + steps * size, size)
+        dataset = dataset.map(lambda at: self._batch(epoch, *self._bounds(at, end, padded)))
+        if several:
+            reads = tf.data.Dataset.range(begin, whole, several)
+            reads = reads.map(lambda at: self._batch(epoch, at, tf.minimum(at + several, whole)))
+            dataset = reads.rebatch(size).concatenate(dataset)
         for function in self._maps:
             dataset = dataset.map(function)
         return dataset.prefetch(_PREFETCH_BATCHES)
 
-    def _bounds(self, start: Any, end: int, padded: bool) -> tuple[Any, Any]:
+    def _bounds(self, start: Any, end: Any, padded: bool) -> tuple[Any, Any]:
         stop = tf.minimum(start + self.batch_size, end)
         if not padded:
             return tf.minimum(start, stop), stop
-        start = tf.minimum(start, max(end, 1) - 1)
+        start = tf.minimum(start, tf.maximum(end, 1) - 1)
         return start, tf.maximum(stop, start + 1)
+
+    def _batches_at_a_time(self) -> int:
+        """How many batches are read at once and then cut, as a read costs as much as many rows do.
+
+        0 where columns cannot be cut: those of which a row is no part of each component.
+        """
+        specs = [component_specs(column) for column in self._columns]
+        if any(len(each) > 1 for each in specs):
+            return 0
+        values = sum(math.prod(spec.shape[1:]) for each in specs for spec in each)
+        return max(1, _READ_VALUES // (values * self.batch_size))
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self._epochs_begun

@@ -14,7 +14,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +23,7 @@ import tenacity
 
 from tfos.errors import FeedError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
-from tfos.feeding.convert import Rows, components, concat_rows, slice_rows, take_rows, to_numpy
+from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
 from tfos.feeding.schema import Manifest, arrived_path, manifest_path
 from tfos.lake import RETRY_SECS, Lake
@@ -79,16 +78,17 @@ class _Recent(OrderedDict[Hashable, Any]):
 
 
 @dataclass(frozen=True)
-class _Ordered:
-    """A column of a window, whose row i is rows[order[i]], or without an order rows[i]."""
+class _Window:
+    """The columns of a window; its row i is row order[i] of them, or without an order row i."""
 
-    rows: Rows
+    columns: list[Rows]
     order: np.ndarray | None
 
-    def read(self, first: int, last: int) -> Rows:
+    def read(self, first: int, last: int) -> list[Rows]:
+        """Rows [first, last), in memory of their own."""
         if self.order is None:
-            return slice_rows(self.rows, first, last)
-        return take_rows(self.rows, self.order[first:last])
+            return [copy_rows(column, first, last) for column in self.columns]
+        return [take_rows(column, self.order[first:last]) for column in self.columns]
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,11 @@ class FeedReader:
 
     cache: a local directory for the shards of a remote lake.
     cache_bytes: about how much of it they may take, see ShardCache.
-    readers: how many processes take turns in reading the rows of a window.
     """
 
-    def __init__(
-        self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES, readers: int = 1
-    ) -> None:
+    def __init__(self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES) -> None:
         self._lake = lake
         self._cache = ShardCache(lake, cache, cache_bytes)
-        self._reads_whole = readers == 1
-        # of each view the window after the one that was loaded last
-        self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -146,14 +140,14 @@ class FeedReader:
         """The rows at positions [start, stop) of an epoch of `view`.
 
         Returns for each column of the view, in its order, the arrays that convert.components()
-        gives for it; strings are bytes objects.
+        gives for it; strings are bytes objects. Nothing else has their memory: TensorFlow takes it
+        for its own, and writes its results there.
         """
         order = self._order(view, epoch, stop)
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
         for window, first, last in order.rows.windows(start, stop) or [(0, 0, 0)]:
-            content = self._window(view, epoch, order, window)
-            parts.append([column.read(first, last) for column in content])
+            parts.append(self._window(view, epoch, order, window).read(first, last))
         columns = (
             parts[0]
             if len(parts) == 1
@@ -199,29 +193,12 @@ class FeedReader:
 
         return self._orders.of((view, epoch, len(shards)), make)
 
-    def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> list[_Ordered]:
-        """The columns of a window."""
-
+    def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> _Window:
         # unshuffled windows are the same in every epoch
-        def key(of: int) -> Hashable:
-            return view, epoch if view.shuffle else 0, of
+        key = view, epoch if view.shuffle else 0, window
+        return self._windows.of(key, lambda: self._load(view, order, window))
 
-        def make() -> list[_Ordered]:
-            ahead = self._ahead.pop(view, None)
-            # one that failed is loaded again, for the error that it has now
-            if ahead is None or ahead[0] != key(window) or ahead[1].exception() is not None:
-                content = self._load(view, order, window)
-            else:
-                content = ahead[1].result()
-            end = order.rows.window_bounds(window)[1]
-            if self._reads_whole and view.shuffle and end < order.rows.rows:
-                work = _begun(lambda: self._load(view, order, window + 1))
-                self._ahead[view] = key(window + 1), work
-            return content
-
-        return self._windows.of(key(window), make)
-
-    def _load(self, view: View, order: _ShardOrder, window: int) -> list[_Ordered]:
+    def _load(self, view: View, order: _ShardOrder, window: int) -> _Window:
         manifest = self.manifest(view.feed)
 
         def parts(of: int) -> list[tuple[str, Slice]]:
@@ -236,16 +213,8 @@ class FeedReader:
             for path, part in parts(window)
         ]
         table = pa.concat_tables(pieces)
-        permutation = order.rows.permutation(window)
-        content = []
-        for name in view.columns:
-            rows = to_numpy(table.column(name), manifest.column(name))
-            # not what varies in length: its gather takes several times the memory of the window
-            if self._reads_whole and permutation is not None and isinstance(rows, np.ndarray):
-                content.append(_Ordered(take_rows(rows, permutation), None))
-            else:
-                content.append(_Ordered(rows, permutation))
-        return content
+        columns = [to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
+        return _Window(columns, order.rows.permutation(window))
 
     def _table(self, path: str) -> pa.Table:
         def load() -> pa.Table:
@@ -264,17 +233,3 @@ def _retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) 
         reraise=True,
     )
     return retrying(act)
-
-
-def _begun(work: Callable[[], T]) -> Future[T]:
-    """Its result, from a thread that the process does not wait for when it ends."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="window", daemon=True).start()
-    return future
