@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -57,11 +58,11 @@ def lake(tmp_path_factory):
     return lake
 
 
-@pytest.fixture
-def reader(lake, tmp_path, monkeypatch):
+@pytest.fixture(params=[1, 3], ids=["alone", "one of 3"])
+def reader(lake, tmp_path, monkeypatch, request):
     # small windows: batches cross them, and windows cross shards
     monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: WINDOW)
-    return FeedReader(lake, str(tmp_path))
+    return FeedReader(lake, str(tmp_path), readers=request.param)
 
 
 def view(*columns, shuffle=True, seed=0):
@@ -170,8 +171,9 @@ class TestEpochs:
 
         orders = {(e, s): ids(reader, e, s) for e in range(3) for s in range(2)}
         assert len(set(orders.values())) == 6
-        again = FeedReader(lake, str(tmp_path))
-        assert all(ids(again, e, s) == order for (e, s), order in orders.items())
+        for readers in (1, 3):
+            again = FeedReader(lake, str(tmp_path), readers=readers)
+            assert all(ids(again, e, s) == order for (e, s), order in orders.items())
 
     def test_unshuffled_epochs_are_alike(self, reader):
         first, second = (reader.read(view("id", shuffle=False), e, 0, ROWS)[0] for e in (0, 1))
@@ -224,11 +226,12 @@ class TestArriving:
     @pytest.fixture
     def fresh(self, growing, tmp_path, monkeypatch):
         monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: WINDOW)
-        return lambda: FeedReader(growing[0], str(tmp_path))
+        return lambda readers=1: FeedReader(growing[0], str(tmp_path), readers=readers)
 
-    def test_first_epoch_is_the_same_whenever_it_is_read(self, growing, fresh):
+    @pytest.mark.parametrize("readers", [1, 3])
+    def test_first_epoch_is_the_same_whenever_it_is_read(self, growing, fresh, readers):
         arrive(*growing, 1)
-        reader, seen = fresh(), []
+        reader, seen = fresh(readers), []
         for shards, start, stop in [(1, 0, 6), (1, 6, 17), (2, 17, 30), (5, 30, ROWS)]:
             arrive(*growing, shards)
             seen += reader.read(view("id"), 0, start, stop)[0].tolist()
@@ -236,9 +239,10 @@ class TestArriving:
         assert sorted(seen[:17]) == list(range(ROWS - 17, ROWS))  # the last shard came first
         assert fresh().read(view("id"), 0, 0, ROWS)[0].tolist() == seen
 
-    def test_all_else_is_as_in_any_other_feed(self, growing, fresh, reader):
+    @pytest.mark.parametrize("readers", [1, 3])
+    def test_all_else_is_as_in_any_other_feed(self, growing, fresh, reader, readers):
         arrive(*growing, 5)
-        streamed, part = fresh(), (40, ROWS)
+        streamed, part = fresh(readers), (40, ROWS)
         streamed.read(view("id"), 0, 0, ROWS)
         for each, epoch in [
             (view("id"), 1),
@@ -354,3 +358,24 @@ class TestRemoteLake:
         monkeypatch.setattr(Lake, "download", download)
         (ids,) = reader.read(view("id"), 0, 0, ROWS)
         assert sorted(ids.tolist()) == list(range(ROWS))
+
+    def test_window_that_could_not_be_read_ahead_is_read_when_it_is_due(
+        self, remote, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: 40)
+        download = Lake.download
+        ahead_failed = threading.Event()
+
+        def flaky(self, path, target):
+            if threading.current_thread().name == "window":
+                ahead_failed.set()
+                raise LakeError("the connection was lost")
+            download(self, path, target)
+
+        monkeypatch.setattr(Lake, "download", flaky)
+        monkeypatch.setattr("tfos.feeding.cache.ShardCache.ahead", lambda self, paths: None)
+        reader = FeedReader(remote, str(tmp_path))
+        first = reader.read(view("id"), 0, 0, 40)[0].tolist()
+        assert ahead_failed.wait(20)
+        rest = reader.read(view("id"), 0, 40, ROWS)[0].tolist()
+        assert sorted(first + rest) == list(range(ROWS))

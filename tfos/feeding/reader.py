@@ -4,8 +4,8 @@ A reader serves any rows of any epoch. It memory-maps shards (those of a remote 
 to local disk first, the next window's while this one is read) and keeps the few windows it read
 last. A process that reads whole windows has their dense columns put in order at once, and those of
 the next window in the background while this one is read: a gather of all of a column takes half as
-long as its gathers by the batch, and a batch is a slice then. Columns whose rows vary in length are
-gathered by the batch, and so is what a process reads of windows that it shares with others.
+long as its gathers by the batch, and a batch is copied from it. Columns whose rows vary in length
+are gathered by the batch, and so is what a process reads of windows that it shares with others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -78,17 +79,17 @@ class _Recent(OrderedDict[Hashable, Any]):
 
 
 @dataclass(frozen=True)
-class _Window:
-    """The columns of a window; its row i is row order[i] of them, or without an order row i."""
+class _Ordered:
+    """A column of a window, whose row i is rows[order[i]], or without an order rows[i]."""
 
-    columns: list[Rows]
+    rows: Rows
     order: np.ndarray | None
 
-    def read(self, first: int, last: int) -> list[Rows]:
+    def read(self, first: int, last: int) -> Rows:
         """Rows [first, last), in memory of their own."""
         if self.order is None:
-            return [copy_rows(column, first, last) for column in self.columns]
-        return [take_rows(column, self.order[first:last]) for column in self.columns]
+            return copy_rows(self.rows, first, last)
+        return take_rows(self.rows, self.order[first:last])
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,17 @@ class FeedReader:
 
     cache: a local directory for the shards of a remote lake.
     cache_bytes: about how much of it they may take, see ShardCache.
+    readers: how many processes take turns in reading the rows of a window.
     """
 
-    def __init__(self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES, readers: int = 1
+    ) -> None:
         self._lake = lake
         self._cache = ShardCache(lake, cache, cache_bytes)
+        self._reads_whole = readers == 1
+        # of each view the window after the one that was loaded last
+        self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -147,7 +154,8 @@ class FeedReader:
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
         for window, first, last in order.rows.windows(start, stop) or [(0, 0, 0)]:
-            parts.append(self._window(view, epoch, order, window).read(first, last))
+            content = self._window(view, epoch, order, window)
+            parts.append([column.read(first, last) for column in content])
         columns = (
             parts[0]
             if len(parts) == 1
@@ -193,12 +201,29 @@ class FeedReader:
 
         return self._orders.of((view, epoch, len(shards)), make)
 
-    def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> _Window:
-        # unshuffled windows are the same in every epoch
-        key = view, epoch if view.shuffle else 0, window
-        return self._windows.of(key, lambda: self._load(view, order, window))
+    def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> list[_Ordered]:
+        """The columns of a window."""
 
-    def _load(self, view: View, order: _ShardOrder, window: int) -> _Window:
+        # unshuffled windows are the same in every epoch
+        def key(of: int) -> Hashable:
+            return view, epoch if view.shuffle else 0, of
+
+        def make() -> list[_Ordered]:
+            ahead = self._ahead.pop(view, None)
+            # one that failed is loaded again, for the error that it has now
+            if ahead is None or ahead[0] != key(window) or ahead[1].exception() is not None:
+                content = self._load(view, order, window)
+            else:
+                content = ahead[1].result()
+            end = order.rows.window_bounds(window)[1]
+            if self._reads_whole and view.shuffle and end < order.rows.rows:
+                work = _begun(lambda: self._load(view, order, window + 1))
+                self._ahead[view] = key(window + 1), work
+            return content
+
+        return self._windows.of(key(window), make)
+
+    def _load(self, view: View, order: _ShardOrder, window: int) -> list[_Ordered]:
         manifest = self.manifest(view.feed)
 
         def parts(of: int) -> list[tuple[str, Slice]]:
@@ -213,8 +238,16 @@ class FeedReader:
             for path, part in parts(window)
         ]
         table = pa.concat_tables(pieces)
-        columns = [to_numpy(table.column(name), manifest.column(name)) for name in view.columns]
-        return _Window(columns, order.rows.permutation(window))
+        permutation = order.rows.permutation(window)
+        content = []
+        for name in view.columns:
+            rows = to_numpy(table.column(name), manifest.column(name))
+            # not what varies in length: its gather takes several times the memory of the window
+            if self._reads_whole and permutation is not None and isinstance(rows, np.ndarray):
+                content.append(_Ordered(take_rows(rows, permutation), None))
+            else:
+                content.append(_Ordered(rows, permutation))
+        return content
 
     def _table(self, path: str) -> pa.Table:
         def load() -> pa.Table:
@@ -233,3 +266,17 @@ def _retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) 
         reraise=True,
     )
     return retrying(act)
+
+
+def _begun(work: Callable[[], T]) -> Future[T]:
+    """Its result, from a thread that the process does not wait for when it ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="window", daemon=True).start()
+    return future

@@ -213,7 +213,9 @@ def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None
 
     in_step = is_in_step(JobSpec(**order.spec), order.role)
     lake = Lake(order.lake, order.run_id)
-    reader = FeedReader(lake, order.scratch)
+    # workers under parameter servers take turns; others read epochs, or shares of them, alone
+    turns = len(order.cluster["worker"]) if order.role == "worker" and not in_step else 1
+    reader = FeedReader(lake, order.scratch, readers=turns)
 
     def ask_for_checkpoint() -> Callable[[], bool]:
         channel.send(preempted=True)  # first: the lake may be slow, or what fails
@@ -229,7 +231,7 @@ def _begin(order: StartOrder, channel: Channel, preemption: _Preemption) -> None
     import tensorflow as tf
 
     if order.role == "worker":
-        serve_reads(reader, order.index, len(order.cluster["worker"]))
+        serve_reads(reader, order.index, turns)
     server = tf.distribute.Server(
         tf.train.ClusterSpec(dict(order.cluster)),
         job_name=order.role,
