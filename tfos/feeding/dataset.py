@@ -25,8 +25,8 @@ from tfos.feeding.tensors import component_specs, tensor_of
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
-# of all columns together, in one read; 2 MiB of them at most, but strings
-_READ_VALUES = 1 << 18
+# of all columns together, in one read: 4 MiB at most, but of strings
+_READ_VALUES = 1 << 19
 # between two looks at what has arrived of a feed that is still being written
 ARRIVAL_SECS = 0.5
 _keep_alive: list[Any] = []
