@@ -382,6 +382,20 @@ class Lake:
         return name
 
 
+def retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -> T:
+    """What `act` returns; it is called again, for RETRY_SECS, after errors that may pass.
+
+    For what other processes write and this one may be the last to see.
+    """
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_passing),
+        stop=tenacity.stop_before_delay(RETRY_SECS),
+        wait=tenacity.wait_fixed(0.25),
+        reraise=True,
+    )
+    return retrying(act)
+
+
 def _seal(record: Mapping[str, Any]) -> bytes:
     """A record as JSON that holds its own SHA-256: no byte of it can change unnoticed."""
     plain = json.dumps(record)

@@ -20,20 +20,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import tenacity
 
 from tfos.errors import FeedError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
 from tfos.feeding.schema import Manifest, arrived_path, manifest_path
-from tfos.lake import RETRY_SECS, Lake
+from tfos.lake import Lake, retried
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3
 # opening one costs little; one that is mapped takes its space even when the cache has let it go
 _SHARDS_OPEN = 8
-_RETRY_EVERY_SECS = 0.25
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class FeedReader:
 
             # some storages show a file that is written again as missing, or in part
             passing = (FileNotFoundError, ValueError) if feed in self._manifests else ValueError
-            found = _retried(look, lambda error: isinstance(error.__cause__, passing))
+            found = retried(look, lambda error: isinstance(error.__cause__, passing))
             known = self._manifests.get(feed, found)
             # another thread may have looked later
             if found.complete or len(found.shards) >= len(known.shards):
@@ -189,7 +187,7 @@ class FeedReader:
 
         manifest = self.manifest(view.feed)
         if not reaches(manifest):
-            manifest = _retried(look, lambda error: isinstance(error, FeedError))
+            manifest = retried(look, lambda error: isinstance(error, FeedError))
         as_they_came = manifest.as_they_came if may_come else None
         shards = as_they_came or manifest.shards
 
@@ -255,17 +253,6 @@ class FeedReader:
                 return pa.ipc.open_file(pa.memory_map(local)).read_all()
 
         return self._shards.of(path, load)
-
-
-def _retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -> T:
-    """What `act` returns; it is called again, for RETRY_SECS, after errors that may pass."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_passing),
-        stop=tenacity.stop_before_delay(RETRY_SECS),
-        wait=tenacity.wait_fixed(_RETRY_EVERY_SECS),
-        reraise=True,
-    )
-    return retrying(act)
 
 
 def _begun(work: Callable[[], T]) -> Future[T]:
