@@ -175,6 +175,8 @@ class _Run:
             try:
                 preflight.check_slots(spark, self._spec)
             except PreflightError as error:  # alone it would not say what became of the slots
+                if not self._history:
+                    raise
                 cause = self._history[-1].cause
                 raise PreflightError(f"{error}; this is after {describe(cause)}") from error
 

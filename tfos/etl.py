@@ -16,7 +16,7 @@ from tfos.errors import AppError, FeedError
 from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest, manifest_path
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake import APP, EVALUATIONS, Lake
+from tfos.lake import APP, EVALUATIONS, GENERATION, Lake
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
@@ -74,7 +74,10 @@ class Feeds:
         record = pickle.loads(lake.read(APP))
         paths = {name: manifest_path(name) for name in record["feeds"]}
         if not all(map(lake.exists, paths.values())):
-            # they go back to rows in an order that will not come again
+            # checkpoints go back to rows in an order that will not come again; the chief that saved
+            # them may outlive its driver, and is not to save more
+            if lake.exists(GENERATION):
+                lake.write_json(GENERATION, {**lake.read_json(GENERATION), "life": 0})
             lake.remove("checkpoints")
             lake.remove(EVALUATIONS)
             lake.remove(APP)
@@ -122,7 +125,7 @@ class Feeds:
                 self._spark.sparkContext.setJobGroup(self._group, words, True)
                 manifest = stream_feed(
                     feed, opened, self._lake, self._publisher, self._look,
-                    lambda: self._is_cancelled,
+                    lambda: self._is_cancelled or bool(self._registry.taken),
                 )  # fmt: skip
                 self.secs += time.monotonic() - begun
                 self.manifests[opened.feed] = manifest
@@ -145,11 +148,16 @@ class Feeds:
             raise self._error
 
     def wait(self) -> None:
-        """Blocks until all feeds are complete. Raises what ended the writing."""
+        """Blocks until all feeds are complete.
+
+        Raises what ended the writing, or RegistryError when another driver has taken over the run.
+        """
         self.begin()
         if self._thread is not None:
             while self.is_writing:
+                self._registry.check_taken()
                 self._thread.join(_WAIT_SECS)
+        self._registry.check_taken()
         self.check()
 
     def cancel(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from spark_types import struct
 
+from tfos.errors import RegistryError
 from tfos.feeding.schema import Column, Manifest, Shard, arrived_path, manifest_path
 from tfos.lake import Lake
 
@@ -122,6 +123,11 @@ class Nodes(dict):
     """A registry's nodes by path."""
 
     is_settled = True
+    taken = ""
+
+    def check_taken(self):
+        if self.taken:
+            raise RegistryError(self.taken)
 
     def put(self, path, value):
         self[path] = value

@@ -145,7 +145,7 @@ class TestEpochs:
 
         assert int(total(3, 18)) == sum(range(3, 18))
 
-    @pytest.mark.parametrize("columns", [["id", "x"], ["id", "tags"]], ids=["cut", "not cut"])
+    @pytest.mark.parametrize("columns", [["id", "pair"], ["id", "tags"], ["id", "text"]])
     @pytest.mark.parametrize("at_a_time", [1, 2, 3, 100])
     def test_batches_that_are_read_together(self, make, monkeypatch, columns, at_a_time):
         monkeypatch.setattr("tfos.feeding.dataset._READ_VALUES", 8 * at_a_time)

@@ -13,10 +13,10 @@ from spark_types import array
 
 import tfos.etl
 from tfos.app import TFOnSparkApp
-from tfos.errors import FeedError
+from tfos.errors import FeedError, RegistryError
 from tfos.etl import Feeds
 from tfos.feeding.schema import arrived_path, manifest_path
-from tfos.lake import APP, EVALUATIONS, Lake
+from tfos.lake import APP, EVALUATIONS, GENERATION, Lake
 from tfos.runtime.registry import RegistryAddress
 
 LONG = ("long", pa.int64())
@@ -145,9 +145,12 @@ class TestMake:
         lake.write("checkpoints/1-1.1/state.json", b"{}")
         lake.write("feed/train/000007-0.arrow", b"of the driver that died")
         lake.write_json(EVALUATIONS, {"stop": 0})
+        lake.write_json(GENERATION, {"attempt": 3, "life": 2})
         again = make(Frame({"x": LONG}, ROWS, ROWS), may_stream=False)
         assert again.manifests["train"].rows == 4
         assert not lake.exists("checkpoints") and not lake.exists(EVALUATIONS)
+        # the chief that outlives its driver is nobody's
+        assert lake.read_json(GENERATION) == {"attempt": 3, "life": 0}
         shards = {shard.path for shard in again.manifests["train"].shards}
         assert {f"feed/train/{name}" for name in lake.list("feed/train")} == shards | {
             manifest_path("train")
@@ -211,6 +214,18 @@ class TestBeside:
         assert not feeds._thread.is_alive()
         assert not lake.exists(manifest_path("train"))
         assert not feeds.manifests
+
+    def test_of_a_run_that_another_driver_has_taken_over(self, lake, make, nodes):
+        gate = Gate(ROWS)
+        feeds = make(gate)
+        feeds.begin()
+        assert gate.begun.wait(WAIT_SECS)
+        nodes.taken = "/driver"
+        with pytest.raises(RegistryError, match="/driver"):
+            feeds.wait()
+        gate.let.set()
+        feeds._thread.join(WAIT_SECS)
+        assert not lake.exists(manifest_path("train"))
 
     def test_that_never_began_is_complete_at_the_end(self, lake, make):
         """The roles were so quick that nobody saw all of them."""

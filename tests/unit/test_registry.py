@@ -372,7 +372,7 @@ class TestClaim:
         with Registry(address) as other:
             assert other.claim(f"{root}/driver", {"pid": 2}) is False
         assert client.get(f"{root}/driver") == {"pid": 1}
-        assert not client.taken
+        client.check_taken()
 
     def test_is_free_when_its_owner_ends(self, client, address, root):
         with Registry(address) as other:
@@ -409,6 +409,8 @@ class TestClaim:
             client._hold_again = too_late
             expire(server, client)
             eventually(lambda: client.taken == f"{root}/driver", "the loss is noticed")
+            with pytest.raises(RegistryError, match=r"taken over the run .*/driver"):
+                client.check_taken()
             assert other.get(f"{root}/driver") == {"pid": 2}
             assert owner(other, f"{root}/driver") == session_of(other)[0]
             assert not other.taken

@@ -25,7 +25,7 @@ from tfos.feeding.tensors import component_specs, tensor_of
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
-# of all columns together, in one read: 4 MiB at most, but of strings
+# of all columns together, in one read: 4 MiB at most
 _READ_VALUES = 1 << 19
 # between two looks at what has arrived of a feed that is still being written
 ARRIVAL_SECS = 0.5
@@ -244,10 +244,11 @@ class FeedDataset:
     def _batches_at_a_time(self) -> int:
         """How many batches are read at once and then cut, as a read costs as much as many rows do.
 
-        0 where columns cannot be cut: those of which a row is no part of each component.
+        0 where that is not known to be little, as strings may be long, or where columns cannot be
+        cut: those of which a row is no part of each component.
         """
         specs = [component_specs(column) for column in self._columns]
-        if any(len(each) > 1 for each in specs):
+        if any(len(each) > 1 or each[0].dtype == tf.string for each in specs):
             return 0
         values = sum(math.prod(spec.shape[1:]) for each in specs for spec in each)
         return max(1, _READ_VALUES // (values * self.batch_size))

@@ -115,6 +115,7 @@ class FeedReader:
         # of each view the window after the one that was loaded last
         self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._looking = threading.Lock()
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
         self._orders = _Recent(_WINDOWS_KEPT)
@@ -135,10 +136,11 @@ class FeedReader:
             # some storages show a file that is written again as missing, or in part
             passing = (FileNotFoundError, ValueError) if feed in self._manifests else ValueError
             found = retried(look, lambda error: isinstance(error.__cause__, passing))
-            known = self._manifests.get(feed, found)
-            # another thread may have looked later
-            if found.complete or len(found.shards) >= len(known.shards):
-                self._manifests[feed] = found
+            with self._looking:
+                known = self._manifests.setdefault(feed, found)
+                # another thread may have looked later
+                if not known.complete and len(found.shards) >= len(known.shards):
+                    self._manifests[feed] = found
         return self._manifests[feed]
 
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:

@@ -133,8 +133,8 @@ class Manifest:
             record["feed"],
             tuple(Column(**column) for column in record["columns"]),
             tuple(Shard(**shard) for shard in record["shards"]),
-            record["complete"],
-            None if record["arrival"] is None else tuple(record["arrival"]),
+            record.get("complete", True),
+            None if record.get("arrival") is None else tuple(record["arrival"]),
         )
 
 

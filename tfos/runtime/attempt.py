@@ -174,21 +174,17 @@ class Attempt:
             with contextlib.suppress(queue.Empty):
                 self._changed.get(timeout=0.2)
             self._show()
+            outcome = self._registry.get(keys.outcome(run_id, number))
+            if outcome is not None:
+                self._await_evaluation(outcome)
+                return dict(outcome)
+            self._registry.check_taken()
             if self._feed():
                 self._display.line(
                     "no slot has been left for making the feed for"
                     f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
                 )
                 return NewAttempt()
-            outcome = self._registry.get(keys.outcome(run_id, number))
-            if outcome is not None:
-                self._await_evaluation(outcome)
-                return dict(outcome)
-            if self._registry.taken:
-                raise RegistryError(
-                    f"another driver has taken over run {run_id} while this one was cut off from"
-                    " ZooKeeper"
-                )
             failures = self._failures()
             if failures:
                 failures = self._with_cause(failures)

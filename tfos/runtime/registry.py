@@ -243,6 +243,14 @@ class Registry:
     def _hold(self, path: str, value: Any) -> None:
         self._ask("set", path, lambda: self._put_ephemeral(path, value))
 
+    def check_taken(self) -> None:
+        """Raises RegistryError when somebody else has taken a node that was claimed here."""
+        if self.taken:
+            raise RegistryError(
+                f"another driver has taken over the run ({self.taken}) while this one was cut off"
+                " from ZooKeeper"
+            )
+
     def _put_ephemeral(self, path: str, value: Any) -> None:
         data = json.dumps(value).encode()
         while not self._create(path, data, ephemeral=True):

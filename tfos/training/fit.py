@@ -229,7 +229,7 @@ class Fit:
             elif dataset.is_arriving:
                 self._loop.reports.moved()
                 time.sleep(ARRIVAL_SECS)
-            if self._model.stop_training or (not dataset.is_arriving and at == dataset.rows):
+            if self._model.stop_training or (not dataset.is_arriving and at >= dataset.rows):
                 return
 
     def _unit_steps(self) -> int | None:
