@@ -19,8 +19,8 @@ import psutil
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 NAMES = (
-    "optimizers", "training", "tables", "allreduce", "feed", "overlap", "startup", "predict",
-    "recovery",
+    "optimizers", "training", "tables", "allreduce", "feed", "soak", "overlap", "startup",
+    "predict", "recovery",
 )  # fmt: skip
 _TIMEOUT_SECS = 3600
 

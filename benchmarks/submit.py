@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_SECS = 600
 
 
-def submit(options: list[str], app: str, args: list[str]) -> dict[str, Any]:
+def submit(
+    options: list[str], app: str, args: list[str], timeout_secs: float = _TIMEOUT_SECS
+) -> dict[str, Any]:
     """result.json of a run of `app`, a path in this repository, in a lake of its own.
 
     Raises RuntimeError with the run's last words when it fails.
@@ -20,7 +22,7 @@ def submit(options: list[str], app: str, args: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tfos-benchmark-") as lake:
         command = [str(ROOT / "bin" / "pl_submit"), "--json", "--lake", lake, *options]
         command += [str(ROOT / app), *args]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECS)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout_secs)
     if ended.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
     return dict(json.loads(ended.stdout.splitlines()[-1]))
