@@ -159,6 +159,13 @@ def test_step_of_ones_own_is_that_of_one_process(left: Path) -> None:
     np.testing.assert_allclose(found["losses"], losses, 1e-5)
 
 
+def test_result_that_is_lost_with_its_worker_is_made_again(left: Path) -> None:
+    found = result(left, "lost")
+    assert list(found["rows_trained"]) == list(found["rows_due"]) == [ROWS, ROWS]
+    repeated = list(found["rows_repeated"])
+    assert 0 < repeated[0] < ROWS and repeated[1] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

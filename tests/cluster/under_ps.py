@@ -6,15 +6,18 @@ leaves what came of each in DIR/<scenario>.npz, or what was raised in DIR/<scena
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.coordinator.values import RemoteValueImpl
 from worlds import World
 from zoo import CASES, Case, functional, two_towers
 
@@ -135,6 +138,27 @@ REFUSED: dict[str, Callable[[TrainContext], keras.Model]] = {
 }
 
 
+@contextlib.contextmanager
+def lost_results() -> Iterator[None]:
+    """The first result is lost for each thread that fetches it, as if its worker had died."""
+    lost = set()
+    copy = RemoteValueImpl._copy_to_local
+
+    def lose(value: Any) -> Any:
+        who = threading.current_thread().name
+        if value._values is not None and who not in lost:
+            lost.add(who)
+            raise tf.errors.UnavailableError(None, None, "/job:worker/replica:0/task:0 is gone")
+        return copy(value)
+
+    RemoteValueImpl._copy_to_local = lose
+    try:
+        yield
+    finally:
+        RemoteValueImpl._copy_to_local = copy
+    assert threading.main_thread().name in lost
+
+
 def serve(role: str, index: int, cluster: dict[str, list[str]], root: Path) -> None:
     if role == "worker":
         serve_reads(FeedReader(Lake(str(root), "run"), str(root)))
@@ -217,6 +241,13 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
 
     losses = [context.run_epoch(step, world.dataset(), epoch) for epoch in range(2)]
     leave("custom", weight=weight.numpy(), losses=losses)
+
+    world, context = begin("lost")
+    with context.strategy.scope():
+        model = functional()
+    with lost_results():
+        context.fit(model, world.dataset(), 2)
+    leave("lost", **{key: list(value) for key, value in world.ledger.as_json()["train"].items()})
 
     for name, make in REFUSED.items():
         world, context = begin(name)

@@ -8,6 +8,7 @@ worker runs the same loop, and its share of every unit.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,9 +38,6 @@ class _LocalRunner:
 
     def submit(self, function: Any, *args: Any) -> Pending:
         return _Done(function(*args))
-
-    def join(self) -> None:
-        pass
 
 
 class _Alone:
@@ -114,6 +112,24 @@ def _all(value: Any) -> Any:
     return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
 
 
+class _Scheduled:
+    """A result that the coordinator has on a worker, until it is fetched.
+
+    The worker may die in between. The coordinator then has it made again, but fetch() has raised
+    already if it came before the coordinator's own.
+    """
+
+    def __init__(self, coordinator: Any, value: Any) -> None:
+        self._coordinator = coordinator
+        self._value = value
+
+    def fetch(self) -> Any:
+        with contextlib.suppress(tf.errors.OpError):
+            return self._value.fetch()
+        self._coordinator.join()  # until all is made; or raises the first error
+        return self._value.fetch()
+
+
 class ParameterServerRunner(_Alone):
     """Variables on parameter servers, functions on workers, asynchronously; this is the chief."""
 
@@ -126,10 +142,7 @@ class ParameterServerRunner(_Alone):
         self.parallelism = len(cluster["worker"])
 
     def submit(self, function: Any, *args: Any) -> Pending:
-        return self.coordinator.schedule(function, args=args)
-
-    def join(self) -> None:
-        self.coordinator.join()
+        return _Scheduled(self.coordinator, self.coordinator.schedule(function, args=args))
 
 
 def make_runner(

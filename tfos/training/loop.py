@@ -99,11 +99,7 @@ class Loop:
             unit, result = pending.popleft()
             if overlaps:
                 begin()
-            try:
-                value = result.fetch()
-            except tf.errors.CancelledError:
-                self.runner.join()  # raises the error that this one was cancelled for
-                raise
+            value = result.fetch()
             begun = time.monotonic()
             yield unit, value
             now = time.monotonic()

@@ -34,9 +34,6 @@ class Runner(Protocol):
     def submit(self, function: Any, *args: Any) -> Pending:
         """Runs `function(*args)`, a tf.function on tensors, on some worker."""
 
-    def join(self) -> None:
-        """Blocks until all that was submitted is done. Raises what any of it raised."""
-
     def gather(self, value: int) -> list[int]:
         """The value that each of the processes in step gives here. Blocks until all have."""
 
