@@ -21,111 +21,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.sparse_optimizer import SparseOptimizer, add_rows, tensorflows, write_rows
+
 # TensorFlow's proximal kernels are for these
 _PROXIMAL_DTYPES = ("float32", "float64")
 _register = keras.saving.register_keras_serializable("tfos")
-
-
-class SparseOptimizer(keras.optimizers.Optimizer):
-    """The common part: subclasses give the slots and the two updates.
-
-    slots: name of each variable that is kept per weight, and its initial value.
-    divides_by_rate: whether there is no formula for a learning rate of 0; it then updates nothing.
-    keeps_zeros: whether a gradient of zero changes nothing, so that such rows may be left in.
-    Raises ValueError for arguments out of range.
-    """
-
-    divides_by_rate = False
-    keeps_zeros = False
-
-    def __init__(self, learning_rate: Any, **options: Any) -> None:
-        super().__init__(learning_rate=learning_rate, **options)
-        self._slots: dict[str, list[Any]] = {}
-        self._is_summed = False
-
-    def slots(self) -> dict[str, float]:
-        raise NotImplementedError
-
-    def update_dense(self, variable: Any, slots: dict[str, Any], gradient: Any, rate: Any) -> None:
-        """One update with a gradient of the variable's shape; slots are tf.Variables."""
-        raise NotImplementedError
-
-    def update_rows(
-        self, variable: Any, slots: dict[str, Any], gradient: Any, rows: Any, rate: Any
-    ) -> None:
-        """One update of the rows numbered `rows`, int [n], each of them there once."""
-        raise NotImplementedError
-
-    def build(self, variables: Sequence[Any]) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        for name, initial in self.slots().items():
-            initializer = keras.initializers.Constant(initial)
-            self._slots[name] = self.add_optimizer_variables(variables, name, initializer)
-
-    def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
-        """Sums duplicates on the worker, where Keras would have it done with the variables."""
-        if self._distribution_strategy.num_replicas_in_sync == 1:
-            self._is_summed = True
-            grads = [self._prepared(g) if isinstance(g, tf.IndexedSlices) else g for g in grads]
-        try:
-            super()._backend_update_step(grads, variables, learning_rate)
-        finally:
-            self._is_summed = False
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)
-        decays = self.weight_decay is not None and self._use_weight_decay(
-            self._trainable_variables[index]
-        )
-        variable = _tensorflows(variable)
-        slots = {name: _tensorflows(variables[index]) for name, variables in self._slots.items()}
-        rate = tf.cast(learning_rate, variable.dtype)
-        decay = rate * tf.cast(self.weight_decay, variable.dtype) if decays else None
-
-        if isinstance(gradient, tf.IndexedSlices) and not self._is_summed:
-            gradient = self._prepared(gradient)
-
-        def update() -> None:
-            if isinstance(gradient, tf.IndexedSlices):
-                rows, values = gradient.indices, tf.cast(gradient.values, variable.dtype)
-                if decay is not None:
-                    _add(variable, rows, -decay * tf.gather(variable, rows))
-                self.update_rows(variable, slots, values, rows, rate)
-            else:
-                if decay is not None:
-                    variable.assign_sub(decay * variable)
-                self.update_dense(variable, slots, tf.cast(gradient, variable.dtype), rate)
-
-        with tf.device(variable.device):
-            if self.divides_by_rate:
-                tf.cond(rate > 0, update, lambda: None)
-            else:
-                update()
-
-    def _prepared(self, gradient: Any) -> Any:
-        """What update_step takes: each row once, and those of zero left out."""
-        gradient = _summed(gradient)
-        return gradient if self.keeps_zeros and self.weight_decay is None else _used(gradient)
-
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Nothing: update_step does, for the rows that it updates."""
-
-    def _clip_gradients(self, gradients: Sequence[Any]) -> list[Any]:
-        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
-            return list(gradients)
-        summed = [_summed(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-        plain = [g.values if isinstance(g, tf.IndexedSlices) else g for g in summed]
-        return [
-            tf.IndexedSlices(clipped, whole.indices, whole.dense_shape)
-            if isinstance(whole, tf.IndexedSlices)
-            else clipped
-            for clipped, whole in zip(super()._clip_gradients(plain), summed, strict=True)
-        ]
-
-    def _config(self, *names: str) -> dict[str, Any]:
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @_register
@@ -170,7 +70,7 @@ class SGD(SparseOptimizer):
         if not self.momentum:
             # the kernel that locks is for these only
             if variable.dtype not in _PROXIMAL_DTYPES or "GPU" in variable.device:
-                _add(variable, rows, -rate * gradient)
+                add_rows(variable, rows, -rate * gradient)
                 return
             tf.raw_ops.ResourceSparseApplyProximalGradientDescent(
                 var=variable.handle, alpha=rate, l1=tf.zeros_like(rate), l2=tf.zeros_like(rate),
@@ -295,13 +195,13 @@ class Adam(SparseOptimizer):
             second = tf.gather(velocity, rows)
         more = (gradient - first) * tf.cast(1 - self.beta_1, dtype)
         more_squared = (gradient**2 - second) * tf.cast(1 - self.beta_2, dtype)
-        with tf.control_dependencies([_add(velocity, rows, more_squared)]):
-            added = _add(momentum, rows, more)
+        with tf.control_dependencies([add_rows(velocity, rows, more_squared)]):
+            added = add_rows(momentum, rows, more)
         # what others take off at the same time may leave less than nothing
         second = tf.maximum(second + more_squared, 0)
         change = scale * (first + more) / (tf.sqrt(second) + tf.cast(self.epsilon, dtype))
         with tf.control_dependencies([added]):
-            _add(variable, rows, -change)
+            add_rows(variable, rows, -change)
 
     def get_config(self) -> dict[str, Any]:
         return self._config("beta_1", "beta_2", "epsilon")
@@ -473,7 +373,7 @@ class GroupFTRL(SparseOptimizer):
         super().build(variables)
         self._slots["accumulator"] = []
         for variable in variables:
-            with self._distribution_strategy.extended.colocate_vars_with(_tensorflows(variable)):
+            with self._distribution_strategy.extended.colocate_vars_with(tensorflows(variable)):
                 self._slots["accumulator"].append(
                     self.add_variable(
                         variable.shape[:1],
@@ -496,10 +396,10 @@ class GroupFTRL(SparseOptimizer):
         accumulator, linear = slots["accumulator"], slots["linear"]
         more = self._means(gradient**2)
         before = tf.gather(accumulator, rows), tf.gather(variable, rows)
-        _add(linear, rows, self._linear(gradient, more, *before, rate))
-        _add(accumulator, rows, more)
+        add_rows(linear, rows, self._linear(gradient, more, *before, rate))
+        add_rows(accumulator, rows, more)
         after = tf.gather(linear, rows), tf.gather(accumulator, rows)
-        _write(variable, rows, self._weights(*after, rate))
+        write_rows(variable, rows, self._weights(*after, rate))
 
     def _means(self, squares: Any) -> Any:
         return tf.reduce_mean(squares, axis=list(range(1, max(1, squares.shape.rank))))
@@ -525,28 +425,6 @@ class GroupFTRL(SparseOptimizer):
         return self._config("beta", "l1", "l2", "l21")
 
 
-def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Each row once, with the sum of its slices."""
-    if getattr(gradient, "is_distinct", False):  # made by tfos.layers
-        return gradient
-    rows, place = tf.unique(gradient.indices)
-    values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
-    return tf.IndexedSlices(values, rows, gradient.dense_shape)
-
-
-def _used(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The slices that are not zero."""
-    is_used = tf.reduce_any(gradient.values != 0, axis=list(range(1, gradient.values.shape.rank)))
-    which = tf.where(is_used)[:, 0]
-    return tf.IndexedSlices(
-        tf.gather(gradient.values, which), tf.gather(gradient.indices, which), gradient.dense_shape
-    )
-
-
-def _tensorflows(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
 def _path(variable: Any) -> str:
     """Its name in names of slots and messages, of Keras's variables and TensorFlow's."""
     return str(getattr(variable, "path", variable.name)).replace("/", "_").replace(":", "_")
@@ -559,14 +437,6 @@ def _beside(values: Any, other: Any) -> Any:
         if (other.shape.rank > 1)
         else values
     )
-
-
-def _add(variable: Any, rows: Any, values: Any) -> Any:
-    return tf.raw_ops.ResourceScatterAdd(resource=variable.handle, indices=rows, updates=values)
-
-
-def _write(variable: Any, rows: Any, values: Any) -> Any:
-    return tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=rows, updates=values)
 
 
 def _check_range(name: str, value: float, low: float, below: float = float("inf")) -> None:

@@ -24,6 +24,8 @@ LAYERS = [
     {"tfos.context", "tfos.display"},
     {"tfos.training", "tfos.inference"},
     {"tfos.signature", "tfos.optimizers", "tfos.layers"},
+    {"tfos.sparse_optimizer", "tfos.tables"},
+    {"tfos.sparse"},
     {"tfos.feeding", "tfos.fault"},
     {"tfos.lake"},
     {"tfos.spec", "tfos.durable"},

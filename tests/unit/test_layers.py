@@ -16,7 +16,8 @@ from tfos.fault import pieces
 from tfos.fault.checkpoint import Checkpointer
 from tfos.fault.slices import trackable
 from tfos.lake import Lake
-from tfos.layers import Embedding, divide, initial_values, multiplier, shard_of
+from tfos.layers import Embedding
+from tfos.tables import divide, initial_values, multiplier, shard_of
 
 ROWS, WIDTH = 5000, 3
 
