@@ -27,6 +27,8 @@ DATA = ROOT.parent / "shared" / "data"
 # every process that these tests start inherits it, and no other has it
 _MARK = ("TFOS_TESTS", f"{os.getpid()}-{time.time()}")
 os.environ[_MARK[0]] = _MARK[1]
+# a JVM that compiles little is started and ended sooner, and leaves the cores to what is tested
+os.environ["SPARK_SUBMIT_OPTS"] = os.environ["SPARK_DAEMON_JAVA_OPTS"] = "-XX:TieredStopAtLevel=1"
 # their temporary files have a place of their own, so that what is left there is theirs
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tfos-tests-")
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
