@@ -346,7 +346,7 @@ class TestArriving:
         monkeypatch.setattr("tfos.training.fit.ARRIVAL_SECS", 0.0)
         monkeypatch.setattr("tfos.context.ARRIVAL_SECS", 0.0)
         lake = Lake(str(tmp_path / "growing"), "run")
-        manifest = write_feed(lake, "train", COLUMNS, as_lists(TRAIN), [9, 0, 13, 28])
+        manifest = write_feed(lake, "train", COLUMNS, as_lists(TRAIN), [0, 9, 0, 13, 28])
 
         def begin(name, *shards):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -355,13 +355,13 @@ class TestArriving:
             world = World(reader, tmp_path / name)
             more = iter(shards)
             arrive(lake, manifest, next(more))
-            world.heard.moved = lambda: arrive(lake, manifest, next(more, 4))
+            world.heard.moved = lambda: arrive(lake, manifest, next(more, 5))
             return world, world.context(0.0)
 
         return begin
 
-    def fit(self, world, context, model, epochs, **options):
-        dataset = context.dataset("train", BATCH, ["x"], "y")
+    def fit(self, world, context, model, epochs, batch_size=BATCH, **options):
+        dataset = context.dataset("train", batch_size, ["x"], "y")
         try:
             return context.fit(model, dataset, epochs, steps_per_execution=1, **options)
         finally:
@@ -369,17 +369,17 @@ class TestArriving:
 
     def test_is_as_if_all_had_been_there(self, growing):
         one, two = functional(), functional()
-        world, context = growing("growing", 0, 1, 1, 3, 4)
+        world, context = growing("growing", 0, 1, 1, 3, 4, 5)
         history = self.fit(world, context, one, 3)
         assert world.trained == {"train": [ROWS] * 3}
         assert world.saver.stats["step"] == 3 * 7
-        expected = self.fit(*growing("whole", 4), two, 3)
+        expected = self.fit(*growing("whole", 5), two, 3)
         assert_same_weights(one, two, 1e-6)
         assert_same_history(history, expected)
 
     @pytest.mark.parametrize("options", [{"shuffle": False}, {"split": 0.2}])
     def test_others_wait_until_all_is_there(self, growing, monkeypatch, options):
-        world, context = growing("growing", 1, 2, 4)
+        world, context = growing("growing", 1, 2, 5)
         monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
         monkeypatch.setattr("tfos.training.fit.Fit._arrivals", None)
         shuffle = options.get("shuffle", True)
@@ -389,9 +389,9 @@ class TestArriving:
         assert world.trained["train"] == [ROWS - int(ROWS * options.get("split", 0))]
 
     @pytest.mark.parametrize("at", [2, 4], ids=["before all is there", "after it"])
-    @pytest.mark.parametrize("then", [(1, 2, 3, 4), (4,)], ids=["more to come", "complete"])
+    @pytest.mark.parametrize("then", [(1, 2, 3, 4, 5), (5,)], ids=["more to come", "complete"])
     def test_goes_on_from_a_checkpoint_of_its_first_epoch(self, growing, at, then):
-        world, context = growing("growing", 1, 4)
+        world, context = growing("growing", 1, 5)
         with pytest.raises(Interrupted):
             self.fit(world, context, functional(), 2, callbacks=[interrupt(on_train_batch_end=at)])
         world.saver.wait()
@@ -404,22 +404,22 @@ class TestArriving:
         history = self.fit(again, context, one, 2)
         assert again.trained == {"train": [ROWS] * 2}
         assert again.ledger.as_json()["train"]["rows_due"] == [ROWS] * 2
-        expected = self.fit(*growing("whole", 4), two, 2)
+        expected = self.fit(*growing("whole", 5), two, 2)
         assert_same_weights(one, two, 1e-5)
         assert_same_history(history, expected, 1e-5)
 
     def test_cannot_go_on_with_other_batches(self, growing):
-        world, context = growing("growing", 1, 4)
+        world, context = growing("growing", 1, 5)
         with pytest.raises(Interrupted):
             self.fit(world, context, functional(), 2, callbacks=[interrupt(on_train_batch_end=2)])
-        world, context = growing("growing", 4)
+        world, context = growing("growing", 5)
         dataset = context.dataset("train", BATCH + 1, ["x"], "y")
         with pytest.raises(UsageError, match="2 steps into epoch 1"):
             context.fit(functional(), dataset, 2)
 
     def test_is_saved_between_arrivals_too(self, growing):
         """Of units as long as what has come there is none in between."""
-        world, context = growing("growing", 1, 1, 1, 4)
+        world, context = growing("growing", 1, 1, 1, 5)
         steps = []
         arrive_more = world.heard.moved
 
@@ -433,8 +433,31 @@ class TestArriving:
         world.saver.wait()
         assert steps[-1] == 3
 
+    def test_all_rows_are_there_before_that_is_known(self, growing):
+        """The end of the epoch is then a checkpoint of its own all the same."""
+        world, context = growing("growing", 1, 4, 4, 5)
+        self.fit(world, context, functional(), 1, batch_size=10)
+        assert world.trained == {"train": [ROWS]}
+        assert world.saver.stats["step"] == 5
+
+    def test_is_saved_while_it_waits(self, growing):
+        """Somebody is about to be ended, and nothing comes."""
+        world, context = growing("growing", 3, 3, 3, 5)
+        world.saver._every_secs = 1e9
+        arrive_more, saved = world.heard.moved, []
+
+        def moved():
+            world.saver.wait()
+            saved.append(world.saver.stats["step"])
+            world.saver.hurry()
+            arrive_more()
+
+        world.heard.moved = moved
+        self.fit(world, context, functional(), 1)
+        assert saved == [0, 5, 5]
+
     def test_is_stopped_by_a_callback(self, growing, monkeypatch):
-        world, context = growing("growing", 1, 2, 4)
+        world, context = growing("growing", 1, 2, 5)
         monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
         model = functional(metrics=[])
 
@@ -448,7 +471,7 @@ class TestArriving:
         assert (record["rows_trained"], record["rows_due"]) == ([BATCH], [ROWS])
 
     def test_what_needs_all_rows_waits_for_them(self, growing, monkeypatch):
-        world, context = growing("growing", 1, 2, 4)
+        world, context = growing("growing", 1, 2, 5)
         monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
         train = context.dataset("train", BATCH, ["x"], "y")
         assert train.is_arriving

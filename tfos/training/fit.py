@@ -104,6 +104,7 @@ class Fit:
         self._arriving = (
             dataset.is_arriving and dataset.can_begin_early and options.takes_the_first_epoch_whole
         )
+        self._saved_steps = loop.steps
         prepare(model, dataset, loop.runner)
         if loop.runner.coordinator is not None:
             make_atomic(model.optimizer, loop.runner.parallelism)
@@ -216,20 +217,26 @@ class Fit:
             at += last - first
         return parts
 
-    def _arrivals(self) -> Iterator[Part]:
-        """What is left of the first epoch, as it comes: whole steps, and at the end the rest."""
+    def _arrivals(self) -> Iterator[Part | None]:
+        """What is left of the first epoch, as it comes, in whole steps; None after waiting for it.
+
+        While more may come a step is kept back, so that the end of the epoch is never one without
+        a step since the last checkpoint.
+        """
         dataset, at = self._dataset, self._state.step * self._dataset.step_rows
-        while True:
+        while not self._model.stop_training:
             dataset.look()
-            here = dataset.rows_here
-            stop = here if not dataset.is_arriving else here - here % dataset.step_rows
+            stop = dataset.rows_here
+            if dataset.is_arriving:
+                stop = max(stop - 1, 0) // dataset.step_rows * dataset.step_rows
             if stop > at:
                 yield Part(0, at, stop)
                 at = stop
             elif dataset.is_arriving:
                 self._loop.reports.moved()
                 time.sleep(ARRIVAL_SECS)
-            if self._model.stop_training or (not dataset.is_arriving and at >= dataset.rows):
+                yield None
+            if not dataset.is_arriving:
                 return
 
     def _unit_steps(self) -> int | None:
@@ -269,9 +276,10 @@ class Fit:
             options = pause, is_over, begin, self._unit_steps()
             yield from loop.run(program, dataset, parts, *options)
             for part in self._arrivals() if self._arriving else ():
-                yield from loop.run(program, dataset, [part], *options)
+                if part is not None:
+                    yield from loop.run(program, dataset, [part], *options)
                 # run() leaves the pause after the last unit to who ends the epoch
-                at_rest = pause()
+                at_rest = pause() if loop.steps > self._saved_steps else None
                 if at_rest is not None and dataset.is_arriving and not is_over():
                     at_rest()
 
@@ -302,3 +310,4 @@ class Fit:
             name: np.asarray(values).tolist() for name, values in self._history.history.items()
         }
         self._checkpointer.save(self._loop.steps, vars(state), self._section, arrays)
+        self._saved_steps = self._loop.steps
