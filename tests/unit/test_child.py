@@ -135,6 +135,17 @@ class TestEvents:
         assert next_event(process) == (0, -signum)
 
 
+def test_one_that_has_fallen_silent_is_not_to_begin(started, monkeypatch):
+    monkeypatch.setattr("tfos.runtime.child._SILENT_SECS", 1.0)
+    process = started("while True: say(alive=True); time.sleep(0.1)")
+    heard = process._heard
+    poll(lambda: process._heard > heard, 30, "it gives a sign of life")
+    assert process.can_begin
+    os.kill(process.pid, signal.SIGSTOP)
+    poll(lambda: not process.can_begin, 30, "it is given up")
+    assert process.is_running
+
+
 class TestOrders:
     ECHO = "for line in sys.stdin: say(line=line)"
 

@@ -20,12 +20,15 @@ def alive_until(watch, begin, end):
 
 
 class TestSilence:
-    @pytest.mark.parametrize("trains", [False, True])
-    def test_half_the_time_is_enough(self, trains):
+    @pytest.mark.parametrize(
+        ("trains", "secs", "words"), [(False, 50, "half"), (True, 75, "three")]
+    )
+    def test_is_found_before_those_who_wait_for_it(self, trains, secs, words):
+        """Of a worker first, then of the chief, and then that there is no progress."""
         watch = HangWatch(SECS, trains, 1000.0)
-        assert watch.verdict(1000.0 + SECS / 2) is None
-        why = watch.verdict(1000.5 + SECS / 2)
-        assert "no sign of life for 50 s" in why
+        assert watch.verdict(1000.0 + secs) is None
+        why = watch.verdict(1000.5 + secs)
+        assert f"no sign of life for {secs} s ({words}" in why
         assert "--hang-secs 100" in why
 
     @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ class TestSilence:
     def test_counts_inside_what_may_take_long(self):
         watch = HangWatch(SECS, True, 0.0)
         watch.said({"quiet": True}, 0.0)
-        assert "no sign of life" in watch.verdict(50.5)
+        assert "no sign of life" in watch.verdict(75.5)
 
 
 class TestProgress:

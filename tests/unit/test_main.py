@@ -160,6 +160,8 @@ class TestReports:
     [
         ("Collective ops is aborted by: Socket closed", "peer"),
         ("Collective ops is aborted by: Shape mismatch in the collective instance 7.", "exception"),
+        ("Unable to find the relevant tensor remote_handle: Op ID: 7", "peer"),
+        ("Stream removed", "peer"),
         ("indices[0] = 9 is not in [0, 7)", "exception"),
     ],
 )

@@ -119,6 +119,11 @@ class TestGiveUp:
         history = [incident(failure(f"worker-{i}", "exception", "KeyError: 'x'")) for i in (0, 1)]
         assert isinstance(decide(history, BUDGET, "ps"), GiveUp)
 
+    def test_hangs_of_two_workers_are_not_the_same(self):
+        """Their machines were paused, one after the other."""
+        history = [incident(failure(f"worker-{i}", "hang", "silent")) for i in (0, 1)]
+        assert decide(history, BUDGET, "ps") == Restart(frozenset({"worker-1"}))
+
     def test_same_failure_with_another_between(self):
         history = [
             incident(failure(task, kind))

@@ -106,6 +106,8 @@ def decide(history: Sequence[Incident], budget: int, strategy: str) -> Decision:
 
 def _is_same(one: Failure, other: Failure) -> bool:
     same = (one.role, one.kind, one.message) == (other.role, other.kind, other.message)
+    # all processes that hang hang in the same words
+    same = same and (one.kind != "hang" or one.index == other.index)
     return same and one.kind in _DETERMINISTIC
 
 

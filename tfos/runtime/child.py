@@ -25,6 +25,8 @@ from tfos.runtime.roles import Task
 
 _STACKS_SECS = 0.5
 _LAST_WORDS_SECS = 2.0
+# one that says nothing for so long, while it should each second, is not given a life
+_SILENT_SECS = 10.0
 
 
 class TFProcess:
@@ -50,6 +52,7 @@ class TFProcess:
         self.task = task
         self.life = 0
         self.watch: HangWatch | None = None
+        self._heard = time.monotonic()
         self._on_said, self._on_exit = on_said, on_exit
         self.scratch = tempfile.mkdtemp(prefix="process-", dir=scratch)
         read_end, write_end = os.pipe()
@@ -93,6 +96,7 @@ class TFProcess:
         with os.fdopen(read_end, "rb") as channel:
             for line in channel:
                 message = json.loads(line)
+                self._heard = time.monotonic()
                 if self.watch is not None:
                     self.watch.said(message, time.monotonic())
                 if "alive" not in message:
@@ -101,6 +105,11 @@ class TFProcess:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether it is there, and not stopped or stuck."""
+        return self.is_running and time.monotonic() - self._heard < _SILENT_SECS
 
     @property
     def status(self) -> int:

@@ -48,7 +48,7 @@ _METRICS_BYTES = 900_000
 # exceptions of TensorFlow that tell of another process's death, not of an error here
 _PEER_ERRORS = ("UnavailableError", "PSUnavailableError", "AbortedError", "CancelledError")
 _PEER_WORDS = re.compile(
-    "context_id|remote handle|Socket closed|failed to connect|Connection re"
+    "context_id|remote_handle|Socket closed|Stream removed|failed to connect|Connection re"
     "|Collective ops is aborted|stopped sending heartbeats|Error reported from /job"
 )
 # also "aborted", though nobody died: user code that gives collectives other shapes each time

@@ -281,7 +281,7 @@ class Supervisor:
             if stacks and before.is_running:
                 before.write_stacks()
             before.end()
-        if self._spare is not None and not self._spare.is_running:
+        if self._spare is not None and not self._spare.can_begin:
             self._spare.end()
             self._spare = None
         process, self._spare = self._spare or self._new_process(), None
