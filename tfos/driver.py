@@ -239,8 +239,10 @@ class _Run:
                 registry.watch(keys.kill(self.run_id), self._asked_to_end)
                 yield registry
             finally:
+                if registry.taken:
+                    self._lake = None  # nodes and result are the other driver's
                 # what cannot be removed now would be waited for; the embedded server goes with us
-                if registry.connected_secs():
+                elif registry.connected_secs():
                     with contextlib.suppress(RegistryError):
                         registry.remove(keys.run(self.run_id))
 

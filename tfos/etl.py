@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp
 from tfos.display import Display
-from tfos.errors import AppError, FeedError
+from tfos.errors import AppError, FeedError, LakeError
 from tfos.feeding.feed import Feed
-from tfos.feeding.schema import Manifest, manifest_path
+from tfos.feeding.schema import Manifest, arrived_path, manifest_path
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
 from tfos.lake import APP, EVALUATIONS, GENERATION, Lake
 from tfos.runtime import keys
@@ -30,7 +30,8 @@ _CANCEL_SECS = 10.0
 class Feeds:
     """The feeds of a run, complete in the lake or on their way. Used on the driver.
 
-    manifests: of the feeds that are complete. secs: what making them has taken.
+    manifests: of the feeds that are complete; after cancel() of what has arrived of another, too.
+    secs: what making them has taken.
     """
 
     def __init__(
@@ -127,11 +128,12 @@ class Feeds:
                     feed, opened, self._lake, self._publisher, self._look,
                     lambda: self._is_cancelled or bool(self._registry.taken),
                 )  # fmt: skip
-                self.secs += time.monotonic() - begun
                 self.manifests[opened.feed] = manifest
                 self._tell(manifest)
             except BaseException as error:
                 self._error = error
+            finally:
+                self.secs += time.monotonic() - begun
 
         self._display.line(f"feeding {opened.feed} while the training begins")
         self._thread = InheritableThread(target=write, name="tfos-feed", daemon=True)
@@ -161,7 +163,7 @@ class Feeds:
         self.check()
 
     def cancel(self) -> None:
-        """Ends the writing; to be called when the run fails."""
+        """Ends the writing; to be called when the run fails. What has arrived is told of."""
         self._is_cancelled = True
         deadline = time.monotonic() + _CANCEL_SECS
         while self._thread is not None and self.is_writing and time.monotonic() < deadline:
@@ -169,15 +171,25 @@ class Feeds:
                 # again and again: the job may be about to begin
                 self._spark.sparkContext.cancelJobGroup(self._group)
             self._thread.join(_WAIT_SECS)
+        if self._thread is not None and self._streamed is not None:
+            opened = self._streamed[1]
+            with contextlib.suppress(LakeError):
+                arrived = Manifest.from_json(self._lake.read_json(arrived_path(opened.feed)))
+                self.manifests.setdefault(opened.feed, arrived)
 
     @property
     def _group(self) -> str:
         return f"tfos-{self._lake.run_id}-feed"
 
     def _look(self, name: str) -> dict[int, dict[str, Any]]:
-        """What was published of a feed, by partition; a record never changes."""
+        """What was published of a feed, by partition; a record never changes.
+
+        Raises RegistryError when another driver has taken over the run: the feed is its own then.
+        """
+        self._registry.check_taken()
         known = self._published.setdefault(name, {})
         path = keys.feed(self._lake.run_id, name)
+        self._registry.sync(path)
         for number in self._registry.children(path):
             if int(number) not in known:
                 known[int(number)] = self._registry.get(f"{path}/{number}")

@@ -129,6 +129,9 @@ class Nodes(dict):
         if self.taken:
             raise RegistryError(self.taken)
 
+    def sync(self, path):
+        pass
+
     def put(self, path, value):
         self[path] = value
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from types import SimpleNamespace
 
 import pytest
+from helpers import Nodes
 
 from tfos.driver import _Run, attempt_number, run_id_of, submission
 from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
 from tfos.result import finite, sum_stats
+from tfos.runtime import keys
 from tfos.spec import SUBMISSION_CONF, JobSpec
 
 YARN = "application_1700000000000_0042"
@@ -93,6 +97,24 @@ class TestCheckpointStats:
 
     def test_of_a_run_that_never_trained_are_none(self):
         assert sum_stats([]) == {}
+
+
+class TestClaim:
+    @pytest.mark.parametrize("taken", ["", "/driver"])
+    def test_what_another_driver_has_taken_over_is_left_alone(self, tmp_path, monkeypatch, taken):
+        nodes = Nodes()
+        nodes.claim = nodes.create
+        nodes.publish = nodes.put
+        nodes.watch = lambda path, callback: None
+        nodes.connected_secs = lambda: 1.0
+        monkeypatch.setattr("tfos.driver.Registry", lambda address: contextlib.nullcontext(nodes))
+        run = _Run(SimpleNamespace())
+        run.run_id, run._continues = "r", True
+        lake = run._lake = Lake(str(tmp_path), "r")
+        with run._claim(None, lake) as registry:
+            assert registry.get(keys.driver("r"))["pid"] == os.getpid()
+            registry.taken = taken
+        assert (run._lake is None) == bool(nodes) == bool(taken)
 
 
 class TestLedgerOfAFailedRun:

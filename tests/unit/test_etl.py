@@ -156,6 +156,19 @@ class TestMake:
             manifest_path("train")
         }
 
+    def test_of_a_run_that_another_driver_takes_over_are_not_committed(self, lake, make, nodes):
+        class Late(Frame):
+            def mapInArrow(self, function, schema):
+                found = super().mapInArrow(function, schema)
+                lake.write("feed/train/000000-99-0.arrow", b"of the other driver")
+                nodes.taken = "/driver"
+                return found
+
+        with pytest.raises(RegistryError, match="/driver"):
+            make(Late({"x": LONG}, ROWS), may_stream=False)
+        assert lake.exists("feed/train/000000-99-0.arrow")
+        assert not lake.exists(manifest_path("train"))
+
 
 class TestBeside:
     def test_begins_once_and_does_not_block(self, make):
@@ -213,7 +226,8 @@ class TestBeside:
         feeds.cancel()
         assert not feeds._thread.is_alive()
         assert not lake.exists(manifest_path("train"))
-        assert not feeds.manifests
+        # the result tells of what had arrived
+        assert (feeds.manifests["train"].complete, feeds.manifests["train"].rows) == (False, 0)
 
     def test_of_a_run_that_another_driver_has_taken_over(self, lake, make, nodes):
         gate = Gate(ROWS)

@@ -127,6 +127,12 @@ class TestNodes:
             client.create(f"{root}/dir/{name}")
         assert client.children(f"{root}/dir") == ["a", "b", "c"]
 
+    def test_sync_of_what_is_there_or_not(self, client, root):
+        client.create(f"{root}/x")
+        client.sync(f"{root}/x")
+        client.sync(f"{root}/y")
+        assert client.children(root) == ["x"]
+
     def test_remove_takes_all_below(self, client, root):
         client.create(f"{root}/a/b/c", 1)
         client.remove(f"{root}/a")

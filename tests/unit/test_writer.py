@@ -179,6 +179,24 @@ class TestErrors:
             write(train=Feed(frame, **declared))
         assert not lake.exists("feed/train/manifest.json")
 
+    def test_partition_that_the_registry_does_not_know(self, lake):
+        """Its shards are not thrown away as those of a killed task."""
+        known = {}
+
+        def publish(feed, partition, record):
+            known.update({partition: record} if partition != 1 else {})
+            return True
+
+        frame = Frame({"x": LONG}, [{"x": 1}], [{"x": 2}], [{"x": 3}])
+        with pytest.raises(FeedError, match=r"has 3 partitions.* those numbered \[1\]"):
+            write_feeds(
+                {"train": Feed(frame)},
+                lake,
+                lambda: contextlib.nullcontext(publish),
+                lambda name: known,
+            )
+        assert lake.list("feed/train") == [f"00000{n}-{n}-0.arrow" for n in range(3)]
+
     def test_feed_without_rows(self, lake, write):
         with pytest.raises(FeedError, match="'train' has no rows"):
             write(train=Feed(Frame({"v": (VECTOR, VECTOR_TYPE)}, [], [])))

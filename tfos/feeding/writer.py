@@ -138,7 +138,7 @@ def _widen(
 def _write_partition(
     batches: Iterable[pa.RecordBatch], lake: Lake, layout: Layout, connect: Callable[[], Any]
 ) -> Iterator[pa.RecordBatch]:
-    """One Spark task: writes a partition and publishes it; yields one row of what was wrong."""
+    """One Spark task: writes a partition and publishes it; yields a row of what was wrong in it."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -167,7 +167,12 @@ def _write_partition(
     finally:
         if not keep:
             writer.discard()
-    wrong = {"nulls": writer.nulls, "null_elements": writer.null_elements, "error": error}
+    wrong = {
+        "partition": partition,
+        "nulls": writer.nulls,
+        "null_elements": writer.null_elements,
+        "error": error,
+    }
     yield pa.RecordBatch.from_pydict({"wrong": [json.dumps(wrong)]})
 
 
@@ -188,8 +193,9 @@ def write_feeds(
     layouts = {name: feed.layout(name) for name, feed in feeds.items()}
     records = {}
     for name, feed in feeds.items():
-        _run_job(feed.df, lake, layouts[name], connect)
+        written = _run_job(feed.df, lake, layouts[name], connect)
         records[name] = published(name)
+        _check_published(name, written, records[name])
     spans: dict[str, dict[str, list[tuple[int, int]]]] = {name: {} for name in feeds}
     for name, partitions in records.items():
         for record in partitions.values():
@@ -262,11 +268,12 @@ def stream_feed(
     teller = threading.Thread(target=tell, name="arrivals", daemon=True)
     teller.start()
     try:
-        _run_job(feed.df, lake, layout, connect)
+        partitions = _run_job(feed.df, lake, layout, connect)
     finally:
         written.set()
         teller.join()
     came = look()
+    _check_published(layout.feed, partitions, order)
     shards = tuple(shard for partition in sorted(order) for shard in order[partition])
     numbers = {shard: number for number, shard in enumerate(shards)}
     arrival = tuple(numbers[shard] for shard in came.shards)
@@ -278,6 +285,15 @@ def stream_feed(
     lake.write_json(path, came.as_json())
     _commit(lake, manifest)
     return manifest
+
+
+def _check_published(feed: str, written: set[int], published: Iterable[int]) -> None:
+    missing = sorted(written.difference(published))
+    if missing:
+        raise FeedError(
+            f"feed {feed!r} has {len(written)} partitions, and the registry does not know of those"
+            f" numbered {missing[:10]}: were the run's nodes removed from ZooKeeper?"
+        )
 
 
 def _check_rows(manifest: Manifest) -> None:
@@ -294,7 +310,8 @@ def _commit(lake: Lake, manifest: Manifest) -> None:
     lake.write_json(manifest_path(manifest.feed), manifest.as_json())
 
 
-def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[], Any]) -> None:
+def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[], Any]) -> set[int]:
+    """Writes and publishes all partitions; returns their numbers. Raises FeedError."""
     # a call of write() per 64k rows instead of 10k; put back as it was, it is the user's session
     conf = frame.sparkSession.conf
     before = conf.get(_BATCH_ROWS_CONF)
@@ -308,14 +325,17 @@ def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[],
         conf.set(_BATCH_ROWS_CONF, before)
     nulls: dict[str, int] = {}
     null_elements: dict[str, int] = {}
+    written = set()
     for row in rows:
         wrong = json.loads(row.wrong)
+        written.add(wrong["partition"])
         if wrong["error"]:
             raise FeedError(wrong["error"])
         _add(nulls, wrong["nulls"])
         _add(null_elements, wrong["null_elements"])
     if nulls or null_elements:
         raise _null_error(layout, nulls, null_elements)
+    return written
 
 
 def _null_error(

@@ -109,6 +109,7 @@ class Attempt:
         self._registry.watch(keys.progress(run_id, number), self._progressed)
         hung = False
         try:
+            self._registry.check_taken()
             self._order_lives(hung)
             for job in role_jobs(self._plan.spec):
                 self._submit(job)

@@ -319,6 +319,13 @@ class Registry:
 
         return self._ask("list", path, children)
 
+    def sync(self, path: str) -> None:
+        """What is read at `path` from now on has all that anybody has written there until now.
+
+        A server of an ensemble may be behind the others otherwise.
+        """
+        self._ask("sync", path, lambda: self._client.retry(self._client.sync, path))
+
     def remove(self, path: str) -> None:
         """Removes a node and all below it; nothing happens when there is none."""
 
