@@ -207,25 +207,33 @@ def test_permutation_is_of_the_windows_rows():
 
 
 class TestOrderOfArrival:
-    """Of a feed that is still being written: each shard is a window."""
+    """Of a feed that is still being written: no window goes beyond its shard."""
 
-    def test_what_arrives_later_changes_nothing(self):
-        shards = [5, 0, 7, 1, 9]
-        whole = visit(EpochOrder(shards, None, True, 3, 0), shards, 0, 22)
-        assert sorted(whole) == [(n, row) for n, rows in enumerate(shards) for row in range(rows)]
-        for count in range(1, 6):
+    @QUICK
+    @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 30)), max_size=6), st.booleans())
+    def test_what_arrives_later_changes_nothing(self, both, shuffle):
+        shards, windows = [[pair[i] for pair in both] for i in range(2)]
+        whole = visit(EpochOrder(shards, windows, shuffle, 3, 0), shards, 0, sum(shards))
+        assert sorted(whole) == every_row(shards)
+        for count in range(len(shards)):
             here = shards[:count]
-            order = EpochOrder(here, None, True, 3, 0)
+            order = EpochOrder(here, windows[:count], shuffle, 3, 0)
             assert visit(order, here, 0, sum(here)) == whole[: sum(here)]
 
-    def test_rows_are_permuted_inside_their_shard(self):
+    def test_windows_end_with_their_shard(self):
+        order = EpochOrder([50, 0, 60], [40, 7, 60], True, 3, 0)
+        bounds = [order.window_bounds(i) for i in range(5)]
+        assert bounds == [(0, 40), (40, 50), (50, 110), (110, 110), (110, 110)]
+        assert order.windows(30, 110) == [(0, 30, 40), (1, 0, 10), (2, 0, 60)]
+
+    def test_rows_are_permuted_inside_their_window(self):
         shards = [50, 60]
-        rows = visit(EpochOrder(shards, None, True, 3, 0), shards, 0, 110)
-        assert sorted(rows[:50]) == [(0, row) for row in range(50)] != rows[:50]
+        rows = visit(EpochOrder(shards, [20, 60], True, 3, 0), shards, 0, 110)
+        assert sorted(rows[:20]) == [(0, row) for row in range(20)] != rows[:20]
         assert sorted(rows[50:]) == [(1, row) for row in range(60)] != rows[50:]
 
 
-@pytest.mark.parametrize("window", [4, None])
+@pytest.mark.parametrize("window", [4, [2, 9]])
 def test_rows_behind_the_last_one(window):
     order = EpochOrder([3, 5], window, True, 0, 0)
     assert order.windows(6, 8)

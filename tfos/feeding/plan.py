@@ -39,26 +39,27 @@ class Slice:
 class EpochOrder:
     """The sequence of one epoch. Positions count rows from the start of the epoch.
 
-    window: the rows of a window; None: each shard is one, and the shards keep their order.
+    window: the rows of a window; or of each shard those of its windows, which end with the shard:
+    the shards keep their order then, and more of them may come.
     part: only the rows [first, last) of the shards, one after the other.
     """
 
     def __init__(
         self,
         shard_rows: Sequence[int],
-        window: int | None,
+        window: int | Sequence[int],
         shuffle: bool,
         seed: int,
         epoch: int,
         part: tuple[int, int] | None = None,
     ) -> None:
-        self._window = window
+        self._window = window if isinstance(window, int) else 0
         self._shuffle = shuffle
         self._seed = (seed, epoch)
         count = len(shard_rows)
         self._order = (
             np.random.default_rng([0, seed, epoch]).permutation(count)
-            if shuffle and window is not None
+            if shuffle and isinstance(window, int)
             else np.arange(count)
         )
         rows = np.asarray(shard_rows, dtype=np.int64)
@@ -67,7 +68,12 @@ class EpochOrder:
         self._skipped = np.clip(first - begins, 0, rows)
         self._ends = np.cumsum((np.clip(last - begins, 0, rows) - self._skipped)[self._order])
         self.rows = int(self._ends[-1]) if count else 0
-        self._borders = np.concatenate([[0], self._ends, [self.rows]])
+        self._borders: np.ndarray | None = None
+        if not isinstance(window, int):
+            within = zip(begins, begins + rows, window, strict=True)
+            # those behind the last one have no rows
+            behind = [self.rows] * 3
+            self._borders = np.concatenate([*(np.arange(*each) for each in within), behind])
 
     def slices(self, start: int, stop: int) -> list[Slice]:
         """Where the positions [start, stop) lie before rows are permuted, in order."""
@@ -100,14 +106,14 @@ class EpochOrder:
 
     def window_bounds(self, window: int) -> tuple[int, int]:
         """The positions [begin, end) of a window; none after the last one."""
-        if self._window is None:
+        if self._borders is not None:
             return int(self._borders[window]), int(self._borders[window + 1])
         base = window * self._window
         return base, min(base + self._window, self.rows)
 
     def _window_at(self, position: int) -> int:
-        if self._window is None:
-            return int(np.searchsorted(self._ends, position, side="right"))
+        if self._borders is not None:
+            return int(np.searchsorted(self._borders, position, side="right")) - 1
         return position // self._window
 
     def permutation(self, window: int) -> np.ndarray | None:

@@ -190,16 +190,19 @@ class FeedReader:
         manifest = self.manifest(view.feed)
         if not reaches(manifest):
             manifest = retried(look, lambda error: isinstance(error, FeedError))
-        as_they_came = manifest.as_they_came if may_come else None
-        shards = as_they_came or manifest.shards
 
         def make() -> _ShardOrder:
-            window = None if as_they_came else window_rows(manifest.rows, manifest.bytes)
+            shards = manifest.as_they_came if may_come else None
+            window: int | list[int] = window_rows(manifest.rows, manifest.bytes)
+            if shards is None:
+                shards = manifest.shards
+            else:
+                window = [window_rows(shard.rows, shard.bytes) for shard in shards]
             rows = [shard.rows for shard in shards]
             order = EpochOrder(rows, window, view.shuffle, view.seed, epoch, view.part)
             return _ShardOrder(order, [shard.path for shard in shards])
 
-        return self._orders.of((view, epoch, len(shards)), make)
+        return self._orders.of((view, epoch, len(manifest.shards)), make)
 
     def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> list[_Ordered]:
         """The columns of a window."""

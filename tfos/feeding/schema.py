@@ -6,6 +6,7 @@ all rows of all feeds of the run that have the column, so that "train" and "eval
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,11 +102,11 @@ class Manifest:
             return None
         return tuple(self.shards[number] for number in self.arrival)
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    @property
+    @functools.cached_property
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
 
