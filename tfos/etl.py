@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ class Feeds:
     ) -> None:
         self._app, self._spark, self._lake = app, spark, lake
         self._registry, self._display = registry, display
-        self._publisher = _Publisher(address, lake.run_id)
+        self._maker = secrets.token_hex(4)
+        self._publisher = _Publisher(address, lake.run_id, self._maker)
         self._published: dict[str, dict[int, dict[str, Any]]] = {}
         self._begun = time.monotonic()
         self._streamed: tuple[Feed, Manifest] | None = None
@@ -188,7 +190,7 @@ class Feeds:
         """
         self._registry.check_taken()
         known = self._published.setdefault(name, {})
-        path = keys.feed(self._lake.run_id, name)
+        path = keys.feed(self._lake.run_id, self._maker, name)
         self._registry.sync(path)
         for number in self._registry.children(path):
             if int(number) not in known:
@@ -203,15 +205,15 @@ class Feeds:
 class _Publisher:
     """Called in a Spark task: a connection to the registry, as a publish function."""
 
-    def __init__(self, address: RegistryAddress, run_id: str) -> None:
+    def __init__(self, address: RegistryAddress, run_id: str, maker: str) -> None:
         self._address = address
-        self._run_id = run_id
+        self._run_id, self._maker = run_id, maker
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[Any]:
         with Registry(self._address) as registry:
             yield lambda feed, partition, record: registry.create(
-                keys.partition(self._run_id, feed, partition), record
+                keys.partition(self._run_id, self._maker, feed, partition), record
             )
 
 

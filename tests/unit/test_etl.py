@@ -169,6 +169,26 @@ class TestMake:
         assert lake.exists("feed/train/000000-99-0.arrow")
         assert not lake.exists(manifest_path("train"))
 
+    def test_have_nothing_of_what_tasks_of_another_driver_write(self, lake, make):
+        """It was replaced, and its Spark application still runs tasks, of the same numbers."""
+        tasks = []
+
+        class First(Frame):
+            def mapInArrow(self, function, schema):
+                tasks.append(lambda: super(First, self).mapInArrow(function, schema))
+                raise RuntimeError("cut off")
+
+        class Second(Frame):
+            def mapInArrow(self, function, schema):
+                tasks[0]()
+                return super().mapInArrow(function, schema)
+
+        with pytest.raises(RuntimeError, match="cut off"):
+            make(First({"x": LONG}, ROWS), may_stream=False)
+        feed = make(Second({"x": LONG}, [*ROWS, {"x": 3}]), may_stream=False).manifests["train"]
+        assert feed.rows == 3
+        assert all(lake.exists(shard.path) for shard in feed.shards)
+
 
 class TestBeside:
     def test_begins_once_and_does_not_block(self, make):

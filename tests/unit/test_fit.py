@@ -456,6 +456,15 @@ class TestArriving:
         self.fit(world, context, functional(), 1)
         assert saved == [0, 5, 5]
 
+    def test_callback_that_asks_for_all_rows_loses_none(self, growing, monkeypatch):
+        world, context = growing("growing", 2, 5)
+        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        dataset = context.dataset("train", BATCH, ["x"], "y")
+        asked = keras.callbacks.LambdaCallback(on_train_batch_end=lambda at, logs: dataset.rows)
+        context.fit(functional(), dataset, 1, callbacks=[asked])
+        world.saver.wait()
+        assert world.trained == {"train": [ROWS]}
+
     def test_is_stopped_by_a_callback(self, growing, monkeypatch):
         world, context = growing("growing", 1, 2, 5)
         monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())

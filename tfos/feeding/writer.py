@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -144,7 +145,9 @@ def _write_partition(
     context = TaskContext.get()
     assert context is not None
     partition = context.partitionId()
-    writer = _PartitionWriter(lake, layout, f"{partition:06d}-{context.taskAttemptId()}")
+    # of another Spark application a task may have the same number
+    stem = f"{partition:06d}-{context.taskAttemptId()}-{secrets.token_hex(4)}"
+    writer = _PartitionWriter(lake, layout, stem)
     if not lake.exists("spec.json"):
         raise LakeError(
             f"executor host {socket.gethostname()} does not see {lake.uri('spec.json')}, which the"

@@ -4,7 +4,8 @@
   lake                                the lake's URL; anyone may read it
   driver                              ephemeral: the driver lives; {"host", "pid", "since"}
   kill                                somebody asks the driver to end the run; {"by"}
-  feeds/<name>/<partition>            JSON list of shards, first writer wins
+  feeds/<maker>/<name>/<partition>    JSON list of shards, first writer wins; a maker is one making
+                                      of all feeds: tasks of a driver that was replaced have theirs
   attempts/<attempt>/
     lives                             {"lives": {"<role>-<i>": life}, "hung"}: which life each task
                                       is to be in, as the driver decided; 1, and one more for each
@@ -39,12 +40,12 @@ def kill(run_id: str) -> str:
     return f"{run(run_id)}/kill"
 
 
-def feed(run_id: str, name: str) -> str:
-    return f"{run(run_id)}/feeds/{name}"
+def feed(run_id: str, maker: str, name: str) -> str:
+    return f"{run(run_id)}/feeds/{maker}/{name}"
 
 
-def partition(run_id: str, name: str, partition: int) -> str:
-    return f"{feed(run_id, name)}/{partition:06d}"
+def partition(run_id: str, maker: str, name: str, partition: int) -> str:
+    return f"{feed(run_id, maker, name)}/{partition:06d}"
 
 
 def attempt(run_id: str, attempt: int) -> str:

@@ -226,17 +226,17 @@ class Fit:
         dataset, at = self._dataset, self._state.step * self._dataset.step_rows
         while not self._model.stop_training:
             dataset.look()
-            stop = dataset.rows_here
-            if dataset.is_arriving:
+            is_whole, stop = not dataset.is_arriving, dataset.rows_here
+            if not is_whole:
                 stop = max(stop - 1, 0) // dataset.step_rows * dataset.step_rows
             if stop > at:
                 yield Part(0, at, stop)
                 at = stop
-            elif dataset.is_arriving:
+            elif not is_whole:
                 self._loop.reports.moved()
                 time.sleep(ARRIVAL_SECS)
                 yield None
-            if not dataset.is_arriving:
+            if is_whole:
                 return
 
     def _unit_steps(self) -> int | None:
