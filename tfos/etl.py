@@ -173,11 +173,11 @@ class Feeds:
                 # again and again: the job may be about to begin
                 self._spark.sparkContext.cancelJobGroup(self._group)
             self._thread.join(_WAIT_SECS)
-        if self._thread is not None and self._streamed is not None:
-            opened = self._streamed[1]
+        feed = self._streamed[1].feed if self._streamed and self._thread else None
+        if feed is not None and feed not in self.manifests:
             with contextlib.suppress(LakeError):
-                arrived = Manifest.from_json(self._lake.read_json(arrived_path(opened.feed)))
-                self.manifests.setdefault(opened.feed, arrived)
+                arrived = self._lake.read_json(arrived_path(feed))
+                self.manifests[feed] = Manifest.from_json(arrived)
 
     @property
     def _group(self) -> str:
