@@ -161,7 +161,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
             {
                 "tfos.feeding.convert",
                 "tfos.feeding.reader",
-                "tfos.feeding.writer",
+                "tfos.feeding.partition",
                 "tfos.inference.worker",
             },
         ),
@@ -171,7 +171,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
                 "tfos.etl",
                 "tfos.session",
                 "tfos.shipping",
-                "tfos.feeding.writer",
+                "tfos.feeding.partition",
                 "tfos.inference.predict",
                 "tfos.inference.worker",
                 "tfos.ml",

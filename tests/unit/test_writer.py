@@ -74,7 +74,7 @@ class TestFeeds:
         ]
 
     def test_rows_are_collected_while_a_shard_is_on_its_way(self, lake, write, monkeypatch):
-        monkeypatch.setattr("tfos.feeding.writer.SHARD_BYTES", 1)
+        monkeypatch.setattr("tfos.feeding.partition.SHARD_BYTES", 1)
         collected, put = threading.Event(), lake.write
 
         def slow(path, data):
@@ -88,14 +88,14 @@ class TestFeeds:
             return inspect(batch, layout)
 
         monkeypatch.setattr(lake, "write", slow)
-        monkeypatch.setattr("tfos.feeding.writer.inspect", note)
+        monkeypatch.setattr("tfos.feeding.partition.inspect", note)
         manifest = write(train=Feed(Frame({"x": LONG}, [{"x": i} for i in range(1, 8)])))["train"]
         assert [shard.rows for shard in manifest.shards] == [2, 2, 2, 1]
         assert all(lake.exists(shard.path) for shard in manifest.shards)
 
     @pytest.mark.parametrize("number", [0, 1, 3])
     def test_shard_that_cannot_be_written(self, lake, write, monkeypatch, number):
-        monkeypatch.setattr("tfos.feeding.writer.SHARD_BYTES", 1)
+        monkeypatch.setattr("tfos.feeding.partition.SHARD_BYTES", 1)
         put = lake.write
 
         def full(path, data):

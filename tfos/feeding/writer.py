@@ -1,30 +1,22 @@
-"""From a DataFrame to shards: runs in Spark tasks, one partition each.
+"""From DataFrames to feeds: runs on the driver.
 
-A partition streams its Arrow batches into one or more shards of bounded size. When all are
-complete they are published in the registry by one atomic create, and the first writer wins: a
-retried or speculative attempt of the task, whose rows may even differ when the ETL is not
-deterministic, finds the partition published and removes its own files. The driver reads back what
-was published and writes the feed's manifest, which later runs of the driver trust.
+Spark's tasks write and publish the partitions, see partition.py. The driver reads back what was
+published and writes the feed's manifest, which later runs of the driver trust.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import secrets
-import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from tfos.errors import FeedError, LakeError, RegistryError
-from tfos.feeding.convert import canonical, inspect, pieces
 from tfos.feeding.feed import Feed
 from tfos.feeding.layout import Layout
+from tfos.feeding.partition import add_counts, widen, write_partition
 from tfos.feeding.schema import (
     Column,
     Manifest,
@@ -38,145 +30,11 @@ from tfos.lake import Lake
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SHARD_BYTES = 64 << 20
-# (feed, partition, record) -> whether this call was the first
-Publish = Callable[[str, int, dict[str, Any]], bool]
 # between two looks at what has been published of a feed that is read already
 _TELL_SECS = 1.0
 _BATCH_ROWS = 65_536
 _BATCH_ROWS_DEFAULT = "10000"
 _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
-
-
-class _PartitionWriter:
-    """Streams one partition's batches into shards. Not thread-safe.
-
-    A shard goes to the lake while the next one is collected: two are in memory at most.
-    """
-
-    def __init__(self, lake: Lake, layout: Layout, stem: str) -> None:
-        self._lake, self._layout, self._stem = lake, layout, stem
-        self._writer: Any = None
-        self._lake_writer = ThreadPoolExecutor(1, "shard")
-        self._writing: Future[None] | None = None
-        self._bytes = 0
-        self._open_rows = 0
-        self.shards: list[Shard] = []
-        self.nulls: dict[str, int] = {}
-        self.null_elements: dict[str, int] = {}
-        self.spans: dict[str, list[tuple[int, int]]] = {}
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Writes a batch of the DataFrame. Raises FeedError for a value that cannot be fed."""
-        for piece in pieces(batch, self._layout):
-            self._write(canonical(piece, self._layout))
-
-    def _write(self, batch: pa.RecordBatch) -> None:
-        facts = inspect(batch, self._layout)
-        _add(self.nulls, facts.nulls)
-        _add(self.null_elements, facts.null_elements)
-        _widen(self.spans, facts.spans)
-        if self.nulls or self.null_elements:
-            return  # the feed fails; only the counting goes on, so that the error is complete
-        if self._writer is None:
-            path = f"feed/{self._layout.feed}/{self._stem}-{len(self.shards)}.arrow"
-            self.shards.append(Shard(path, 0, 0))
-            self._sink = pa.BufferOutputStream()
-            self._writer = pa.ipc.new_file(self._sink, batch.schema)
-        self._writer.write_batch(batch)
-        self._open_rows += batch.num_rows
-        self._bytes += batch.nbytes
-        if self._bytes >= SHARD_BYTES:
-            self._close_shard()
-
-    def finish(self) -> None:
-        """Blocks until all shards are in the lake."""
-        if self._writer is not None:
-            self._close_shard()
-        self._wait()
-
-    def _close_shard(self) -> None:
-        self._writer.close()
-        self._writer = None
-        shard = Shard(self.shards[-1].path, self._open_rows, self._bytes)
-        self._open_rows = self._bytes = 0
-        self.shards[-1] = shard
-        self._wait()
-        content = self._sink.getvalue().to_pybytes()
-        self._writing = self._lake_writer.submit(self._lake.write, shard.path, content)
-
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def discard(self) -> None:
-        # what stays is removed by the driver; the error that led here is the one to be told
-        with contextlib.suppress(LakeError):
-            self._wait()
-        with contextlib.suppress(LakeError):
-            for shard in self.shards:
-                self._lake.remove(shard.path)
-
-
-def _add(into: dict[str, int], more: Mapping[str, int]) -> None:
-    for name, count in more.items():
-        into[name] = into.get(name, 0) + count
-
-
-def _widen(
-    into: dict[str, list[tuple[int, int]]], more: Mapping[str, Sequence[tuple[int, int]]]
-) -> None:
-    for name, spans in more.items():
-        known = into.get(name, [])
-        into[name] = [
-            (min(low for low, _ in both), max(high for _, high in both))
-            for both in (known[i : i + 1] + [*spans[i : i + 1]] for i in range(2))
-            if both
-        ]
-
-
-def _write_partition(
-    batches: Iterable[pa.RecordBatch], lake: Lake, layout: Layout, connect: Callable[[], Any]
-) -> Iterator[pa.RecordBatch]:
-    """One Spark task: writes a partition and publishes it; yields a row of what was wrong in it."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    assert context is not None
-    partition = context.partitionId()
-    # of another Spark application a task may have the same number
-    stem = f"{partition:06d}-{context.taskAttemptId()}-{secrets.token_hex(4)}"
-    writer = _PartitionWriter(lake, layout, stem)
-    if not lake.exists("spec.json"):
-        raise LakeError(
-            f"executor host {socket.gethostname()} does not see {lake.uri('spec.json')}, which the"
-            " driver wrote: name a lake that all machines share with --lake"
-        )
-    keep, error = False, None
-    try:
-        for batch in batches:
-            writer.write(batch)
-        writer.finish()
-        if not writer.nulls and not writer.null_elements:
-            record = {"shards": [vars(s) for s in writer.shards], "spans": writer.spans}
-            with connect() as publish:
-                # when it fails the shards may be published all the same: only a clear no ends them,
-                # and the driver removes what turns out to be a stray
-                keep = True
-                keep = publish(layout.feed, partition, record)
-    except FeedError as reason:  # the driver raises it; to Spark the task is a success, not retried
-        error = str(reason)
-    finally:
-        if not keep:
-            writer.discard()
-    wrong = {
-        "partition": partition,
-        "nulls": writer.nulls,
-        "null_elements": writer.null_elements,
-        "error": error,
-    }
-    yield pa.RecordBatch.from_pydict({"wrong": [json.dumps(wrong)]})
 
 
 def write_feeds(
@@ -202,7 +60,7 @@ def write_feeds(
     spans: dict[str, dict[str, list[tuple[int, int]]]] = {name: {} for name in feeds}
     for name, partitions in records.items():
         for record in partitions.values():
-            _widen(spans[name], record["spans"])
+            widen(spans[name], record["spans"])
     resolved = resolve_lengths({n: layout.columns for n, layout in layouts.items()}, spans)
     manifests = {}
     for name, partitions in records.items():
@@ -322,7 +180,7 @@ def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[],
         conf.set(_BATCH_ROWS_CONF, str(_BATCH_ROWS))
     try:
         rows = frame.mapInArrow(
-            lambda batches: _write_partition(batches, lake, layout, connect), "wrong string"
+            lambda batches: write_partition(batches, lake, layout, connect), "wrong string"
         ).collect()
     finally:
         conf.set(_BATCH_ROWS_CONF, before)
@@ -334,8 +192,8 @@ def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[],
         written.add(wrong["partition"])
         if wrong["error"]:
             raise FeedError(wrong["error"])
-        _add(nulls, wrong["nulls"])
-        _add(null_elements, wrong["null_elements"])
+        add_counts(nulls, wrong["nulls"])
+        add_counts(null_elements, wrong["null_elements"])
     if nulls or null_elements:
         raise _null_error(layout, nulls, null_elements)
     return written
