@@ -45,7 +45,7 @@ def write_feeds(
 ) -> dict[str, Manifest]:
     """Writes every DataFrame as a feed and commits the manifests. Called on the driver; blocks.
 
-    connect: picklable; gives a context manager around a Publish function, on an executor.
+    connect: picklable; gives a context manager around a partition.Publish, on an executor.
     published: feed name -> the record of each published partition, as the registry has them.
     Raises FeedError for an unsupported type, a declaration that fits no column, a null, vectors
     of several sizes or an empty DataFrame; then no manifest is written. Types and declarations of
