@@ -38,7 +38,7 @@ def export(directory: str) -> str:
     import keras
 
     from tfos.feeding.schema import Column
-    from tfos.lake import Lake
+    from tfos.lake.storage import Lake
     from tfos.training.export import export_model
 
     inputs = {name: keras.Input((), dtype="int64", name=name) for name in IDS}

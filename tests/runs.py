@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 from conftest import APPS, poll, role_pids, start_submit
 
-from tfos.control import read_status
-from tfos.lake import Lake
-from tfos.status import Status
+from tfos.client.control import read_status
+from tfos.lake.storage import Lake
+from tfos.client.status import Status
 
 
 class Run:
@@ -72,7 +72,7 @@ class Run:
         def found() -> psutil.Process | None:
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 try:
-                    if any(part.endswith("runner.py") for part in process.cmdline()[1:2]):
+                    if any(part.endswith("script.py") for part in process.cmdline()[1:2]):
                         return process
                 except psutil.Error:  # it has just ended
                     pass

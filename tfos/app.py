@@ -64,7 +64,7 @@ class TFOnSparkApp:
         StartTimeout, RegistryError, LakeError or FeedError for what tfos itself found wrong,
         RunFailed for any other failure, its message the root cause.
         """
-        from tfos.driver import run_app
+        from tfos.driver.run import run_app
 
         return run_app(self, spark, args, job)
 

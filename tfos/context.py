@@ -13,12 +13,12 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import UsageError
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Manifest
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.training.custom import mean
 from tfos.training.evaluator import Evaluator
 from tfos.training.export import MODEL, export_model
@@ -58,7 +58,7 @@ class TrainContext:
     CSVLogger and ModelCheckpoint. They are <run>/events and <run>/output of the lake, or come to be
     there at the end of each epoch and of train(), as the chief has them; a run that goes on finds
     them as they were.
-    checkpoint: for custom loops, see tfos.fault.checkpoint.Checkpointer; fit does it by itself.
+    checkpoint: for custom loops, see tfos.fault.checkpoint.checkpointer.Checkpointer; fit does it by itself.
     """
 
     def __init__(

@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfos import optimizers
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.layers import Embedding
 from tfos.runtime.strategies import check_agreement, make_runner
 from tfos.training.custom import mean

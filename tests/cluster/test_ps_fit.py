@@ -19,9 +19,9 @@ from helpers import write_feed
 from under_ps import CLASS_WEIGHT, FITS, PIECE_BYTES, REFUSED, TASKS, whole_weights
 from zoo import BATCH, COLUMNS, EVAL, EVAL_ROWS, ROWS, TRAIN, as_lists, as_tf_data, functional
 
-from tfos.fault import pieces
-from tfos.fault.checkpoint import Checkpointer
-from tfos.lake import Lake
+from tfos.fault.checkpoint import chunked
+from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.lake.storage import Lake
 from tfos.training.atomic import make_atomic
 
 pytestmark = pytest.mark.cluster
@@ -101,7 +101,7 @@ def test_tables_are_on_all_servers(left: Path) -> None:
 def test_checkpoint_of_two_servers_is_restored_in_one_process(
     left: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", PIECE_BYTES)
+    monkeypatch.setattr(chunked, "PIECE_BYTES", PIECE_BYTES)
     found, model = result(left, "tables"), FITS["tables"].make()
     model.optimizer.build(model.trainable_variables)
     lake = Lake(str(left / "worlds" / "tables" / "lake"), "run")

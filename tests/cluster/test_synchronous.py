@@ -17,7 +17,7 @@ from in_step import BATCH, FITS, dense, overshooting, stopping, two_tables
 
 from tfos.feeding.plan import share
 from tfos.feeding.schema import Column
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed

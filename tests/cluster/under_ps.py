@@ -24,10 +24,10 @@ from zoo import CASES, Case, functional, two_towers
 from tfos import optimizers
 from tfos.context import TrainContext, chief_device
 from tfos.errors import UsageError
-from tfos.fault import pieces
+from tfos.fault.checkpoint import chunked
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.layers import Embedding
 from tfos.runtime.strategies import ParameterServerRunner
 
@@ -166,7 +166,7 @@ def serve(role: str, index: int, cluster: dict[str, list[str]], root: Path) -> N
 
 
 def train(cluster: dict[str, list[str]], root: Path) -> None:
-    pieces.PIECE_BYTES = PIECE_BYTES
+    chunked.PIECE_BYTES = PIECE_BYTES
     runner = ParameterServerRunner(cluster)
     reader = FeedReader(Lake(str(root), "run"), str(root))
     serve_reads(reader)

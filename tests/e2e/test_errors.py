@@ -9,9 +9,9 @@ import signal
 import pytest
 from conftest import APPS, free_port, poll, role_pids, start_submit, submit
 
-from tfos.control import read_status
-from tfos.display import describe_progress
-from tfos.lake import Lake
+from tfos.client.control import read_status
+from tfos.driver.display import describe_progress
+from tfos.lake.storage import Lake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 LINEAR = APPS / "linear.py"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import APPS, submit
 
-from tfos.control import read_status
-from tfos.lake import Lake
+from tfos.client.control import read_status
+from tfos.lake.storage import Lake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import DATA, ROOT, Submitted, poll, role_pids, start_submit, submit
 
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
 CUSTOM = ROOT / "examples" / "custom_loop" / "app.py"

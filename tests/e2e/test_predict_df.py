@@ -17,7 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 import tfos
 from tfos.feeding.schema import Column
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.training.export import export_model
 
 pytest_plugins = ["sessions"]

@@ -20,7 +20,7 @@ from conftest import APPS, poll, role_pids
 from kazoo.client import KazooClient
 from runs import Run
 
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 sys.path.insert(0, str(APPS))
 from counting import BATCH, UNIT_STEPS

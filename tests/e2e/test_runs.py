@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import APPS, poll, role_pids, start_submit, submit
 
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(400)]
 LINEAR = APPS / "linear.py"
@@ -181,7 +181,7 @@ def test_script_that_calls_run_itself(tmp_path, launcher):
             "local[3]",
             str(script),
         ],
-        "pl_submit": [sys.executable, "-m", "tfos.cli", "--num-workers", "1", str(script)],
+        "pl_submit": [sys.executable, "-m", "tfos.cli.submit", "--num-workers", "1", str(script)],
     }[launcher]
     out = tmp_path / "out.json"
     ended = subprocess.run(

@@ -12,7 +12,7 @@ from spark_types import struct
 
 from tfos.errors import RegistryError
 from tfos.feeding.schema import Column, Manifest, Shard, arrived_path, manifest_path
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 _ARROW = {
     "int8": pa.int8(),

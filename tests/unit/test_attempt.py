@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 from helpers import Nodes
 
-import tfos.runtime.attempt
+import tfos.driver.attempt
 from tfos.errors import FeedError, LakeError
 from tfos.fault.failures import Failure
 from tfos.fault.policy import Incident, NewAttempt, Restart
-from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
+from tfos.lake.storage import COMMIT, GENERATION, Lake, checkpoint_path
 from tfos.runtime import keys
-from tfos.runtime.attempt import Attempt, failed_task
+from tfos.driver.attempt import Attempt, failed_task
 from tfos.runtime.registry import RegistryAddress
 from tfos.runtime.roles import RoleJob, Task, all_tasks
 from tfos.runtime.supervisor import AttemptPlan
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
 START_SECS = 60
@@ -36,7 +36,7 @@ def nodes():
 @pytest.fixture
 def now(monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now, now=1000.0)
-    monkeypatch.setattr(tfos.runtime.attempt, "time", clock)
+    monkeypatch.setattr(tfos.driver.attempt, "time", clock)
     return clock
 
 
@@ -202,7 +202,7 @@ class TestFeeds:
 
     def test_that_have_no_slot_for_long_get_those_of_the_roles(self, attempt, now, monkeypatch):
         slots = [5]
-        monkeypatch.setattr("tfos.runtime.preflight.available_slots", lambda spark: slots[0])
+        monkeypatch.setattr("tfos.driver.preflight.available_slots", lambda spark: slots[0])
         attempt._feeds.is_writing = True
 
         def starves(secs):

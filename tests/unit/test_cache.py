@@ -13,7 +13,7 @@ import pytest
 
 from tfos.errors import LakeError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 SIZE = 1000
 DEADLINE_SECS = 20

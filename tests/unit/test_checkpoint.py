@@ -13,11 +13,11 @@ import pytest
 import tenacity
 import tensorflow as tf
 
-import tfos.lake
+import tfos.lake.storage
 from tfos.errors import FencedError, LakeError, UsageError
-from tfos.fault.checkpoint import KEPT, Checkpointer
+from tfos.fault.checkpoint.checkpointer import KEPT, Checkpointer
 from tfos.feeding.ledger import Ledger
-from tfos.lake import COMMIT, Lake, checkpoint_order, checkpoint_path
+from tfos.lake.storage import COMMIT, Lake, checkpoint_order, checkpoint_path
 
 DEADLINE_SECS = 20
 
@@ -53,8 +53,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfos.lake, "_BACKOFF", tenacity.wait_fixed(0.01))
-    monkeypatch.setattr(tfos.lake, "RETRY_SECS", 0.1)
+    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.1)
     return World(tmp_path)
 
 
@@ -458,7 +458,7 @@ class TestAffordable:
     @pytest.fixture
     def clock(self, monkeypatch):
         now = [1000.0]
-        monkeypatch.setattr("tfos.fault.checkpoint.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("tfos.fault.checkpoint.checkpointer.time.monotonic", lambda: now[0])
         return now
 
     def saver(self, tmp_path, clock, secs):

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tfos import cli
-from tfos.spec import SUBMISSION_CONF, JobSpec
+from tfos.cli import main as cli
+from tfos.spec.job import SUBMISSION_CONF, JobSpec
 from tfos.version import __version__
 
 
@@ -31,7 +31,7 @@ class Command:
 
     def __init__(self, words):
         self.program = words[0]
-        runner = next(i for i, word in enumerate(words) if word.endswith("runner.py"))
+        runner = next(i for i, word in enumerate(words) if word.endswith("script.py"))
         self.after_runner = words[runner + 1 :]
         self.options: dict[str, str] = {}
         self.conf: dict[str, str] = {}

@@ -11,7 +11,7 @@ from tfos.errors import FeedError
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 ROWS = 23
 COLUMNS = [

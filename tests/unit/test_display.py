@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfos.display import TERMINAL_ENV, Display, describe_progress
+from tfos.driver.display import TERMINAL_ENV, Display, describe_progress
 
 PROGRESS = {
     "phase": "train",

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from helpers import Nodes
 
-from tfos.driver import _Run, attempt_number, run_id_of, submission
-from tfos.lake import COMMIT, GENERATION, Lake, checkpoint_path
-from tfos.result import finite, sum_stats
+from tfos.driver.run import _Run, attempt_number, run_id_of, submission
+from tfos.lake.storage import COMMIT, GENERATION, Lake, checkpoint_path
+from tfos.spec.result import finite, sum_stats
 from tfos.runtime import keys
-from tfos.spec import SUBMISSION_CONF, JobSpec
+from tfos.spec.job import SUBMISSION_CONF, JobSpec
 
 YARN = "application_1700000000000_0042"
 
@@ -107,7 +107,7 @@ class TestClaim:
         nodes.publish = nodes.put
         nodes.watch = lambda path, callback: None
         nodes.connected_secs = lambda: 1.0
-        monkeypatch.setattr("tfos.driver.Registry", lambda address: contextlib.nullcontext(nodes))
+        monkeypatch.setattr("tfos.driver.run.Registry", lambda address: contextlib.nullcontext(nodes))
         run = _Run(SimpleNamespace())
         run.run_id, run._continues = "r", True
         lake = run._lake = Lake(str(tmp_path), "r")

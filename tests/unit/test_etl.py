@@ -11,12 +11,12 @@ import pytest
 from helpers import Frame, Nodes
 from spark_types import array
 
-import tfos.etl
+import tfos.driver.feeds
 from tfos.app import TFOnSparkApp
 from tfos.errors import FeedError, RegistryError
-from tfos.etl import Feeds
+from tfos.driver.feeds import Feeds
 from tfos.feeding.schema import arrived_path, manifest_path
-from tfos.lake import APP, EVALUATIONS, GENERATION, Lake
+from tfos.lake.storage import APP, EVALUATIONS, GENERATION, Lake
 from tfos.runtime.registry import RegistryAddress
 
 LONG = ("long", pa.int64())
@@ -66,7 +66,7 @@ def lake(tmp_path):
 @pytest.fixture
 def nodes(monkeypatch):
     nodes = Nodes()
-    monkeypatch.setattr(tfos.etl, "Registry", lambda address: contextlib.nullcontext(nodes))
+    monkeypatch.setattr(tfos.driver.feeds, "Registry", lambda address: contextlib.nullcontext(nodes))
     monkeypatch.setattr("pyspark.sql.DataFrame", Frame)
     return nodes
 
@@ -74,7 +74,7 @@ def nodes(monkeypatch):
 @pytest.fixture
 def make(lake, nodes, monkeypatch):
     """Makes the feeds that an app returns, as far as make() does it."""
-    monkeypatch.setattr(tfos.etl, "_WAIT_SECS", 0.01)
+    monkeypatch.setattr(tfos.driver.feeds, "_WAIT_SECS", 0.01)
     made = []
 
     def make(returned, may_stream=True, cancelled=lambda group: None):

@@ -23,10 +23,10 @@ from zoo import (
 )
 
 from tfos.errors import UsageError
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime.strategies import SingleRunner
 
 pytest_plugins = ["world_fixtures"]

@@ -15,24 +15,24 @@ ROOT = Path(tfos.__file__).parent
 
 # Top first. A module imports from lower layers, and from its own package (runtime, training, ...).
 LAYERS = [
-    {"tfos", "tfos.cli", "tfos.runner"},
-    {"tfos.operate", "tfos.ml"},
-    {"tfos.driver", "tfos.control"},
-    {"tfos.etl", "tfos.session", "tfos.status", "tfos.logs", "tfos.result"},
-    {"tfos.app", "tfos.shipping"},
+    {"tfos", "tfos.cli.submit", "tfos.cli.script"},
+    {"tfos.cli.commands", "tfos.ml"},
+    {"tfos.driver.run", "tfos.client.control"},
+    {"tfos.driver.feeds", "tfos.driver.session", "tfos.client.status", "tfos.client.logs", "tfos.spec.result"},
+    {"tfos.app", "tfos.driver.shipping"},
     {"tfos.runtime"},
-    {"tfos.context", "tfos.display"},
+    {"tfos.context", "tfos.driver.display"},
     {"tfos.training", "tfos.inference"},
-    {"tfos.signature", "tfos.optimizers", "tfos.layers"},
-    {"tfos.sparse_optimizer", "tfos.tables"},
-    {"tfos.sparse"},
+    {"tfos.inference.signature", "tfos.optimizers", "tfos.layers"},
+    {"tfos.tables.sparse_optimizer", "tfos.tables.division"},
+    {"tfos.tables.rows"},
     {"tfos.feeding", "tfos.fault"},
-    {"tfos.lake"},
-    {"tfos.spec", "tfos.durable"},
+    {"tfos.lake.storage"},
+    {"tfos.spec.job", "tfos.lake.atomic_file"},
     {"tfos.errors", "tfos.version"},
 ]
 # run() belongs to the app that the user writes, and what it does to the driver
-LAZY_EXCEPTIONS = {("tfos.app", "tfos.driver")}
+LAZY_EXCEPTIONS = {("tfos.app", "tfos.driver.run")}
 
 PURE = {
     "tfos.runtime.roles",
@@ -43,11 +43,11 @@ PURE = {
     "tfos.feeding.feed",
     "tfos.feeding.ledger",
     "tfos.feeding.plan",
-    "tfos.signature",
+    "tfos.inference.signature",
     "tfos.fault.failures",
     "tfos.fault.hang",
     "tfos.fault.policy",
-    "tfos.spec",
+    "tfos.spec.job",
     "tfos.errors",
 }
 
@@ -153,9 +153,9 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
     ("package", "users"),
     [
         ("kazoo", {"tfos.runtime.registry"}),
-        ("rich", {"tfos.display", "tfos.status"}),
-        ("fsspec", {"tfos.lake"}),
-        ("tenacity", {"tfos.lake"}),
+        ("rich", {"tfos.driver.display", "tfos.client.status"}),
+        ("fsspec", {"tfos.lake.storage"}),
+        ("tenacity", {"tfos.lake.storage"}),
         (
             "pyarrow",
             {
@@ -168,14 +168,14 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
         (
             "pyspark",
             {
-                "tfos.etl",
-                "tfos.session",
-                "tfos.shipping",
+                "tfos.driver.feeds",
+                "tfos.driver.session",
+                "tfos.driver.shipping",
                 "tfos.feeding.partition",
                 "tfos.inference.predict",
                 "tfos.inference.worker",
                 "tfos.ml",
-                "tfos.runtime.attempt",
+                "tfos.driver.attempt",
                 "tfos.runtime.supervisor",
             },
         ),
@@ -199,8 +199,8 @@ def test_pyspark_is_never_imported_with_a_module():
     ("statement", "absent"),
     [
         ("import tfos", ["tensorflow", "keras", "pyspark", "kazoo", "pyarrow", "numpy"]),
-        ("import tfos.cli", ["tensorflow", "keras", "pyspark"]),
-        ("import tfos.runner", ["tensorflow", "keras", "pyspark"]),
+        ("import tfos.cli.submit", ["tensorflow", "keras", "pyspark"]),
+        ("import tfos.cli.script", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runtime.supervisor", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runtime.child", ["tensorflow", "keras", "pyspark", "kazoo"]),
         ("import tfos.runtime.main", ["tensorflow", "keras", "pyspark", "kazoo"]),

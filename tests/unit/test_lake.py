@@ -20,15 +20,15 @@ import pytest
 import tenacity
 from fsspec.implementations.memory import MemoryFileSystem
 
-import tfos.lake
+import tfos.lake.storage
 from tfos.errors import DamagedError, FencedError, LakeError
-from tfos.lake import COMMIT, Lake, absolute
+from tfos.lake.storage import COMMIT, Lake, absolute
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(tfos.lake, "RETRY_SECS", 0.15)
-    monkeypatch.setattr(tfos.lake, "_BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.15)
+    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_fixed(0.01))
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -607,7 +607,7 @@ class TestFullDisk:
             warned.append(args)
             (small_disk / "junk").unlink(missing_ok=True)
 
-        monkeypatch.setattr(tfos.lake._log, "warning", tidy_up)
+        monkeypatch.setattr(tfos.lake.storage._log, "warning", tidy_up)
         Lake(str(small_disk), "run").write("x", bytes(500 << 10))
         assert len(warned) == 1
         assert len((small_disk / "run/x").read_bytes()) == 500 << 10

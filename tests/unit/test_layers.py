@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from tfos import optimizers
 from tfos.errors import UsageError
-from tfos.fault import pieces
-from tfos.fault.checkpoint import Checkpointer
-from tfos.fault.slices import trackable
-from tfos.lake import Lake
+from tfos.fault.checkpoint import chunked
+from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.resharding import trackable
+from tfos.lake.storage import Lake
 from tfos.layers import Embedding
-from tfos.tables import divide, initial_values, multiplier, shard_of
+from tfos.tables.division import divide, initial_values, multiplier, shard_of
 
 ROWS, WIDTH = 5000, 3
 
@@ -500,7 +500,7 @@ def test_checkpoint_is_restored_in_other_shards(servers, tmp_path, before, after
 def test_large_tables_are_saved_and_restored_in_pieces(
     servers, tmp_path, monkeypatch, before, after
 ):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 9000)
+    monkeypatch.setattr(chunked, "PIECE_BYTES", 9000)
 
     def life(number: int) -> tuple[keras.Model, Checkpointer]:
         servers(number)
@@ -527,7 +527,7 @@ def test_large_tables_are_saved_and_restored_in_pieces(
 
 
 def test_large_table_of_another_shape_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 9000)
+    monkeypatch.setattr(chunked, "PIECE_BYTES", 9000)
 
     def saver() -> Checkpointer:
         return Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 0.0)

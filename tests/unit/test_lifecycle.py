@@ -28,7 +28,7 @@ from tfos.runtime.lifecycle import (
     Start,
 )
 from tfos.runtime.roles import Task, all_tasks, waits_for
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 SPEC = JobSpec(num_ps=1, num_workers=2)
 TASKS = all_tasks(SPEC)

@@ -15,14 +15,16 @@ import time
 
 import pytest
 
-from tfos import control, logs, operate
+from tfos.client import control
+from tfos.client import logs
+from tfos.cli import commands
 from tfos.errors import LakeError, RegistryError, UsageError
-from tfos.lake import Lake
-from tfos.logs import Selection
+from tfos.lake.storage import Lake
+from tfos.client.logs import Selection
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress, prepare
-from tfos.spec import JobSpec
-from tfos.status import (
+from tfos.spec.job import JobSpec
+from tfos.client.status import (
     AttemptNodes,
     dead_status,
     finished_status,
@@ -272,7 +274,7 @@ def run(lake, capsys):
     """Runs a command with --lake; returns its exit status, stdout and stderr."""
 
     def call(command, *argv, run_id="r"):
-        status = operate.main([command, run_id, "--lake", lake.url, *map(str, argv)])
+        status = commands.main([command, run_id, "--lake", lake.url, *map(str, argv)])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -296,20 +298,20 @@ class TestCommandLine:
         ],
     )
     def test_bad_usage(self, argv, told, capsys):
-        assert operate.main(argv) == 2
+        assert commands.main(argv) == 2
         said = capsys.readouterr()
         assert said.out == ""
         assert said.err.startswith("tfos: ")
         assert told in said.err
 
-    @pytest.mark.parametrize("command", operate.COMMANDS)
+    @pytest.mark.parametrize("command", commands.COMMANDS)
     def test_help(self, command, capsys):
         with pytest.raises(SystemExit) as caught:
-            operate.main([command, "--help"])
+            commands.main([command, "--help"])
         assert caught.value.code == 0
         assert "--lake" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("command", operate.COMMANDS)
+    @pytest.mark.parametrize("command", commands.COMMANDS)
     def test_unknown_run_names_those_there_are(self, command, lake, run):
         for n in range(12):
             Lake(lake.url, f"other-{n:02d}").write_json("spec.json", {})
@@ -332,15 +334,15 @@ class TestCommandLine:
     def test_lake_of_a_live_run_is_in_zookeeper(self, lake, capsys, monkeypatch):
         lake.write_json("result.json", RESULT)
         nodes = {("zk:1", keys.lake("r")): lake.url}
-        monkeypatch.setattr(operate, "read_public", lambda *place: nodes.get(place))
-        assert operate.main(["status", "r", "--zookeeper", "zk:1", "--json"]) == 0
+        monkeypatch.setattr(commands, "read_public", lambda *place: nodes.get(place))
+        assert commands.main(["status", "r", "--zookeeper", "zk:1", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["lake"] == lake.url
-        assert operate.main(["status", "other", "--zookeeper", "zk:1"]) == 1
+        assert commands.main(["status", "other", "--zookeeper", "zk:1"]) == 1
         assert "--lake" in capsys.readouterr().err
 
     def test_interrupt(self, run, lake, monkeypatch):
         lake.write_json("result.json", RESULT)
-        monkeypatch.setattr(operate, "read_status", interrupted)
+        monkeypatch.setattr(commands, "read_status", interrupted)
         assert run("status") == (130, "", "")
 
 
@@ -439,7 +441,7 @@ class TestLogs:
     @pytest.fixture
     def run(self, started, capfdbinary):
         def call(*argv):
-            status = operate.main(["logs", "r", "--lake", started.url, *map(str, argv)])
+            status = commands.main(["logs", "r", "--lake", started.url, *map(str, argv)])
             said = capfdbinary.readouterr()
             return status, said.out, said.err.decode()
 
@@ -491,7 +493,7 @@ class TestLogs:
     def test_none_yet(self, lake, capsys):
         other = Lake(lake.url, "young")
         other.write_json("spec.json", {})
-        assert operate.main(["logs", "young", "--lake", lake.url]) == 1
+        assert commands.main(["logs", "young", "--lake", lake.url]) == 1
         assert "no logs" in capsys.readouterr().err
 
     def test_remote_lake(self, monkeypatch):
@@ -516,7 +518,7 @@ class TestFollow:
         processes = []
 
         def start(*argv):
-            code = "import sys; from tfos.operate import main; sys.exit(main(sys.argv[1:]))"
+            code = "import sys; from tfos.cli.commands import main; sys.exit(main(sys.argv[1:]))"
             process = subprocess.Popen(
                 [sys.executable, "-c", code, "logs", "r", "--lake", started.url, "-f", *argv],
                 stdout=subprocess.PIPE,
@@ -649,7 +651,7 @@ class TestLive:
     def test_lake_is_published(self, driver, lake, zookeeper, capsys):
         driver.publish(keys.lake(lake.run_id), lake.url)
         argv = [lake.run_id, "--zookeeper", zookeeper, "--json"]
-        assert operate.main(["status", *argv]) == 0
+        assert commands.main(["status", *argv]) == 0
         assert json.loads(capsys.readouterr().out)["state"] == "running"
 
     def end(self, driver, lake, result):

@@ -13,7 +13,7 @@ from worlds import Interrupted, World, interrupt
 from zoo import functional
 
 from tfos.feeding.dataset import serve_reads
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.training.outputs import Outputs
 
 pytest_plugins = ["world_fixtures"]

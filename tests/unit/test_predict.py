@@ -21,8 +21,8 @@ from tfos.feeding.schema import Column
 from tfos.inference.inputs import input_layout
 from tfos.inference.predict import output_schema
 from tfos.inference.worker import load_model, rebatch
-from tfos.lake import Lake
-from tfos.signature import SIGNATURE, Output, Signature
+from tfos.lake.storage import Lake
+from tfos.inference.signature import SIGNATURE, Output, Signature
 from tfos.training.export import export_model
 
 pytest_plugins = ["s3"]

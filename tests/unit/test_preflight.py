@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tfos.errors import PreflightError
-from tfos.runtime import preflight
-from tfos.spec import JobSpec
+from tfos.driver import preflight
+from tfos.spec.job import JobSpec
 
 
 class Cluster:

@@ -12,7 +12,7 @@ from helpers import arrive, write_feed
 from tfos.errors import FeedError, LakeError
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, arrived_path, manifest_path
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 ROWS = 53
 SHARDS = [10, 0, 1, 25, 17]
@@ -254,7 +254,7 @@ class TestArriving:
             assert found == expected
 
     def test_rows_that_have_not_arrived(self, growing, fresh, monkeypatch):
-        monkeypatch.setattr("tfos.lake.RETRY_SECS", 0.0)
+        monkeypatch.setattr("tfos.lake.storage.RETRY_SECS", 0.0)
         arrive(*growing, 2)
         reader = fresh()
         with pytest.raises(FeedError, match=r"rows up to 43 of epoch 1 .*, and 42 have arrived"):
@@ -301,7 +301,7 @@ class TestArriving:
         arrive(*growing, 1)
         reader = fresh()
         reader.arrived("train")
-        monkeypatch.setattr("tfos.lake.RETRY_SECS", 0.0)
+        monkeypatch.setattr("tfos.lake.storage.RETRY_SECS", 0.0)
         growing[0].write(manifest_path("train"), b'{"feed": "tr')
         with pytest.raises(LakeError, match=r"manifest\.json"):
             reader.arrived("train")

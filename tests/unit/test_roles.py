@@ -16,7 +16,7 @@ from tfos.runtime.roles import (
     role_jobs,
     waits_for,
 )
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 
 class TestTask:

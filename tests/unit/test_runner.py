@@ -9,11 +9,11 @@ import types
 
 import pytest
 
-from tfos import runner
+from tfos.cli import script
 from tfos.app import TFOnSparkApp
-from tfos.driver import DRIVER_PID
+from tfos.driver.run import DRIVER_PID
 from tfos.errors import AppError
-from tfos.result import RESULT_FILE_ENV
+from tfos.spec.result import RESULT_FILE_ENV
 
 APP = """
 import tfos
@@ -59,7 +59,7 @@ class TestHasMainBlock:
         ],
     )
     def test_with(self, source):
-        assert runner.has_main_block(source)
+        assert script.has_main_block(source)
 
     @pytest.mark.parametrize(
         "source",
@@ -74,7 +74,7 @@ class TestHasMainBlock:
         ],
     )
     def test_without(self, source):
-        assert not runner.has_main_block(source)
+        assert not script.has_main_block(source)
 
 
 class TestFindApp:
@@ -89,65 +89,65 @@ class TestFindApp:
 
     def test_the_only_one(self):
         module = self.module("App")
-        assert runner.find_app(module, None) is module.App
+        assert script.find_app(module, None) is module.App
 
     def test_none_is_refused_with_an_example(self):
         with pytest.raises(AppError) as caught:
-            runner.find_app(self.module(), None)
+            script.find_app(self.module(), None)
         assert "/x/user_app.py" in str(caught.value)
         assert "def pre_train(self, spark)" in str(caught.value)
 
     def test_several_are_listed(self):
         with pytest.raises(AppError, match=r"\['First', 'Second'\].*--class"):
-            runner.find_app(self.module("Second", "First"), None)
+            script.find_app(self.module("Second", "First"), None)
 
     def test_class_chooses(self):
         module = self.module("First", "Second")
-        assert runner.find_app(module, "Second") is module.Second
+        assert script.find_app(module, "Second") is module.Second
 
     def test_class_that_is_not_there_lists_those_that_are(self):
         with pytest.raises(AppError, match=r"--class Third.*\['First', 'Second'\]"):
-            runner.find_app(self.module("First", "Second"), "Third")
+            script.find_app(self.module("First", "Second"), "Third")
 
     def test_imported_apps_do_not_count(self):
         imported = type("Base", (TFOnSparkApp,), {"__module__": "library"})
         module = self.module("App", Base=imported)
-        assert runner.find_app(module, None) is module.App
+        assert script.find_app(module, None) is module.App
 
     def test_two_names_of_one_class_are_one(self):
         module = self.module("App")
         module.Alias = module.App
-        assert runner.find_app(module, None) is module.App
+        assert script.find_app(module, None) is module.App
 
 
 class TestLoad:
     def test_module_is_imported_under_its_name(self, write):
-        module = runner.load(write("some_user_app.py", APP.format("App")))
+        module = script.load(write("some_user_app.py", APP.format("App")))
         assert module.__name__ == "some_user_app"
         assert sys.modules["some_user_app"] is module
-        assert runner.find_app(module, None).__name__ == "App"
+        assert script.find_app(module, None).__name__ == "App"
 
     def test_modules_beside_it_can_be_imported(self, write):
         write("some_user_features.py", "VALUE = 7")
-        module = runner.load(write("some_user_app.py", "from some_user_features import VALUE"))
+        module = script.load(write("some_user_app.py", "from some_user_features import VALUE"))
         assert module.VALUE == 7
 
     def test_script_with_a_main_block_is_executed(self, write):
         text = 'seen = []\nif __name__ == "__main__":\n    seen.append(__file__)\n'
         file = write("script.py", text)
-        module = runner.load(file)
+        module = script.load(file)
         assert module.seen == [str(file)]
         assert sys.modules["__main__"] is module
 
     def test_file_whose_name_is_no_identifier_is_executed(self, write):
-        module = runner.load(write("my-app.2.py", APP.format("App")))
-        assert runner.find_app(module, None).__module__ == "__main__"
+        module = script.load(write("my-app.2.py", APP.format("App")))
+        assert script.find_app(module, None).__module__ == "__main__"
 
     def test_file_with_the_name_of_an_imported_module_is_still_the_one_loaded(self, write):
         """Such as json.py or test.py: whatever is done, it is not Python's own module."""
         file = write("json.py", APP.format("App"))
         try:
-            module = runner.load(file)
+            module = script.load(file)
         except AppError as error:
             assert "json" in str(error)
         else:
@@ -155,18 +155,18 @@ class TestLoad:
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(AppError, match=r"nope\.py"):
-            runner.load(tmp_path / "nope.py")
+            script.load(tmp_path / "nope.py")
 
     def test_error_in_the_app_is_the_apps(self, write):
         with pytest.raises(ZeroDivisionError):
-            runner.load(write("some_user_app.py", "1 / 0"))
+            script.load(write("some_user_app.py", "1 / 0"))
 
 
 class TestMain:
     @pytest.fixture(autouse=True)
     def no_runs_yet(self, monkeypatch):
         """What other tests ran in this process is not of this script."""
-        monkeypatch.setattr(runner, "runs", [])
+        monkeypatch.setattr(script, "runs", [])
 
     @pytest.fixture
     def runs(self, monkeypatch):
@@ -179,19 +179,19 @@ class TestMain:
 
     def test_app_is_run_with_its_arguments(self, write, runs):
         file = write("some_user_app.py", APP.format("App"))
-        assert runner.main([str(file), "--rows", "5"]) == 0
+        assert script.main([str(file), "--rows", "5"]) == 0
         assert runs == [("App", {"args": ["--rows", "5"]})]
         assert sys.argv == [str(file), "--rows", "5"]
 
     def test_class_is_chosen(self, write, runs):
         file = write("some_user_app.py", APP.format("A") + APP.format("B"))
-        assert runner.main(["--class", "B", str(file)]) == 0
+        assert script.main(["--class", "B", str(file)]) == 0
         assert runs == [("B", {"args": []})]
 
     def test_app_error_becomes_the_result(self, write, tmp_path, monkeypatch):
         result = tmp_path / "result.json"
         monkeypatch.setenv(RESULT_FILE_ENV, str(result))
-        assert runner.main([str(write("some_user_app.py", "x = 1"))]) == 1
+        assert script.main([str(write("some_user_app.py", "x = 1"))]) == 1
         assert "no subclass of tfos.TFOnSparkApp" in result.read_text()
         assert (tmp_path / DRIVER_PID).read_text() == str(os.getpid())
 
@@ -200,13 +200,13 @@ class TestMain:
     ):
         result = tmp_path / "result.json"
         monkeypatch.setenv(RESULT_FILE_ENV, str(result))
-        assert runner.main([str(write("some_user_app.py", "def f(:\n"))]) == 1
+        assert script.main([str(write("some_user_app.py", "def f(:\n"))]) == 1
         assert "SyntaxError" in result.read_text()
 
     def test_without_pl_submit_an_error_is_raised(self, write):
         with pytest.raises(AppError):
-            runner.main([str(write("some_user_app.py", "x = 1"))])
+            script.main([str(write("some_user_app.py", "x = 1"))])
 
     def test_exit_0_of_a_script_is_success(self, write):
         text = 'import sys\nif __name__ == "__main__":\n    sys.exit(0)\n'
-        assert runner.main([str(write("script.py", text))]) == 0
+        assert script.main([str(write("script.py", text))]) == 0

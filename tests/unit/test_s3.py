@@ -10,12 +10,12 @@ import tenacity
 import tensorflow as tf
 from helpers import write_feed
 
-import tfos.lake
+import tfos.lake.storage
 from tfos.errors import DamagedError, LakeError
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column
-from tfos.lake import COMMIT, Lake
+from tfos.lake.storage import COMMIT, Lake
 
 pytest_plugins = ["s3"]
 
@@ -29,7 +29,7 @@ def lake(s3):
 def impatient(monkeypatch):
     """The storage's client makes one attempt, and the lake's next one comes at once."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(tfos.lake, "_BACKOFF", tenacity.wait_none())
+    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_none())
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ class TestBadMoments:
 
     def test_error_that_stays_ends_in_a_lake_error(self, lake, s3, impatient, monkeypatch):
         lake.write("a", b"zero")  # the client takes its time to come up
-        monkeypatch.setattr(tfos.lake, "RETRY_SECS", 1.0)
+        monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 1.0)
         s3.fail = 1_000_000
         with pytest.raises(LakeError, match=r"cannot write s3://.*/a: OSError: .*tried \d+ times"):
             lake.write("a", b"one")
@@ -173,7 +173,7 @@ class TestBadMoments:
         checkpointer.restore(v=tf.Variable(1.0))
         checkpointer.save(1)
         checkpointer.wait()
-        monkeypatch.setattr(tfos.lake, "RETRY_SECS", 0.2)
+        monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.2)
         s3.fail = 1_000_000
         checkpointer.save(2)
         with pytest.raises(LakeError, match="checkpoints/000000000002"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfos.shipping import _source_root, sources
+from tfos.driver.shipping import _source_root, sources
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tfos.errors import UsageError
-from tfos.spec import (
+from tfos.spec.job import (
     SUBMISSION_CONF,
     JobSpec,
     app_stem,

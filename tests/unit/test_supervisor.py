@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import poll
 
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime import logfile
 from tfos.runtime.background import Newest
 from tfos.runtime.lifecycle import Ended
@@ -18,7 +18,7 @@ from tfos.runtime.logfile import LogFile
 from tfos.runtime.registry import OUTAGE_SECS, RegistryAddress
 from tfos.runtime.roles import Task
 from tfos.runtime.supervisor import AttemptPlan, Supervisor, hold_port, local_address
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 DEADLINE_SECS = 10
 DRIVER = {"host": "d", "pid": 7, "since": 1.0}

@@ -11,7 +11,7 @@ from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.training.export import export_model, serving_specs
 
 ROWS, WIDE = 11, 1_000_000

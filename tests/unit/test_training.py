@@ -12,7 +12,7 @@ from worlds import Interrupted, assert_same_weights, interrupt
 from zoo import BATCH, EVAL, ROWS, TRAIN, functional, ragged
 
 from tfos.errors import UsageError
-from tfos.lake import COMMIT
+from tfos.lake.storage import COMMIT
 from tfos.runtime.strategies import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model

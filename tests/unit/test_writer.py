@@ -18,7 +18,7 @@ from tfos.feeding.feed import Feed
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest, arrived_path, manifest_path
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from zoo import COLUMNS, EVAL, EVAL_ROWS, TRAIN, as_lists
 
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 from zoo import BATCH
 
 from tfos.context import Place, TrainContext
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime.strategies import SingleRunner
 from tfos.training.outputs import Outputs
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tfos.errors import LakeError
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 CACHE_BYTES = 4 << 30
 _THREADS = 4

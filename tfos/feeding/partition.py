@@ -22,7 +22,7 @@ from tfos.errors import FeedError, LakeError
 from tfos.feeding.convert import canonical, inspect, pieces
 from tfos.feeding.layout import Layout
 from tfos.feeding.schema import Shard
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 SHARD_BYTES = 64 << 20
 # (feed, partition, record) -> whether this call was the first

@@ -26,7 +26,7 @@ from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
 from tfos.feeding.schema import Manifest, arrived_path, manifest_path
-from tfos.lake import Lake, retried
+from tfos.lake.storage import Lake, retried
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3

@@ -25,7 +25,7 @@ from tfos.feeding.schema import (
     manifest_path,
     resolve_lengths,
 )
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

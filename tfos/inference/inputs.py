@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tfos.errors import FeedError, UsageError
 from tfos.feeding.layout import Layout, Source, layout_of
 from tfos.feeding.schema import Column
-from tfos.signature import Signature
+from tfos.inference.signature import Signature
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructType

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfos.errors import UsageError
-from tfos.signature import SIGNATURE, Output, Signature
+from tfos.inference.signature import SIGNATURE, Output, Signature
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -68,7 +68,7 @@ def predict(
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
     """The absolute URI of a model, the digest of its marker, and its signature."""
-    from tfos.lake import Lake, absolute
+    from tfos.lake.storage import Lake, absolute
 
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(

@@ -23,8 +23,8 @@ from tfos.feeding.convert import canonical, components, inspect, to_numpy
 from tfos.feeding.layout import Layout
 from tfos.feeding.schema import Column
 from tfos.inference.predict import digest
-from tfos.lake import Lake
-from tfos.signature import KERAS_FILE, Output, Signature, input_names
+from tfos.lake.storage import Lake
+from tfos.inference.signature import KERAS_FILE, Output, Signature, input_names
 
 # a pipeline may have several, and a cross-validation has a new one for each fit
 _MODELS_KEPT = 4

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tfos.errors import LakeError
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime.background import Newest
 
 _UPLOAD_SECS = 10.0

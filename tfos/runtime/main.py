@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfos.errors import FencedError, LakeError
-from tfos.lake import APP, GENERATION, Lake
+from tfos.lake.storage import APP, GENERATION, Lake
 from tfos.runtime.roles import is_in_step
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 if TYPE_CHECKING:
-    from tfos.fault.checkpoint import Checkpointer
+    from tfos.fault.checkpoint.checkpointer import Checkpointer
 
 CHANNEL_FD = "TFOS_CHANNEL"
 SAVE_SOON = b"save\n"
@@ -247,7 +247,7 @@ def _train(
 ) -> dict[str, Any]:
     """Runs the user's train(ctx); returns what goes into result.json."""
     from tfos.context import Place, TrainContext, chief_device
-    from tfos.fault.checkpoint import Checkpointer
+    from tfos.fault.checkpoint.checkpointer import Checkpointer
     from tfos.feeding.ledger import Ledger
     from tfos.runtime.strategies import check_agreement, make_runner
     from tfos.training.outputs import Outputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 
 @dataclass(frozen=True, order=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 from tfos.errors import LakeError, RegistryError
 from tfos.fault.failures import Failure
-from tfos.lake import Lake, remove_local
+from tfos.lake.storage import Lake, remove_local
 from tfos.runtime import keys
 from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
@@ -52,7 +52,7 @@ from tfos.runtime.process import describe_status
 from tfos.runtime.registry import OUTAGE_SECS, Registry, RegistryAddress
 from tfos.runtime.roles import Task, all_tasks, is_in_step, waits_for
 from tfos.runtime.spare import wants_spare
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 _TICK_SECS = 0.1
 _LOG_TAIL_LINES = 15

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import TFOSError, UsageError
-from tfos.sparse_optimizer import SparseOptimizer
+from tfos.tables.sparse_optimizer import SparseOptimizer
 
 # one operation per variable, or a slot whose interleaved updates keep the step bounded
 _SAFE = (keras.optimizers.SGD, keras.optimizers.Adagrad, SparseOptimizer)

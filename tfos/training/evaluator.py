@@ -19,9 +19,9 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import UsageError
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import FeedDataset
-from tfos.lake import EVALUATIONS, Lake
+from tfos.lake.storage import EVALUATIONS, Lake
 from tfos.training.callbacks import CallbackStates
 from tfos.training.loop import Loop
 from tfos.training.program import Program, prepare, random_state

@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.schema import Column
 from tfos.feeding.tensors import component_specs, tensor_of
-from tfos.lake import Lake
-from tfos.signature import KERAS_FILE, PREDICTIONS, SIGNATURE, Output, Signature, input_names
+from tfos.lake.storage import Lake
+from tfos.inference.signature import KERAS_FILE, PREDICTIONS, SIGNATURE, Output, Signature, input_names
 
 MODEL = "model"
 

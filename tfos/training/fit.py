@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from tfos.errors import UsageError
-from tfos.fault.checkpoint import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfos.lake import EVENTS, OUTPUT, Lake, remove_local
+from tfos.lake.storage import EVENTS, OUTPUT, Lake, remove_local
 
 
 class Outputs:

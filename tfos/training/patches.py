@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfos.errors import TFOSError
-from tfos.sparse import own_copy
+from tfos.tables.rows import own_copy
 from tfos.training.collectives import all_sum
 
 _OPTIMIZER = "backend.tensorflow.optimizer:TFOptimizer"

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfos.sparse import summed, used
+from tfos.tables.rows import summed, used
 
 
 class SparseOptimizer(keras.optimizers.Optimizer):

@@ -18,19 +18,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tfos.display import TERMINAL_ENV
-from tfos.driver import DRIVER_PID, STARTED_ENV
+from tfos.driver.display import TERMINAL_ENV
+from tfos.driver.run import DRIVER_PID, STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
-from tfos.lake import Lake, absolute
-from tfos.operate import COMMANDS
-from tfos.operate import main as operate
-from tfos.result import RESULT_FILE_ENV
+from tfos.lake.storage import Lake, absolute
+from tfos.cli.commands import COMMANDS
+from tfos.cli.commands import main as operate
+from tfos.spec.result import RESULT_FILE_ENV
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master
-from tfos.shipping import sources
-from tfos.spec import PARAM_PREFIX, SUBMISSION_CONF, conf_key, flag, job_spec, new_run_id, options
+from tfos.driver.shipping import sources
+from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, conf_key, flag, job_spec, new_run_id, options
 from tfos.version import __version__
 
 # spark-submit's own options with a value, passed through; --conf and --class are handled apart
@@ -40,7 +40,7 @@ _SPARK_OPTIONS = (
     *("executor-memory", "executor-cores", "principal", "keytab", "proxy-user"),
 )
 _INTERRUPT_SECS = 20.0
-_RUNNER = Path(__file__).with_name("runner.py")
+_RUNNER = Path(__file__).with_name("script.py")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -305,6 +305,3 @@ def main(argv: Sequence[str]) -> int:
 def entry_point() -> NoReturn:
     sys.exit(main(sys.argv[1:]))
 
-
-if __name__ == "__main__":
-    entry_point()

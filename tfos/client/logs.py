@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from tfos.errors import LakeError, UsageError
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime.roles import Task, all_tasks
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 _CHUNK_BYTES = 1 << 20
 _LOCAL_POLL_SECS = 0.3

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime.roles import all_tasks
-from tfos.spec import JobSpec
+from tfos.spec.job import JobSpec
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -43,7 +43,7 @@ from typing import Any, TypeVar
 import fsspec
 import tenacity
 
-from tfos.durable import replace, sha256
+from tfos.lake.atomic_file import replace, sha256
 from tfos.errors import DamagedError, LakeError
 
 COMMIT = "COMMIT"

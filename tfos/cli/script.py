@@ -1,6 +1,6 @@
 """What pl_submit gives to spark-submit: finds the app in app.py and runs it.
 
-    runner.py [--class NAME] app.py [app args]
+    script.py [--class NAME] app.py [app args]
 
 An app.py with an `if __name__ == "__main__":` block is executed as the script that it is, and is
 expected to call run(); without one it is imported as a module, and its TFOnSparkApp is run.
@@ -24,10 +24,10 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
-from tfos.driver import DRIVER_PID, runs
+from tfos.driver.run import DRIVER_PID, runs
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
-from tfos.result import RESULT_FILE_ENV, write_result_file
+from tfos.spec.result import RESULT_FILE_ENV, write_result_file
 
 _EXAMPLE = """write one, e.g.
 

@@ -1,7 +1,7 @@
 """The state of a run as data, and as text for a person.
 
 A Status is assembled from plain dicts: a live run's from what its nodes in ZooKeeper hold, a
-finished run's from its result.json. Who reads them is tfos.operate; here is no I/O but printing.
+finished run's from its result.json. Who reads them is tfos.client.control; here is no I/O but printing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tfos.display import describe_progress
+from tfos.driver.display import describe_progress
 from tfos.fault.failures import Failure
 from tfos.runtime.roles import Task
 

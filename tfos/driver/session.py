@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfos.runtime.roles import local_master
-from tfos.spec import JobSpec, job_spec
+from tfos.spec.job import JobSpec, job_spec
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,12 +9,13 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfos.display import Display
+from tfos.driver.display import Display
 from tfos.errors import LakeError, RegistryError, StartTimeout
 from tfos.fault.failures import Failure, error_message, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
-from tfos.lake import GENERATION, checkpoint_order
-from tfos.runtime import keys, preflight
+from tfos.lake.storage import GENERATION, checkpoint_order
+from tfos.runtime import keys
+from tfos.driver import preflight
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, waits_for
 from tfos.runtime.supervisor import AttemptPlan, supervise

@@ -4,7 +4,7 @@ A table is one sequence of rows, cut into shards of whole blocks, one for each s
 few blocks has fewer. Ids that follow each other are far apart in the table, so that frequent ones,
 which in most vocabularies come first, do not all live on one server. Where a row is, and its
 initial value, depend on nothing but the layer's arguments: the same table may be divided over any
-number of servers, see tfos.fault.slices.
+number of servers, see tfos.fault.checkpoint.resharding.
 """
 
 from __future__ import annotations

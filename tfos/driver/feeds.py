@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp
-from tfos.display import Display
+from tfos.driver.display import Display
 from tfos.errors import AppError, FeedError, LakeError
 from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest, arrived_path, manifest_path
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake import APP, EVALUATIONS, GENERATION, Lake
+from tfos.lake.storage import APP, EVALUATIONS, GENERATION, Lake
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 

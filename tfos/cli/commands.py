@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tfos.control import has_driver, kill, read_status
+from tfos.client.control import has_driver, kill, read_status
 from tfos.errors import LakeError, RegistryError, TFOSError, UsageError
-from tfos.lake import Lake
-from tfos.logs import Selection, follow_logs, print_logs
+from tfos.lake.storage import Lake
+from tfos.client.logs import Selection, follow_logs, print_logs
 from tfos.runtime import keys
 from tfos.runtime.registry import read_public
-from tfos.spec import JobSpec
-from tfos.status import print_status
+from tfos.spec.job import JobSpec
+from tfos.client.status import print_status
 
 COMMANDS = ("status", "logs", "kill")
 # files of which every run has one, from its begin to its end

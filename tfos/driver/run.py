@@ -12,17 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfos.app import TFOnSparkApp, check_is_app, parse_args
-from tfos.display import Display
+from tfos.driver.display import Display
 from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
-from tfos.etl import Feeds
+from tfos.driver.feeds import Feeds
 from tfos.fault.failures import Failure, describe, error_message
 from tfos.fault.policy import GiveUp, Incident, NewAttempt
 from tfos.feeding.ledger import accounting
 from tfos.feeding.schema import Manifest
-from tfos.lake import GENERATION, Lake
-from tfos.result import finite, sum_stats, write_result_file
-from tfos.runtime import keys, preflight
-from tfos.runtime.attempt import Attempt
+from tfos.lake.storage import GENERATION, Lake
+from tfos.spec.result import finite, sum_stats, write_result_file
+from tfos.runtime import keys
+from tfos.driver import preflight
+from tfos.driver.attempt import Attempt
 from tfos.runtime.java import find_java
 from tfos.runtime.registry import (
     EMBEDDED_TIMEOUT_SECS,
@@ -34,9 +35,9 @@ from tfos.runtime.registry import (
 from tfos.runtime.roles import all_tasks
 from tfos.runtime.supervisor import AttemptPlan
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
-from tfos.session import open_session
-from tfos.shipping import ship_modules
-from tfos.spec import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
+from tfos.driver.session import open_session
+from tfos.driver.shipping import ship_modules
+from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -26,9 +26,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfos.errors import DamagedError, FencedError, LakeError, UsageError
-from tfos.fault import pieces
-from tfos.fault.slices import trackable
-from tfos.lake import Lake, checkpoint_path, remove_local
+from tfos.fault.checkpoint import chunked
+from tfos.fault.checkpoint.resharding import trackable
+from tfos.lake.storage import Lake, checkpoint_path, remove_local
 
 KEPT = 3
 # see affordable()
@@ -137,7 +137,7 @@ class Checkpointer:
         named = {}
         for name, value in objects.items():
             path = f"{section}.{name}"
-            rest = pieces.without_large(path, trackable(value), large)
+            rest = chunked.without_large(path, trackable(value), large)
             if rest is not None:
                 named[path] = rest
         self._objects.update(named)
@@ -148,7 +148,7 @@ class Checkpointer:
             directory = Path(self._restored[0])
             status = tf.train.Checkpoint(**named).read(str(directory / "weights"), self._options)
             status.assert_existing_objects_matched().expect_partial()
-            pieces.restore(str(directory / "large"), large, self._io_device)
+            chunked.restore(str(directory / "large"), large, self._io_device)
         return self._restored[1]["sections"][section]
 
     def has(self, section: str) -> bool:
@@ -265,7 +265,7 @@ class Checkpointer:
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
-            pieces.save(str(Path(local, "large")), self._large, self._io_device)
+            chunked.save(str(Path(local, "large")), self._large, self._io_device)
             Path(local, "state.json").write_text(json.dumps(record))
             for name, arrays in self._arrays.items():
                 if arrays:

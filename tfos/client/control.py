@@ -19,10 +19,10 @@ from typing import Any
 
 from tfos.errors import LakeError, RegistryError, UsageError
 from tfos.fault.failures import Failure
-from tfos.lake import Lake
+from tfos.lake.storage import Lake
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
-from tfos.status import (
+from tfos.client.status import (
     AttemptNodes,
     Status,
     dead_status,

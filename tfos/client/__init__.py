@@ -1,0 +1,1 @@
+"""A run, looked at and ended from outside its driver."""

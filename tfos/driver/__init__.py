@@ -1,0 +1,1 @@
+"""What goes on in the driver: checks, ETL, attempts, the result."""

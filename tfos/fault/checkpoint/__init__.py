@@ -1,0 +1,1 @@
+"""Checkpoints: saved and restored whole, large variables a piece at a time."""

@@ -1,0 +1,1 @@
+"""Storage of any kind, and one run's directory in it."""

@@ -1,0 +1,1 @@
+"""Embedding tables and the optimizers that update only some of their rows."""
