@@ -38,7 +38,7 @@ def export(directory: str) -> str:
     import keras
 
     from tfos.feeding.schema import Column
-    from tfos.lake.storage import Lake
+    from tfos.lake.run_directory import RunDirectory
     from tfos.training.export import export_model
 
     inputs = {name: keras.Input((), dtype="int64", name=name) for name in IDS}
@@ -51,7 +51,7 @@ def export(directory: str) -> str:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
     model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
     columns = [Column(name, "int64") for name in IDS] + [Column(name, "float32") for name in FLOATS]
-    return export_model(model, columns, Lake(directory, "run"), directory, None)
+    return export_model(model, columns, RunDirectory(directory, "run"), directory, None)
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import psutil
 from conftest import APPS, poll, role_pids, start_submit
 
 from tfos.client.control import read_status
-from tfos.lake.storage import Lake
 from tfos.client.status import Status
+from tfos.lake.run_directory import RunDirectory
 
 
 class Run:
@@ -33,7 +33,7 @@ class Run:
         app: Path = APPS / "counting.py",
         args: tuple[object, ...] = ("--epochs", 10_000),
     ):
-        self.lake = Lake(str(lake), run_id)
+        self.lake = RunDirectory(str(lake), run_id)
         self._until = lake / f"{run_id}.finish"
         # no pipe, which would be full one day: nobody reads it while the run is under way
         sink, self._stderr = tempfile.mkstemp(prefix=f"{run_id}-")

@@ -19,6 +19,7 @@ from tfos.errors import (
 )
 from tfos.feeding.feed import Feed
 from tfos.inference.predict import predict
+from tfos.spec.result import Result
 from tfos.version import __version__
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LakeError",
     "PreflightError",
     "RegistryError",
+    "Result",
     "RunFailed",
     "StartTimeout",
     "TFOSError",

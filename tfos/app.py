@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from tfos.errors import AppError, UsageError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from tfos.context import TrainContext
     from tfos.feeding.feed import Feed
+    from tfos.spec.result import Result
 
 
 class TFOnSparkApp:
@@ -27,7 +25,7 @@ class TFOnSparkApp:
     """
 
     args: argparse.Namespace = argparse.Namespace()
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     fit_data: DataFrame | None = None
 
     @classmethod
@@ -54,13 +52,13 @@ class TFOnSparkApp:
 
     def run(
         self, spark: SparkSession | None = None, args: Sequence[str] | None = None, **job: Any
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Runs the app from Python, a notebook included. Blocks until the run has ended.
 
         spark: the session to run in; without it one is made, and stopped at the end.
         args: the app's own command line; sys.argv[1:] in a script, none in a notebook.
         job: what pl_submit's flags take: num_ps=1, lake="...", params={...}.
-        Returns the content of result.json. Raises UsageError, AppError, PreflightError,
+        Returns what result.json holds. Raises UsageError, AppError, PreflightError,
         StartTimeout, RegistryError, LakeError or FeedError for what tfos itself found wrong,
         RunFailed for any other failure, its message the root cause.
         """
@@ -68,29 +66,11 @@ class TFOnSparkApp:
 
         return run_app(self, spark, args, job)
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
-
-
-def parse_args(app: TFOnSparkApp, args: Sequence[str] | None) -> argparse.Namespace:
-    """The app's own arguments. Raises UsageError with the app's usage."""
-    module = sys.modules.get(type(app).__module__)
-    is_script = type(app).__module__ == "__main__" and hasattr(module, "__file__")
-    if args is None:
-        args = sys.argv[1:] if is_script else []
-    name = getattr(module, "__file__", None) or type(app).__name__
-    parser = _Parser(prog=name.rpartition("/")[2], description=type(app).__doc__)
-    app.add_arguments(parser)
-    return parser.parse_args(list(args))
-
-
-def check_is_app(app: TFOnSparkApp) -> None:
-    """Raises AppError when a method that every app needs is missing."""
-    for method in ("train",) if app.fit_data is not None else ("pre_train", "train"):
-        if getattr(type(app), method) is getattr(TFOnSparkApp, method):
-            raise AppError(
-                f"{type(app).__name__} does not define {method}(); a TFOnSparkApp needs"
-                " pre_train(self, spark) and train(self, ctx)"
-            )
+    def _missing_methods(self) -> list[str]:
+        """The methods that every app needs and this one does not define."""
+        needed = ("train",) if self.fit_data is not None else ("pre_train", "train")
+        return [
+            method
+            for method in needed
+            if getattr(type(self), method) is getattr(TFOnSparkApp, method)
+        ]

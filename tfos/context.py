@@ -6,40 +6,29 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
-from tfos.feeding.ledger import Ledger
-from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Manifest
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import MODEL
+from tfos.spec.roles import EVALUATOR
 from tfos.training.custom import mean
 from tfos.training.evaluator import Evaluator
-from tfos.training.export import MODEL, export_model
+from tfos.training.export import export_model
 from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
-from tfos.training.runner import Reports, Runner
+from tfos.training.runner import Runner
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands in its run: the constant attributes of a TrainContext."""
-
-    role: str
-    index: int
-    num_workers: int
-    num_ps: int
-    attempt: int
-    params: Mapping[str, Any]
-    has_evaluator: bool = False
+if TYPE_CHECKING:
+    from tfos.runtime.host import Host
 
 
 class TrainContext:
@@ -58,45 +47,49 @@ class TrainContext:
     CSVLogger and ModelCheckpoint. They are <run>/events and <run>/output of the lake, or come to be
     there at the end of each epoch and of train(), as the chief has them; a run that goes on finds
     them as they were.
-    checkpoint: for custom loops, see tfos.fault.checkpoint.checkpointer.Checkpointer; fit does it by itself.
+    checkpoint: for custom loops, see Checkpointer in
+    tfos.fault.checkpoint.checkpointer; fit does it by itself.
     """
 
-    def __init__(
-        self,
-        place: Place,
-        runner: Runner,
-        lake: Lake,
-        reader: FeedReader,
-        checkpoint: Checkpointer,
-        ledger: Ledger,
-        scratch: str,
-        reports: Reports,
-        outputs: Outputs,
-    ) -> None:
-        self._place = place
-        self.role = place.role
-        self.index = place.index
-        self.num_workers = place.num_workers
-        self.num_ps = place.num_ps
-        self.is_chief = place.role == "chief"
-        self.attempt = place.attempt
-        self.params = place.params
-        self.log_dir, self.output_dir = outputs.events, outputs.output
+    def __init__(self, host: Host, runner: Runner) -> None:
+        """Fetches the newest checkpoint, and files of callbacks; may take long."""
+        self.role, self.index = host.task.role, host.task.index
+        self.num_workers = getattr(host.spec.topology, "num_workers", 0)
+        self.num_ps = getattr(host.spec.topology, "num_ps", 0)
+        self.is_chief = host.is_chief
+        self.attempt = host.attempt
+        self.params = host.spec.params
         self.strategy = runner.strategy
         self.coordinator = runner.coordinator
-        self.checkpoint = checkpoint
         self._runner = runner
-        self._lake = lake
-        self._reader = reader
-        self._ledger = ledger
-        self._scratch = scratch
-        self._loop = Loop(runner, ledger, reports, checkpoint.step)
+        self._lake = host.lake
+        self._reader = host.reader()
+        self._ledger = host.ledger
+        self._scratch = host.scratch
+        self._reports = host.reports
+        self._has_evaluator = host.spec.evaluator
+        self.checkpoint = Checkpointer(
+            host.store,
+            host.scratch,
+            host.spec.checkpoint_secs,
+            runner.io_device,
+            (host.ledger.as_json, host.ledger.restore),
+            quiet=host.reports.quiet,
+            on_commit=lambda: host.reports.saved(self.checkpoint.stats),
+        )
+        host.reports.saved(self.checkpoint.stats)
+        self._outputs = Outputs(host.lake, host.scratch, self.is_chief or self.role == EVALUATOR)
+        self.log_dir, self.output_dir = self._outputs.events, self._outputs.output
+        self._loop = Loop(runner, host.ledger, host.reports, self.checkpoint.step)
         self._fits = 0
-        self._reports = reports
-        self._outputs = outputs
         self._datasets: dict[int, FeedDataset] = {}
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
+
+    def close(self) -> None:
+        """Waits until the last checkpoint, and what callbacks wrote, is in the lake."""
+        self.checkpoint.wait()
+        self._outputs.upload()
 
     def dataset(
         self,
@@ -133,7 +126,7 @@ class TrainContext:
                 time.sleep(ARRIVAL_SECS)
 
     def _refuse_evaluator(self) -> None:
-        if self.role == "evaluator":
+        if self.role == EVALUATOR:
             raise UsageError(
                 "--evaluator evaluates what ctx.fit() trains, not what a loop of your own does:"
                 " leave it out, and call ctx.evaluate() in the loop"
@@ -187,7 +180,7 @@ class TrainContext:
         the newest one when there is one: epochs counts those of earlier attempts as well.
         Raises UsageError for a model that cannot be trained so.
         """
-        has_evaluator = self._place.has_evaluator
+        has_evaluator = self._has_evaluator
         options = FitOptions(
             epochs, callbacks if has_evaluator else [*callbacks, *evaluation_callbacks],
             steps_per_execution, steps_per_epoch, initial_epoch,
@@ -200,7 +193,7 @@ class TrainContext:
             validation = dataset.of(self._arrived(validation, True))
         number = self._fits
         self._fits += 1
-        if self.role == "evaluator":
+        if self.role == EVALUATOR:
             return self._evaluator().run(number, model, validation, evaluation_callbacks)
 
         def told_to_stop() -> bool:
@@ -217,7 +210,8 @@ class TrainContext:
 
     def _evaluator(self) -> Evaluator:
         def open_newest() -> Checkpointer:
-            return Checkpointer(self._lake, self._scratch, math.inf, is_owner=False)
+            store = CheckpointStore(self._lake, is_owner=False)
+            return Checkpointer(store, self._scratch, math.inf)
 
         return Evaluator(
             self._lake, self._loop, open_newest, f"{self.log_dir}/evaluator", self._publish
@@ -269,7 +263,6 @@ class TrainContext:
         dataset = dataset or self._datasets.get(id(model))
         if dataset is None:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
-        io_device = chief_device(self._runner)
         if not self.is_chief:
             return self._lake.uri(MODEL)
         with self._reports.quiet():
@@ -278,7 +271,7 @@ class TrainContext:
                 dataset.feature_columns,
                 self._lake,
                 self._scratch,
-                io_device,
+                self._runner.io_device,
                 self.checkpoint.fence,
             )
         return self.model_uri
@@ -291,8 +284,3 @@ class TrainContext:
         """
         self.reported.update(metrics)
         self._reports.moved()
-
-
-def chief_device(runner: Runner) -> str | None:
-    """The device on which the chief's own files are written; None where there is no other."""
-    return "/job:chief/replica:0/task:0/device:CPU:0" if runner.coordinator is not None else None

@@ -10,7 +10,7 @@
      |    +-- DamagedError     a directory of the lake differs from its COMMIT marker, or has none
      |    +-- FencedError      a chief whose place another one has taken may not write checkpoints
      +-- FeedError        a DataFrame cannot become a feed, or a feed cannot be read
-     +-- RunFailed        the run started and failed; .result is what result.json holds
+     +-- RunFailed        the run started and failed; .result is its Result
 
 A message names the value that was found and what to change, as a flag of pl_submit or an argument
 in Python.
@@ -18,8 +18,10 @@ in Python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfos.spec.result import Result
 
 
 class TFOSError(Exception):
@@ -63,8 +65,8 @@ class FeedError(TFOSError):
 
 
 class RunFailed(TFOSError):
-    """The run failed; `result` is the content of its result.json."""
+    """The run failed; `result` is its tfos.Result."""
 
-    def __init__(self, message: str, result: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
-        self.result = dict(result)
+        self.result = result

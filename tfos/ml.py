@@ -23,6 +23,7 @@ from pyspark.ml.util import (
 from tfos.app import TFOnSparkApp
 from tfos.errors import AppError, UsageError
 from tfos.inference.predict import predict
+from tfos.spec.result import Result
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -132,13 +133,13 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
         app.fit_data = self._fed(dataset)
         params = {name: self.getOrDefault(name) for name in self._hyperparameters}
         result = app.run(dataset.sparkSession, self._args, params=params, **self._job)
-        if result["model"] is None:
+        if result.model is None:
             raise AppError(
                 f"train() of {type(app).__name__} exported no model, which TFEstimator needs: call"
                 " ctx.export(model)"
             )
         # with the estimator's uid, as models have it: a ParamMap means both
-        model = TFModel(result["model"])._resetUid(self.uid)
+        model = TFModel(result.model)._resetUid(self.uid)
         model.result = result
         return self._copyValues(model)  # type: ignore[no-any-return]
 
@@ -177,7 +178,7 @@ class TFModel(_Stage, Model, HasPredictionCol):
     def __init__(self, uri: str) -> None:
         super().__init__()
         self.uri = uri
-        self.result: dict[str, Any] | None = None
+        self.result: Result | None = None
         self._setDefault(batchSize=4096)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:

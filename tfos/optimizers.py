@@ -3,6 +3,6 @@
 What they have in common is said in tfos.tables.optimizers.
 """
 
-from tfos.tables.optimizers import SGD, FTRL, Adagrad, Adam, GroupFTRL, ProximalAdagrad
+from tfos.tables.optimizers import FTRL, SGD, Adagrad, Adam, GroupFTRL, ProximalAdagrad
 
 __all__ = ["FTRL", "SGD", "Adagrad", "Adam", "GroupFTRL", "ProximalAdagrad"]

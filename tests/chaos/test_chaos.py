@@ -21,7 +21,7 @@ from harms import Chaos, schedule
 from kazoo.client import KazooClient
 from runs import Run
 
-from tfos.client.status import print_status
+from tfos.cli.render import print_status
 
 EXAMPLE = ROOT / "examples" / "fm_movielens"
 SLOW_APP = APPS / "slow_fm.py"

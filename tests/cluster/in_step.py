@@ -18,12 +18,14 @@ import tensorflow as tf
 
 from tfos import optimizers
 from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
-from tfos.runtime.strategies import check_agreement, make_runner
+from tfos.strategies.multi_worker.backend import MultiWorkerRunner
+from tfos.strategies.train import check_agreement
 from tfos.training.custom import mean
 from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
@@ -227,14 +229,16 @@ def main(index: int, ports: list[str], root: Path) -> None:
     if ports[1:]:
         cluster["worker"] = [f"127.0.0.1:{port}" for port in ports[1:]]
     role = ("chief", 0) if index == 0 else ("worker", index - 1)
-    runner = make_runner("multi-worker", cluster, *role, hang_secs=60)
-    reader = FeedReader(Lake(str(root), "run"), str(root))
+    runner = MultiWorkerRunner(cluster, *role, hang_secs=60)
+    reader = FeedReader(RunDirectory(str(root), "run"), str(root))
     serve_reads(reader)
     ledgers: dict[str, Ledger] = {}
 
     def loop(name: str) -> tuple[Loop, Checkpointer]:
         ledgers[name] = Ledger()
-        saver = Checkpointer(Lake(str(root), name), str(root), 0.0, is_owner=index == 0)
+        saver = Checkpointer(
+            CheckpointStore(RunDirectory(str(root), name), is_owner=index == 0), str(root), 0.0
+        )
         check_agreement(runner, saver.step)
         return Loop(runner, ledgers[name], Here(), saver.step), saver
 

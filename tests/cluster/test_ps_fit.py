@@ -21,7 +21,8 @@ from zoo import BATCH, COLUMNS, EVAL, EVAL_ROWS, ROWS, TRAIN, as_lists, as_tf_da
 
 from tfos.fault.checkpoint import chunked
 from tfos.fault.checkpoint.checkpointer import Checkpointer
-from tfos.lake.storage import Lake
+from tfos.fault.checkpoint.store import CheckpointStore
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.atomic import make_atomic
 
 pytestmark = pytest.mark.cluster
@@ -32,7 +33,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The directory with what the chief left."""
     root = tmp_path_factory.mktemp("under-ps")
     for name, rows, shards in (("train", TRAIN, [20, 30]), ("eval", EVAL, [EVAL_ROWS])):
-        write_feed(Lake(str(root), "run"), name, COLUMNS, as_lists(rows), shards)
+        write_feed(RunDirectory(str(root), "run"), name, COLUMNS, as_lists(rows), shards)
     ports = ",".join(str(free_port()) for _ in TASKS)
     tests = ROOT / "tests"
     path = os.pathsep.join(map(str, [ROOT, tests / "cluster", tests / "unit"]))
@@ -104,8 +105,8 @@ def test_checkpoint_of_two_servers_is_restored_in_one_process(
     monkeypatch.setattr(chunked, "PIECE_BYTES", PIECE_BYTES)
     found, model = result(left, "tables"), FITS["tables"].make()
     model.optimizer.build(model.trainable_variables)
-    lake = Lake(str(left / "worlds" / "tables" / "lake"), "run")
-    saver = Checkpointer(lake, str(left), 1000)
+    lake = RunDirectory(str(left / "worlds" / "tables" / "lake"), "run")
+    saver = Checkpointer(CheckpointStore(lake), str(left), 1000)
     assert saver.restore("fit0", model=model, optimizer=model.optimizer)
     saver.close()
     for n, weight in enumerate(whole_weights(model)):

@@ -17,7 +17,7 @@ from in_step import BATCH, FITS, dense, overshooting, stopping, two_tables
 
 from tfos.feeding.plan import share
 from tfos.feeding.schema import Column
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
@@ -62,7 +62,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("in-step")
     for name, shards in SHARDS.items():
         rows = {column: array.tolist() for column, array in values(sum(shards)).items()}
-        write_feed(Lake(str(root), "run"), name, COLUMNS, rows, shards)
+        write_feed(RunDirectory(str(root), "run"), name, COLUMNS, rows, shards)
     ports = ",".join(str(free_port()) for _ in range(WORKERS))
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cluster")])
     env = {**os.environ, "PYTHONPATH": path, "GRPC_FAIL_FAST": "use_caller"}
@@ -224,5 +224,5 @@ def test_step_of_ones_own_with_two_tables_is_that_of_one_process(left: Path) -> 
 
 
 def test_only_the_chief_saves(left: Path) -> None:
-    lake = Lake(str(left), "dense")
+    lake = RunDirectory(str(left), "dense")
     assert lake.newest_checkpoint() == f"{3 * 4:012d}"

@@ -22,14 +22,14 @@ from worlds import World
 from zoo import CASES, Case, functional, two_towers
 
 from tfos import optimizers
-from tfos.context import TrainContext, chief_device
+from tfos.context import TrainContext
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import chunked
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
-from tfos.runtime.strategies import ParameterServerRunner
+from tfos.strategies.ps.coordinator import ParameterServerRunner
 
 
 def adapted() -> keras.Model:
@@ -161,20 +161,20 @@ def lost_results() -> Iterator[None]:
 
 def serve(role: str, index: int, cluster: dict[str, list[str]], root: Path) -> None:
     if role == "worker":
-        serve_reads(FeedReader(Lake(str(root), "run"), str(root)))
+        serve_reads(FeedReader(RunDirectory(str(root), "run"), str(root)))
     tf.distribute.Server(tf.train.ClusterSpec(cluster), role, index, protocol="grpc").join()
 
 
 def train(cluster: dict[str, list[str]], root: Path) -> None:
     chunked.PIECE_BYTES = PIECE_BYTES
     runner = ParameterServerRunner(cluster)
-    reader = FeedReader(Lake(str(root), "run"), str(root))
+    reader = FeedReader(RunDirectory(str(root), "run"), str(root))
     serve_reads(reader)
 
     def begin(name: str) -> tuple[World, TrainContext]:
         (root / "worlds" / name).mkdir(parents=True)
         world = World(reader, root / "worlds" / name)
-        return world, world.context(runner=runner, io_device=chief_device(runner))
+        return world, world.context(runner=runner)
 
     def leave(name: str, model: keras.Model | None = None, **more: Any) -> None:
         weights = {f"w{n}": w for n, w in enumerate(whole_weights(model))} if model else {}
@@ -201,7 +201,7 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
             devices=[v.value.device for v in model.weights],
         )  # fmt: skip
         if name == "tables":  # and another life of the chief, which finds all epochs done
-            context = world.context(runner=runner, io_device=chief_device(runner))
+            context = world.context(runner=runner)
             with context.strategy.scope():
                 model = case.make()
             context.fit(model, world.dataset(**case.columns), 2)

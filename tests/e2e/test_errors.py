@@ -11,7 +11,7 @@ from conftest import APPS, free_port, poll, role_pids, start_submit, submit
 
 from tfos.client.control import read_status
 from tfos.driver.display import describe_progress
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 LINEAR = APPS / "linear.py"
@@ -92,7 +92,7 @@ def test_failures_without_progress_end_the_run_with_the_first_one_first(tmp_path
         "--json", "--run-id", "crash", "--lake", tmp_path, "--max-restarts", 1,
         "--checkpoint-secs", 1000, LINEAR, "--rows", 400_000, "--step-secs", "0.05",
     )  # fmt: skip
-    lake = Lake(str(tmp_path), "crash")
+    lake = RunDirectory(str(tmp_path), "crash")
     trains = "train epoch 1"
     for task in ("worker-1", "worker-0"):
         poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
@@ -165,7 +165,7 @@ def test_run_that_ends_does_not_wait_for_the_feed_beside_it(tmp_path, end):
     options = ["--run-id", "early", "--lake", tmp_path, "--overlap", "on", "--max-restarts", 0]
     app = [APPS / "counting.py", "--etl-secs", 120]
     process = start_submit(*options, "--strategy", "single", *app)
-    state = Lake(str(tmp_path), "early")
+    state = RunDirectory(str(tmp_path), "early")
     poll(lambda: state.exists("feed/train/arrived.json"), 60, "the feed can be read")
     chief = poll(lambda: role_pids("early").get("chief-0"), 60, "the chief is up")
     begun = {"phase": "train() begins"}

@@ -8,7 +8,7 @@ import pytest
 from conftest import APPS, submit
 
 from tfos.client.control import read_status
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 
@@ -30,6 +30,6 @@ def test_evaluator_stops_the_training(tmp_path: Path) -> None:
     best = min(losses)
     assert losses[0] > best < losses[-1], losses
     assert "evaluator" in metrics["events"]
-    status = read_status(Lake(str(tmp_path), "watched"))
+    status = read_status(RunDirectory(str(tmp_path), "watched"))
     assert status.evaluation is not None and status.evaluation["step"] == steps[-1]
     assert "evaluator-0" in {role.task for role in status.roles}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import DATA, ROOT, Submitted, poll, role_pids, start_submit, submit
 
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
 CUSTOM = ROOT / "examples" / "custom_loop" / "app.py"
@@ -46,7 +46,7 @@ def test_custom_loop_continues_from_its_checkpoint(tmp_path: Path) -> None:
         "--checkpoint-secs", 0.001, CUSTOM, "--epochs", 12,
     )  # fmt: skip
     try:
-        poll(Lake(str(tmp_path), "loop").newest_checkpoint, 120, "a checkpoint")
+        poll(RunDirectory(str(tmp_path), "loop").newest_checkpoint, 120, "a checkpoint")
         os.kill(role_pids("loop")["chief-0"], signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=150)
     finally:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 import tfos
 from tfos.feeding.schema import Column
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.export import export_model
 
 pytest_plugins = ["sessions"]
@@ -27,7 +27,7 @@ ROWS = 10_000
 
 def export(directory: str, model: keras.Model, columns: list[Column]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        return export_model(model, columns, Lake(directory, "run"), scratch, None)
+        return export_model(model, columns, RunDirectory(directory, "run"), scratch, None)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from conftest import APPS, poll, role_pids
 from kazoo.client import KazooClient
 from runs import Run
 
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 sys.path.insert(0, str(APPS))
 from counting import BATCH, UNIT_STEPS
@@ -59,7 +59,7 @@ def check_counts(result: dict[str, Any], worker_deaths: int) -> None:
     assert counts["uneven"] <= repeated <= worker_deaths * UNIT_ROWS
 
 
-def corrupt(lake: Lake) -> str:
+def corrupt(lake: RunDirectory) -> str:
     """Flips a byte of the newest checkpoint's weights; returns its name."""
     name = lake.newest_checkpoint()
     assert name is not None
@@ -175,7 +175,7 @@ def nodes_left(zookeeper: str, chroot: str) -> list[str]:
         client.close()
 
 
-def logs(lake: Lake) -> str:
+def logs(lake: RunDirectory) -> str:
     return "".join(path.read_text() for path in Path(lake.path("logs")).rglob("*.log"))
 
 

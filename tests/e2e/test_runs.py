@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import APPS, poll, role_pids, start_submit, submit
 
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(400)]
 LINEAR = APPS / "linear.py"
@@ -46,7 +46,7 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
     job += ["--zookeeper", zookeeper]
     app = [APPS / "counting.py", "--own-table"]
     process = start_submit(*job, "--num-ps", "2", *app, "--epochs", "4", "--unit-secs", "0.3")
-    kill_driver(process, Lake(str(tmp_path), "killed"))
+    kill_driver(process, RunDirectory(str(tmp_path), "killed"))
     again = [*job, "--num-ps", "3", "--resume", *app]
     ended = submit(*again, "--epochs", "5", "--unit-secs", "0")  # new arguments count
     assert ended.status == 0, ended.stderr
@@ -68,7 +68,7 @@ def test_driver_that_spark_starts_again_continues(tmp_path):
     )  # fmt: skip
     assert dry.status == 0
     command = shlex.split(dry.stdout)
-    lake = Lake(str(tmp_path), "again")
+    lake = RunDirectory(str(tmp_path), "again")
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     kill_driver(first, lake)
     again = subprocess.run(command, capture_output=True, text=True, timeout=200)

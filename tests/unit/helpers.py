@@ -11,8 +11,8 @@ import pyarrow as pa
 from spark_types import struct
 
 from tfos.errors import RegistryError
-from tfos.feeding.schema import Column, Manifest, Shard, arrived_path, manifest_path
-from tfos.lake.storage import Lake
+from tfos.feeding.schema import Column, Manifest, Shard
+from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 
 _ARROW = {
     "int8": pa.int8(),
@@ -43,7 +43,7 @@ def _arrow_type(column: Column) -> pa.DataType:
 
 
 def write_feed(
-    lake: Lake,
+    lake: RunDirectory,
     name: str,
     columns: Sequence[Column],
     rows: Mapping[str, Sequence[Any]],
@@ -75,7 +75,7 @@ def write_feed(
     return manifest
 
 
-def arrive(lake: Lake, manifest: Manifest, shards: int) -> None:
+def arrive(lake: RunDirectory, manifest: Manifest, shards: int) -> None:
     """Makes a feed one of which so many shards have come, the last ones first, or all of them."""
     arrival = tuple(reversed(range(len(manifest.shards))))
     if shards < len(manifest.shards):

@@ -8,16 +8,18 @@ import pytest
 from helpers import Nodes
 
 import tfos.driver.attempt
+from tfos.driver.attempt import Attempt, failed_task
 from tfos.errors import FeedError, LakeError
 from tfos.fault.failures import Failure
 from tfos.fault.policy import Incident, NewAttempt, Restart
-from tfos.lake.storage import COMMIT, GENERATION, Lake, checkpoint_path
+from tfos.lake.run_directory import RunDirectory, checkpoint_name, checkpoint_path
+from tfos.lake.storage import COMMIT
 from tfos.runtime import keys
-from tfos.driver.attempt import Attempt, failed_task
+from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import RegistryAddress
-from tfos.runtime.roles import RoleJob, Task, all_tasks
-from tfos.runtime.supervisor import AttemptPlan
+from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
+from tfos.spec.roles import RoleJob, Task
 
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
 START_SECS = 60
@@ -25,7 +27,7 @@ START_SECS = 60
 
 @pytest.fixture
 def lake(tmp_path):
-    return Lake(str(tmp_path), "r")
+    return RunDirectory(str(tmp_path), "r")
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def now(monkeypatch):
 @pytest.fixture
 def make(lake, nodes, now):
     def make(history=(), **options):
-        spec = JobSpec(start_timeout_secs=START_SECS, **options)
+        spec = JobSpec.of(start_timeout_secs=START_SECS, **options)
         address = RegistryAddress("h:1", "r", "secret")
         plan = AttemptPlan(spec, "r", 1, lake, address, "marker", {"host": "d", "pid": 1})
         display = SimpleNamespace(line=lambda text: None)
@@ -68,7 +70,7 @@ def failure(task, kind="signal", life=1):
 
 
 def commit(lake, step):
-    lake.write(f"{checkpoint_path(step, '1.1')}/{COMMIT}", b"{}")
+    lake.write(f"{checkpoint_path(checkpoint_name(step, '1.1'))}/{COMMIT}", b"{}")
 
 
 def restart(attempt, *tasks):
@@ -94,7 +96,7 @@ class TestIncident:
         def fail(self):
             raise LakeError("no answer")
 
-        monkeypatch.setattr(Lake, "newest_checkpoint", fail)
+        monkeypatch.setattr(RunDirectory, "newest_checkpoint", fail)
         attempt._progressed({"life": 1, "checkpoints": {"step": 7}})
         attempt._decide([failure(WORKER)])
         assert attempt._history[-1].step == 7
@@ -102,12 +104,12 @@ class TestIncident:
 
 class TestGeneration:
     def test_is_written_when_the_chief_changes_and_else_left_alone(self, attempt, lake):
-        assert lake.read_json(GENERATION) == {"attempt": 1, "life": 1}
-        lake.remove(GENERATION)
+        assert lake.generation() == {"attempt": 1, "life": 1}
+        lake.remove("generation.json")
         restart(attempt, WORKER)
-        assert not lake.exists(GENERATION)
+        assert not lake.exists("generation.json")
         restart(attempt, CHIEF, PS)
-        assert lake.read_json(GENERATION) == {"attempt": 1, "life": 2}
+        assert lake.generation() == {"attempt": 1, "life": 2}
 
 
 class TestRestart:

@@ -13,7 +13,7 @@ import pytest
 
 from tfos.errors import LakeError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 SIZE = 1000
 DEADLINE_SECS = 20
@@ -25,7 +25,7 @@ def content(name):
 
 @pytest.fixture
 def lake():
-    lake = Lake(f"memory://{secrets.token_hex(4)}", "run")
+    lake = RunDirectory(f"memory://{secrets.token_hex(4)}", "run")
     for name in "abcdef":
         lake.write(f"feed/{name}", content(name))
     yield lake
@@ -36,13 +36,13 @@ def lake():
 def fetched(monkeypatch):
     """The names of the shards that were downloaded."""
     names = []
-    download = Lake.download
+    download = RunDirectory.download
 
     def record(self, path, target):
         names.append(path[-1])
         download(self, path, target)
 
-    monkeypatch.setattr(Lake, "download", record)
+    monkeypatch.setattr(RunDirectory, "download", record)
     return names
 
 
@@ -68,7 +68,7 @@ def settle(cache):
 
 
 def test_local_lake_is_read_where_it_is(tmp_path, fetched):
-    lake = Lake(str(tmp_path / "lake"), "run")
+    lake = RunDirectory(str(tmp_path / "lake"), "run")
     lake.write("feed/a", b"1")
     cache = ShardCache(lake, str(tmp_path / "cache"))
     cache.ahead(["feed/a"])
@@ -126,8 +126,10 @@ def test_open_shard_stays(make, tmp_path):
 
 def test_two_at_once_fetch_once(make, fetched, monkeypatch):
     cache, gate = make(), threading.Event()
-    download = Lake.download
-    monkeypatch.setattr(Lake, "download", lambda *args: (gate.wait(DEADLINE_SECS), download(*args)))
+    download = RunDirectory.download
+    monkeypatch.setattr(
+        RunDirectory, "download", lambda *args: (gate.wait(DEADLINE_SECS), download(*args))
+    )
     found = []
     threads = [threading.Thread(target=lambda: found.append(read(cache, "a"))) for _ in range(4)]
     for thread in threads:
@@ -153,7 +155,7 @@ def test_ahead_is_there_before_it_is_opened(make, fetched, tmp_path):
 def test_failed_fetch_ahead_is_made_again_by_open(make, fetched, monkeypatch, caplog, tmp_path):
     cache, failing = make(), threading.Event()
     failing.set()
-    download = Lake.download
+    download = RunDirectory.download
 
     def half(self, path, target):
         if failing.is_set():
@@ -161,7 +163,7 @@ def test_failed_fetch_ahead_is_made_again_by_open(make, fetched, monkeypatch, ca
             raise LakeError("the connection was lost")
         download(self, path, target)
 
-    monkeypatch.setattr(Lake, "download", half)
+    monkeypatch.setattr(RunDirectory, "download", half)
     cache.ahead(["feed/a", "feed/b"])
     settle(cache)
     assert caplog.text.count("the connection was lost") == 2

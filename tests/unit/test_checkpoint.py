@@ -13,11 +13,14 @@ import pytest
 import tenacity
 import tensorflow as tf
 
-import tfos.lake.storage
 from tfos.errors import FencedError, LakeError, UsageError
-from tfos.fault.checkpoint.checkpointer import KEPT, Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.store import KEPT, CheckpointStore
 from tfos.feeding.ledger import Ledger
-from tfos.lake.storage import COMMIT, Lake, checkpoint_order, checkpoint_path
+from tfos.lake import storage
+from tfos.lake.run_directory import RunDirectory, checkpoint_order, checkpoint_path
+from tfos.lake.storage import COMMIT
+from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 20
 
@@ -26,12 +29,15 @@ class World:
     """One run's lake and the chief's local directory."""
 
     def __init__(self, root):
-        self.lake = Lake(str(root / "lake"), "run")
+        self.lake = RunDirectory(str(root / "lake"), "run")
         self.scratch = root / "scratch"
         self.scratch.mkdir()
 
     def checkpointer(self, every_secs=1e9, **options):
-        return Checkpointer(self.lake, str(self.scratch), every_secs, **options)
+        names = ("fence", "is_owner", "writer")
+        store = {name: options.pop(name) for name in names if name in options}
+        store = CheckpointStore(self.lake, **store)
+        return Checkpointer(store, str(self.scratch), every_secs, **options)
 
     def save(self, *steps):
         """A process that saves each step: as the variable's value, and as the state."""
@@ -53,8 +59,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_fixed(0.01))
-    monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.1)
+    monkeypatch.setattr(storage, "_BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(TIMES, "lake_retry_secs", 0.1)
     return World(tmp_path)
 
 
@@ -68,13 +74,13 @@ def two_saved(world):
 def gate(monkeypatch):
     """Uploads wait until it is set."""
     gate = threading.Event()
-    upload = Lake.upload
+    upload = RunDirectory.upload
 
     def held(self, source, path):
         assert gate.wait(DEADLINE_SECS)
         upload(self, source, path)
 
-    monkeypatch.setattr(Lake, "upload", held)
+    monkeypatch.setattr(RunDirectory, "upload", held)
     yield gate
     gate.set()
 
@@ -298,7 +304,9 @@ class TestUpload:
 
     def test_old_ones_that_cannot_be_removed_are_no_failure(self, world, monkeypatch, caplog):
         with monkeypatch.context() as patch:
-            patch.setattr(Lake, "remove", refuse_to_remove(Lake.remove, checkpoint_path(1)))
+            patch.setattr(
+                RunDirectory, "remove", refuse_to_remove(RunDirectory.remove, checkpoint_path(1))
+            )
             world.save(*range(1, 5))
         assert "old checkpoints stay" in caplog.text
         assert world.steps() == [1, 2, 3, 4]
@@ -310,9 +318,9 @@ class TestUpload:
         checkpointer = world.checkpointer()
         checkpointer.restore(v=tf.Variable(1.0))
         callers = []
-        original = Lake._try
+        original = RunDirectory._try
         monkeypatch.setattr(
-            Lake,
+            RunDirectory,
             "_try",
             lambda *args: (callers.append(threading.current_thread().name), original(*args))[1],
         )
@@ -463,7 +471,9 @@ class TestAffordable:
 
     def saver(self, tmp_path, clock, secs):
         """One whose save took so long."""
-        saver = Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 1e9)
+        saver = Checkpointer(
+            CheckpointStore(RunDirectory(str(tmp_path), "run")), str(tmp_path), 1e9
+        )
         commit = saver._lake.commit_dir
 
         def slow(*args):
@@ -477,7 +487,9 @@ class TestAffordable:
         return saver
 
     def test_before_the_first(self, tmp_path, clock):
-        assert Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 1e9).affordable()
+        assert Checkpointer(
+            CheckpointStore(RunDirectory(str(tmp_path), "run")), str(tmp_path), 1e9
+        ).affordable()
 
     def test_cheap_ones_always_are(self, tmp_path, clock):
         assert self.saver(tmp_path, clock, 0.9).affordable()

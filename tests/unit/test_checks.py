@@ -9,7 +9,7 @@ from worlds import assert_same_weights
 from zoo import CASES, TRAIN, as_tf_data, functional
 
 from tfos.errors import UsageError
-from tfos.runtime.strategies import SingleRunner
+from tfos.strategies.single.backend import SingleRunner
 from tfos.training.checks import check_graph, check_model
 from tfos.training.program import AppliedRows, Program, prepare
 

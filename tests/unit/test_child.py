@@ -16,8 +16,17 @@ from conftest import poll
 
 from tfos.runtime import child
 from tfos.runtime.child import TFProcess
-from tfos.runtime.main import SAVE_SOON, STACKS_SIGNAL, StartOrder
-from tfos.runtime.roles import Task
+from tfos.runtime.protocol import (
+    STACKS_SIGNAL,
+    IsReady,
+    Progress,
+    Quiet,
+    SaveSoon,
+    StartOrder,
+    to_line,
+)
+from tfos.spec.roles import Task
+from tfos.spec.topology import find
 
 DEADLINE_SECS = 10.0
 
@@ -25,8 +34,10 @@ DEADLINE_SECS = 10.0
 PROLOGUE = """#!{python} -IS
 import faulthandler, json, os, signal, sys, time
 channel = os.fdopen(int(os.environ["TFOS_CHANNEL"]), "wb", buffering=0)
-def say(**message):
-    channel.write(json.dumps(message).encode() + b"\\n")
+def say(kind, **fields):
+    channel.write(json.dumps({{"": kind, **fields}}).encode() + b"\\n")
+def tell(what):
+    say("Progress", progress=what)
 """
 
 
@@ -50,7 +61,7 @@ def started(tmp_path, monkeypatch):
         process = TFProcess(
             Task(role, 1),
             "run-7",
-            "ps",
+            find("ps").of({}),
             str(scratch),
             tmp_path / "log",
             lambda process, message: events.put((process.life, message)),
@@ -75,18 +86,18 @@ def order(process):
 
 class TestProgram:
     def test_is_run_as_the_tensorflow_process_of_its_task(self, started):
-        process = started("say(args=sys.argv[1:])")
+        process = started("tell(sys.argv[1:])")
         _, message = next_event(process)
-        assert message["args"] == [
+        assert message.progress == [
             *("-X", "faulthandler", "-m", "tfos.runtime.main"),
             *("worker-1", "run-7", "ps"),
         ]
 
     def test_environment(self, started):
         names = ("PYTHONPATH", "TF_GRPC_REUSE_PORT", "KERAS_BACKEND", "PATH")
-        process = started(f"say(env={{name: os.environ.get(name) for name in {names}}})")
+        process = started(f"tell({{name: os.environ.get(name) for name in {names}}})")
         _, message = next_event(process)
-        assert message["env"] == {
+        assert message.progress == {
             "PYTHONPATH": "/shipped/app.zip",
             "TF_GRPC_REUSE_PORT": "true",
             "KERAS_BACKEND": "tensorflow",
@@ -108,19 +119,17 @@ class TestProgram:
 
 class TestEvents:
     def test_what_it_says_and_then_its_exit(self, started):
-        process = started(
-            "say(ready=True); say(alive=True); say(progress={'epoch': 1}); sys.exit(7)"
-        )
+        process = started("say('IsReady'); say('Alive'); tell({'epoch': 1}); sys.exit(7)")
         said = [next_event(process) for _ in range(3)]
-        assert said == [(0, {"ready": True}), (0, {"progress": {"epoch": 1}}), (0, 7)]
+        assert said == [(0, IsReady()), (0, Progress({"epoch": 1})), (0, 7)]
         assert not process.is_running
 
     def test_carry_the_life_that_it_has_now(self, started):
-        process = started("say(ready=True); sys.stdin.readline(); say(ready=True)")
-        assert next_event(process) == (0, {"ready": True})
+        process = started("say('IsReady'); sys.stdin.readline(); say('IsReady')")
+        assert next_event(process) == (0, IsReady())
         process.begin(4, 0)
         process.save_soon()
-        assert next_event(process) == (4, {"ready": True})
+        assert next_event(process) == (4, IsReady())
         assert next_event(process) == (4, 0)
 
     def test_exit_comes_though_a_grandchild_lives_and_holds_the_channel(self, started):
@@ -137,7 +146,7 @@ class TestEvents:
 
 def test_one_that_has_fallen_silent_is_not_to_begin(started, monkeypatch):
     monkeypatch.setattr("tfos.runtime.child._SILENT_SECS", 1.0)
-    process = started("while True: say(alive=True); time.sleep(0.1)")
+    process = started("while True: say('Alive'); time.sleep(0.1)")
     heard = process._heard
     poll(lambda: process._heard > heard, 30, "it gives a sign of life")
     assert process.can_begin
@@ -147,7 +156,7 @@ def test_one_that_has_fallen_silent_is_not_to_begin(started, monkeypatch):
 
 
 class TestOrders:
-    ECHO = "for line in sys.stdin: say(line=line)"
+    ECHO = "for line in sys.stdin: tell(line)"
 
     def test_order_then_save_soon(self, started):
         process = started(self.ECHO)
@@ -155,8 +164,8 @@ class TestOrders:
         process.order(order(process))
         process.save_soon()
         _, message = next_event(process)
-        assert message["line"].encode() == order(process).to_line()
-        assert next_event(process) == (3, {"line": SAVE_SOON.decode()})
+        assert message.progress.encode() == to_line(order(process))
+        assert next_event(process) == (3, Progress(to_line(SaveSoon()).decode()))
 
     def test_to_one_that_has_just_died_is_no_error(self, started):
         process = started("pass")
@@ -171,35 +180,38 @@ class TestOrders:
         process.begin(1, 0)
         long = StartOrder("ps", 0, 1, 1, {}, {"params": {"x": "y" * 300_000}}, "", "", "")
         process.order(long)
-        assert next_event(process) == (1, {"line": long.to_line().decode()})
+        assert next_event(process) == (1, Progress(to_line(long).decode()))
 
 
 class TestWatch:
     def test_is_none_for_a_spare(self, started):
-        process = started("say(alive=True); say(ready=True); time.sleep(600)")
+        process = started("say('Alive'); say('IsReady'); time.sleep(600)")
         next_event(process)
         assert process.watch is None
 
     @pytest.mark.parametrize(("role", "expected"), [("chief", True), ("worker", False)])
     def test_expects_progress_of_a_chief_from_its_order_on(self, started, role, expected):
-        process = started("sys.stdin.readline(); say(ready=True); time.sleep(600)", role)
+        process = started("sys.stdin.readline(); say('IsReady'); time.sleep(600)", role)
         process.begin(1, 100.0)
         assert process.watch._trains is False
         process.order(order(process))
         assert process.watch._trains is expected
 
     def test_hears_signs_of_life_that_are_no_event(self, started):
-        process = started("sys.stdin.readline(); say(alive=True); say(quiet=True); time.sleep(600)")
+        process = started(
+            "sys.stdin.readline(); say('Alive'); say('Quiet', begins=True); time.sleep(600)"
+        )
         process.begin(1, 100.0)
         heard = []
-        process.watch.said = lambda message, now: heard.append(message)
+        process.watch.alive = lambda now: heard.append("alive")
+        process.watch.quiet = lambda begins, now: heard.append(begins)
         process.save_soon()
-        assert next_event(process) == (1, {"quiet": True})
-        assert heard == [{"alive": True}, {"quiet": True}]
+        assert next_event(process) == (1, Quiet(True))
+        assert heard == ["alive", True]
 
 
 class TestStacks:
-    CODE = "faulthandler.register({}); say(ready=True); time.sleep(600)"
+    CODE = "faulthandler.register({}); say('IsReady'); time.sleep(600)"
 
     def test_are_left_in_the_log(self, started, tmp_path):
         process = started(self.CODE.format(int(STACKS_SIGNAL)))
@@ -227,7 +239,7 @@ class TestStacks:
 
 
 class TestEnd:
-    STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say(ready=True); time.sleep(600)"
+    STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN); say('IsReady'); time.sleep(600)"
 
     def test_kill_is_followed_by_its_exit(self, started):
         process = started(self.STUBBORN)

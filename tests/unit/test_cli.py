@@ -367,7 +367,7 @@ class TestHelp:
             cli.main(["--help"])
         assert caught.value.code == 0
         said = " ".join(capsys.readouterr().out.split())
-        for name, value in JobSpec().as_json().items():
+        for name, value in JobSpec.of().as_json().items():
             if name != "params":
                 assert f"--{name.replace('_', '-')}" in said
                 if value and not isinstance(value, bool):

@@ -11,7 +11,7 @@ from tfos.errors import FeedError
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 ROWS = 23
 COLUMNS = [
@@ -39,7 +39,7 @@ VALUES = {
 @pytest.fixture(scope="module")
 def feed(tmp_path_factory):
     """(reader, manifest) of a feed of several shards."""
-    lake = Lake(str(tmp_path_factory.mktemp("lake")), "run")
+    lake = RunDirectory(str(tmp_path_factory.mktemp("lake")), "run")
     write_feed(lake, "train", COLUMNS, VALUES, [7, 0, 11, 5])
     reader = FeedReader(lake, str(tmp_path_factory.mktemp("cache")))
     return reader, reader.manifest("train")
@@ -171,7 +171,7 @@ class TestEpochs:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_what_is_computed_of_a_part_of_a_batch_does_not_change_the_feed(tmp_path, shuffle):
     """TensorFlow computes in the memory of a slice when it believes that nobody else has it."""
-    lake, rows = Lake(str(tmp_path / "lake"), "run"), 4096
+    lake, rows = RunDirectory(str(tmp_path / "lake"), "run"), 4096
     values = {"x": [row / rows for row in range(rows)]}
     manifest = write_feed(lake, "train", [Column("x", "float32")], values, [rows], rows)
     serve_reads(FeedReader(lake, str(tmp_path / "cache")))

@@ -12,10 +12,11 @@ import pytest
 from helpers import Nodes
 
 from tfos.driver.run import _Run, attempt_number, run_id_of, submission
-from tfos.lake.storage import COMMIT, GENERATION, Lake, checkpoint_path
-from tfos.spec.result import finite, sum_stats
+from tfos.lake.run_directory import RunDirectory, checkpoint_name, checkpoint_path
+from tfos.lake.storage import COMMIT
 from tfos.runtime import keys
 from tfos.spec.job import SUBMISSION_CONF, JobSpec
+from tfos.spec.result import finite, sum_stats
 
 YARN = "application_1700000000000_0042"
 
@@ -57,7 +58,7 @@ class TestRunId:
     def test_is_a_valid_one(self, name):
         for of in (YARN, "0a1b"):
             run_id = run_id_of(of, name, 0)
-            assert JobSpec(run_id=run_id).run_id == run_id
+            assert JobSpec.of(run_id=run_id).run_id == run_id
 
     @pytest.mark.parametrize("of", ["0a1b", ""])
     def test_elsewhere_is_new_each_time(self, of):
@@ -69,7 +70,7 @@ class TestRunId:
 class TestAttemptNumber:
     @pytest.fixture
     def lake(self, tmp_path):
-        return Lake(str(tmp_path), "r")
+        return RunDirectory(str(tmp_path), "r")
 
     def test_begins_with_one(self, lake):
         assert attempt_number(lake, 0) == 1
@@ -78,7 +79,7 @@ class TestAttemptNumber:
         lake.write("logs/2/chief-0.log", b"")
         assert attempt_number(lake, 0) == 3
         assert attempt_number(lake, 4) == 5
-        lake.write_json(GENERATION, {"attempt": 10, "life": 1})
+        lake.write_generation(10, 1)
         assert attempt_number(lake, 4) == 11
 
     def test_does_not_need_logs(self, lake):
@@ -107,10 +108,12 @@ class TestClaim:
         nodes.publish = nodes.put
         nodes.watch = lambda path, callback: None
         nodes.connected_secs = lambda: 1.0
-        monkeypatch.setattr("tfos.driver.run.Registry", lambda address: contextlib.nullcontext(nodes))
+        monkeypatch.setattr(
+            "tfos.driver.run.Registry", lambda address: contextlib.nullcontext(nodes)
+        )
         run = _Run(SimpleNamespace())
         run.run_id, run._continues = "r", True
-        lake = run._lake = Lake(str(tmp_path), "r")
+        lake = run._lake = RunDirectory(str(tmp_path), "r")
         with run._claim(None, lake) as registry:
             assert registry.get(keys.driver("r"))["pid"] == os.getpid()
             registry.taken = taken
@@ -120,10 +123,10 @@ class TestClaim:
 class TestLedgerOfAFailedRun:
     def test_is_that_of_its_newest_checkpoint(self, tmp_path):
         run = _Run(SimpleNamespace())
-        run._lake = Lake(str(tmp_path), "r")
+        run._lake = RunDirectory(str(tmp_path), "r")
         run._attempts = 1
         for step, rows in ((1, 10), (2, 25)):
-            path = checkpoint_path(step, "1.1")
+            path = checkpoint_path(checkpoint_name(step, "1.1"))
             state = {"step": step, "sections": {}, "shared": {"train": {"rows": rows}}}
             run._lake.write_json(f"{path}/state.json", state)
             run._lake.write(f"{path}/{COMMIT}", b"{}")
@@ -133,7 +136,7 @@ class TestLedgerOfAFailedRun:
         run = _Run(SimpleNamespace())
         assert run._trained() == {}
         run = _Run(SimpleNamespace())
-        run._lake, run._attempts = Lake(str(tmp_path), "r"), 1
+        run._lake, run._attempts = RunDirectory(str(tmp_path), "r"), 1
         assert run._trained() == {}
 
 

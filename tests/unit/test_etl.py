@@ -13,10 +13,9 @@ from spark_types import array
 
 import tfos.driver.feeds
 from tfos.app import TFOnSparkApp
-from tfos.errors import FeedError, RegistryError
 from tfos.driver.feeds import Feeds
-from tfos.feeding.schema import arrived_path, manifest_path
-from tfos.lake.storage import APP, EVALUATIONS, GENERATION, Lake
+from tfos.errors import FeedError, RegistryError
+from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 from tfos.runtime.registry import RegistryAddress
 
 LONG = ("long", pa.int64())
@@ -58,7 +57,7 @@ ROWS = [{"x": 1}, {"x": 2}]
 
 @pytest.fixture
 def lake(tmp_path):
-    lake = Lake(str(tmp_path), "run")
+    lake = RunDirectory(str(tmp_path), "run")
     lake.write_json("spec.json", {})
     return lake
 
@@ -66,7 +65,9 @@ def lake(tmp_path):
 @pytest.fixture
 def nodes(monkeypatch):
     nodes = Nodes()
-    monkeypatch.setattr(tfos.driver.feeds, "Registry", lambda address: contextlib.nullcontext(nodes))
+    monkeypatch.setattr(
+        tfos.driver.feeds, "Registry", lambda address: contextlib.nullcontext(nodes)
+    )
     monkeypatch.setattr("pyspark.sql.DataFrame", Frame)
     return nodes
 
@@ -99,7 +100,7 @@ class TestMake:
     def test_training_feed_is_left_for_later(self, lake, make, names):
         feeds = make({name: Frame({"x": LONG}, ROWS) for name in names})
         assert list(feeds.manifests) == names[:-1]
-        assert lake.exists(arrived_path(names[-1])) and lake.exists(APP)
+        assert lake.exists(arrived_path(names[-1])) and lake.app()
         feeds.begin()
         feeds.wait()
         assert set(feeds.manifests) == set(names)
@@ -144,13 +145,13 @@ class TestMake:
         make({"eval": Frame({"x": LONG}, ROWS), "train": gate})
         lake.write("checkpoints/1-1.1/state.json", b"{}")
         lake.write("feed/train/000007-0.arrow", b"of the driver that died")
-        lake.write_json(EVALUATIONS, {"stop": 0})
-        lake.write_json(GENERATION, {"attempt": 3, "life": 2})
+        lake.write_evaluations({"stop": 0})
+        lake.write_generation(3, 2)
         again = make(Frame({"x": LONG}, ROWS, ROWS), may_stream=False)
         assert again.manifests["train"].rows == 4
-        assert not lake.exists("checkpoints") and not lake.exists(EVALUATIONS)
+        assert not lake.exists("checkpoints") and lake.evaluations()["stop"] is None
         # the chief that outlives its driver is nobody's
-        assert lake.read_json(GENERATION) == {"attempt": 3, "life": 0}
+        assert lake.generation() == {"attempt": 3, "life": 0}
         shards = {shard.path for shard in again.manifests["train"].shards}
         assert {f"feed/train/{name}" for name in lake.list("feed/train")} == shards | {
             manifest_path("train")

@@ -26,8 +26,8 @@ from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake.storage import Lake
-from tfos.runtime.strategies import SingleRunner
+from tfos.lake.run_directory import RunDirectory
+from tfos.strategies.single.backend import SingleRunner
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")
@@ -345,7 +345,7 @@ class TestArriving:
         """Makes contexts on a feed of which more arrives each time that somebody waits for it."""
         monkeypatch.setattr("tfos.training.fit.ARRIVAL_SECS", 0.0)
         monkeypatch.setattr("tfos.context.ARRIVAL_SECS", 0.0)
-        lake = Lake(str(tmp_path / "growing"), "run")
+        lake = RunDirectory(str(tmp_path / "growing"), "run")
         manifest = write_feed(lake, "train", COLUMNS, as_lists(TRAIN), [0, 9, 0, 13, 28])
 
         def begin(name, *shards):

@@ -9,14 +9,33 @@ from hypothesis import strategies as st
 from tfos.fault.hang import HangWatch
 
 SECS = 100.0
-ALIVE = {"alive": True}
-PROGRESS = {"progress": {"phase": "train", "epoch": 3}}
+PROGRESS = {"phase": "train", "epoch": 3}
+
+
+def alive(watch, now):
+    watch.alive(now)
+
+
+def moved(watch, now):
+    watch.moved(now)
+
+
+def progress(watch, now):
+    watch.moved(now, PROGRESS)
+
+
+def quiet(watch, now):
+    watch.quiet(True, now)
+
+
+def loud(watch, now):
+    watch.quiet(False, now)
 
 
 def alive_until(watch, begin, end):
     """A sign of life every second."""
     for now in range(int(begin), int(end) + 1):
-        watch.said(ALIVE, float(now))
+        watch.alive(float(now))
 
 
 class TestSilence:
@@ -31,18 +50,16 @@ class TestSilence:
         assert f"no sign of life for {secs} s ({words}" in why
         assert "--hang-secs 100" in why
 
-    @pytest.mark.parametrize(
-        "message", [ALIVE, PROGRESS, {"moved": True}, {"quiet": True}, {"ready": True}]
-    )
-    def test_any_word_is_a_sign_of_life(self, message):
+    @pytest.mark.parametrize("said", [alive, moved, progress, quiet, loud])
+    def test_any_word_is_a_sign_of_life(self, said):
         watch = HangWatch(SECS, False, 0.0)
-        watch.said(message, 40.0)
+        said(watch, 40.0)
         assert watch.verdict(90.0) is None
         assert watch.verdict(90.5) is not None
 
     def test_counts_inside_what_may_take_long(self):
         watch = HangWatch(SECS, True, 0.0)
-        watch.said({"quiet": True}, 0.0)
+        watch.quiet(True, 0.0)
         assert "no sign of life" in watch.verdict(75.5)
 
 
@@ -58,20 +75,20 @@ class TestProgress:
         alive_until(watch, 0, 5000)
         assert watch.verdict(5000.0) is None
 
-    @pytest.mark.parametrize("message", [PROGRESS, {"moved": True}])
-    def test_restarts_the_clock(self, message):
+    @pytest.mark.parametrize("said", [progress, moved])
+    def test_restarts_the_clock(self, said):
         watch = HangWatch(SECS, True, 0.0)
-        watch.said(message, 60.0)
+        said(watch, 60.0)
         alive_until(watch, 60, 161)
         assert watch.verdict(160.0) is None
         assert watch.verdict(160.5) is not None
 
     def test_is_not_expected_in_what_may_take_long_and_is_after_it(self):
         watch = HangWatch(SECS, True, 0.0)
-        watch.said({"quiet": True}, 10.0)
+        watch.quiet(True, 10.0)
         alive_until(watch, 10, 1000)
         assert watch.verdict(1000.0) is None
-        watch.said({"quiet": False}, 1000.0)
+        watch.quiet(False, 1000.0)
         alive_until(watch, 1000, 1101)
         assert watch.verdict(1100.0) is None
         assert watch.verdict(1100.5) is not None
@@ -79,15 +96,15 @@ class TestProgress:
     def test_progress_does_not_end_what_may_take_long(self):
         """An evaluation reports how far it is."""
         watch = HangWatch(SECS, True, 0.0)
-        watch.said({"quiet": True}, 0.0)
-        watch.said(PROGRESS, 1.0)
+        watch.quiet(True, 0.0)
+        watch.moved(1.0, PROGRESS)
         alive_until(watch, 1, 1000)
         assert watch.verdict(1000.0) is None
 
     def test_verdict_names_what_was_reported_last_and_the_remedy(self):
         watch = HangWatch(SECS, True, 0.0)
-        watch.said(PROGRESS, 0.0)
-        watch.said({"moved": True}, 1.0)
+        watch.moved(0.0, PROGRESS)
+        watch.moved(1.0)
         alive_until(watch, 1, 110)
         why = watch.verdict(110.0)
         assert why.endswith("train epoch 3")
@@ -105,7 +122,7 @@ class TestProgress:
     def test_verdict_before_the_first_epoch(self, progress, words):
         watch = HangWatch(SECS, True, 0.0)
         if progress:
-            watch.said({"progress": progress}, 0.0)
+            watch.moved(0.0, progress)
         alive_until(watch, 0, 110)
         assert watch.verdict(110.0).endswith(f"it reported last: {words}")
 
@@ -119,7 +136,7 @@ class TestOff:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([ALIVE, PROGRESS, {"moved": True}, {"quiet": True}, {"quiet": False}]),
+            st.sampled_from([alive, progress, moved, quiet, loud]),
             st.floats(0, SECS / 2 - 0.01),
         )
     ),
@@ -128,9 +145,9 @@ class TestOff:
 def test_silence_is_always_found_and_a_talking_server_never_hangs(said, trains):
     watch = HangWatch(SECS, trains, 0.0)
     now = 0.0
-    for message, later in said:
+    for tell, later in said:
         now += later
         if not trains:
             assert watch.verdict(now) is None
-        watch.said(message, now)
+        tell(watch, now)
     assert watch.verdict(now + SECS) is not None

@@ -20,24 +20,26 @@ import pytest
 import tenacity
 from fsspec.implementations.memory import MemoryFileSystem
 
-import tfos.lake.storage
 from tfos.errors import DamagedError, FencedError, LakeError
-from tfos.lake.storage import COMMIT, Lake, absolute
+from tfos.lake import storage
+from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import COMMIT, absolute
+from tfos.spec.times import TIMES
 
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.15)
-    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr(TIMES, "lake_retry_secs", 0.15)
+    monkeypatch.setattr(storage, "_BACKOFF", tenacity.wait_fixed(0.01))
 
 
 @pytest.fixture(params=["local", "memory"])
 def lake(request, tmp_path):
     if request.param == "local":
-        yield Lake(str(tmp_path / "lake"), "run-1")
+        yield RunDirectory(str(tmp_path / "lake"), "run-1")
         return
     url = f"memory://lake-{secrets.token_hex(4)}"
-    yield Lake(url, "run-1")
+    yield RunDirectory(url, "run-1")
     storage = fsspec.filesystem("memory")
     if storage.exists(url):
         storage.rm(url, recursive=True)
@@ -45,7 +47,7 @@ def lake(request, tmp_path):
 
 @pytest.fixture
 def local_lake(tmp_path):
-    return Lake(str(tmp_path / "lake"), "run-1")
+    return RunDirectory(str(tmp_path / "lake"), "run-1")
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ class TestAbsolute:
         assert absolute(url) == expected
 
     def test_root_of_a_filesystem_stays_on_it(self):
-        assert not Lake("memory://", "run").is_local
+        assert not RunDirectory("memory://", "run").is_local
 
 
 class TestFiles:
@@ -115,7 +117,7 @@ class TestFiles:
     def test_list_sees_what_another_client_wrote(self, lake):
         lake.write("dir/a", b"")
         lake.list("dir")
-        Lake(lake.url, lake.run_id).write("dir/b", b"")
+        RunDirectory(lake.url, lake.run_id).write("dir/b", b"")
         assert lake.list("dir") == ["a", "b"]
 
     def test_upload_and_download(self, lake, tmp_path):
@@ -144,18 +146,18 @@ class TestFiles:
 
     def test_runs_do_not_see_each_other(self, lake):
         lake.write("x", b"1")
-        assert not Lake(lake.url, "run-2").exists("x")
+        assert not RunDirectory(lake.url, "run-2").exists("x")
 
     def test_paths_are_local_only_where_the_lake_is(self, tmp_path):
-        local = Lake(str(tmp_path), "r")
+        local = RunDirectory(str(tmp_path), "r")
         assert local.is_local
         assert local.path("a", "b") == local.uri("a", "b") == str(tmp_path.resolve() / "r/a/b")
-        remote = Lake("memory://root", "r")
+        remote = RunDirectory("memory://root", "r")
         assert not remote.is_local
         assert remote.uri("a") == "memory:///root/r/a"
 
     def test_file_url_is_local(self, tmp_path):
-        assert Lake(f"file://{tmp_path}", "r").path("a") == str(tmp_path / "r" / "a")
+        assert RunDirectory(f"file://{tmp_path}", "r").path("a") == str(tmp_path / "r" / "a")
 
 
 class TestWholeOrNothing:
@@ -203,13 +205,13 @@ class TestCommit:
     def test_marker_is_written_last(self, lake, source, monkeypatch):
         order: list[str] = []
         for name in ("upload", "write"):
-            original = getattr(Lake, name)
+            original = getattr(RunDirectory, name)
 
             def record(self, first, second, original=original, name=name):
                 order.append(second if name == "upload" else first)
                 return original(self, first, second)
 
-            monkeypatch.setattr(Lake, name, record)
+            monkeypatch.setattr(RunDirectory, name, record)
         lake.commit_dir(source, "model", {}, fence=lambda: order.append("fence"))
         written = ["model/deep/empty", "model/weights", f"model/{COMMIT}"]
         assert order == ["fence", "fence", written[0], "fence", written[1], "fence", written[2]]
@@ -277,14 +279,14 @@ class TestCommit:
 
     def test_failing_upload_leaves_nothing_committed(self, lake, source, tmp_path, monkeypatch):
         lake.commit_dir(source, "model", {"version": 1})
-        upload = Lake.upload
+        upload = RunDirectory.upload
 
         def fail(self, file, path):
             if path.endswith("weights"):
                 raise LakeError("no space")
             upload(self, file, path)
 
-        monkeypatch.setattr(Lake, "upload", fail)
+        monkeypatch.setattr(RunDirectory, "upload", fail)
         with pytest.raises(LakeError):
             lake.commit_dir(source, "model", {"version": 2})
         assert lake.committed("model") is None
@@ -362,7 +364,7 @@ class TestErrors:
 
     def test_lake_that_is_a_file_names_path_and_flag(self, tmp_path):
         (tmp_path / "taken").write_text("not a directory")
-        lake = Lake(str(tmp_path / "taken"), "run")
+        lake = RunDirectory(str(tmp_path / "taken"), "run")
         for attempt in (
             lambda: lake.write("x", b""),
             lambda: lake.check_writable(),
@@ -375,7 +377,7 @@ class TestErrors:
 
     def test_unknown_protocol(self):
         with pytest.raises(LakeError, match=r"nosuchfs://x.*--lake"):
-            Lake("nosuchfs://x", "run").exists("y")
+            RunDirectory("nosuchfs://x", "run").exists("y")
 
     @pytest.mark.parametrize(
         ("url", "package"),
@@ -387,7 +389,7 @@ class TestErrors:
 
         monkeypatch.setattr(fsspec.core, "url_to_fs", not_installed)
         with pytest.raises(LakeError, match=rf"pip install 'tfos\[{package}\]'"):
-            Lake(url, "run").exists("y")
+            RunDirectory(url, "run").exists("y")
 
     def test_file_that_is_not_json(self, lake):
         lake.write("spec.json", b"{")
@@ -456,7 +458,7 @@ class TestRetries:
     def flaky(self):
         fsspec.register_implementation("flaky", Flaky, clobber=True)
         Flaky.failing = []
-        lake = Lake(f"flaky://{secrets.token_hex(4)}", "run-1")
+        lake = RunDirectory(f"flaky://{secrets.token_hex(4)}", "run-1")
         lake.write("x", b"1")
         yield lake
         Flaky.failing = []
@@ -532,7 +534,7 @@ class TestRetries:
 
         monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
         with pytest.raises(LakeError, match="no Hadoop here"):
-            Lake("hdfs://nowhere", "r").check_writable()
+            RunDirectory("hdfs://nowhere", "r").check_writable()
         assert len(tries) == 1
 
     def test_failing_commit_that_cannot_tidy_up_tells_the_cause(self, flaky, source):
@@ -587,7 +589,7 @@ def small_disk(tmp_path):
 
 class TestFullDisk:
     def test_nothing_half_is_left(self, small_disk, tmp_path):
-        lake = Lake(str(small_disk), "run")
+        lake = RunDirectory(str(small_disk), "run")
         lake.write("x", b"before")
         with pytest.raises(LakeError, match=r"cannot write .*/x: OSError.*No space left.*tried"):
             lake.write("x", bytes(2 << 20))
@@ -607,7 +609,7 @@ class TestFullDisk:
             warned.append(args)
             (small_disk / "junk").unlink(missing_ok=True)
 
-        monkeypatch.setattr(tfos.lake.storage._log, "warning", tidy_up)
-        Lake(str(small_disk), "run").write("x", bytes(500 << 10))
+        monkeypatch.setattr(storage._log, "warning", tidy_up)
+        RunDirectory(str(small_disk), "run").write("x", bytes(500 << 10))
         assert len(warned) == 1
         assert len((small_disk / "run/x").read_bytes()) == 500 << 10

@@ -15,7 +15,8 @@ from tfos.errors import UsageError
 from tfos.fault.checkpoint import chunked
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.fault.checkpoint.resharding import trackable
-from tfos.lake.storage import Lake
+from tfos.fault.checkpoint.store import CheckpointStore
+from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
 from tfos.tables.division import divide, initial_values, multiplier, shard_of
 
@@ -507,7 +508,9 @@ def test_large_tables_are_saved_and_restored_in_pieces(
         made = model("e")
         made.compile(optimizers.Adam(0.1), "mse")
         made.optimizer.build(made.trainable_variables)
-        saver = Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 0.0)
+        saver = Checkpointer(
+            CheckpointStore(RunDirectory(str(tmp_path), "run")), str(tmp_path), 0.0
+        )
         saver.restore(m=made, o=made.optimizer)
         return made, saver
 
@@ -530,7 +533,7 @@ def test_large_table_of_another_shape_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(chunked, "PIECE_BYTES", 9000)
 
     def saver() -> Checkpointer:
-        return Checkpointer(Lake(str(tmp_path), "run"), str(tmp_path), 0.0)
+        return Checkpointer(CheckpointStore(RunDirectory(str(tmp_path), "run")), str(tmp_path), 0.0)
 
     first = saver()
     first.restore(table=tf.Variable(tf.zeros([3000, 2])))

@@ -27,13 +27,23 @@ from tfos.runtime.lifecycle import (
     SaveSoon,
     Start,
 )
-from tfos.runtime.roles import Task, all_tasks, waits_for
+from tfos.runtime.protocol import (
+    Failed,
+    GotSigterm,
+    IsReady,
+    Moved,
+    Outcome,
+    Progress,
+    Quiet,
+)
+from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
+from tfos.spec.roles import Task
 
-SPEC = JobSpec(num_ps=1, num_workers=2)
+SPEC = JobSpec.of(num_ps=1, num_workers=2)
 TASKS = all_tasks(SPEC)
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
-SERVERS = waits_for(SPEC, CHIEF)
+SERVERS = SPEC.topology.waits_for(CHIEF)
 ADDRESSES = {task: f"10.0.0.{i}:99" for i, task in enumerate(TASKS)}
 CLUSTER = {
     "chief": [ADDRESSES[CHIEF]],
@@ -55,7 +65,7 @@ def ready_in(life, **others):
 
 
 def lifecycle(task):
-    return Lifecycle(task, frozenset(TASKS), waits_for(SPEC, task))
+    return Lifecycle(task, frozenset(TASKS), SPEC.topology.waits_for(task))
 
 
 def begun(task):
@@ -190,28 +200,24 @@ class TestChiefsNextLife:
 
 class TestMessages:
     def test_ready_is_announced_with_its_life(self):
-        assert started(PS).on(Said(1, {"ready": True})) == [AnnounceReady(1)]
+        assert started(PS).on(Said(1, IsReady())) == [AnnounceReady(1)]
         machine = started(PS)
         machine.on(Lives(all_in(2)))
-        assert machine.on(Said(2, {"ready": True})) == [AnnounceReady(2)]
+        assert machine.on(Said(2, IsReady())) == [AnnounceReady(2)]
 
     def test_progress_is_published(self):
-        said = Said(1, {"progress": {"epoch": 1}})
+        said = Said(1, Progress({"epoch": 1}))
         assert started(CHIEF).on(said) == [PublishProgress({"epoch": 1})]
 
     @pytest.mark.parametrize("task", [CHIEF, PS, WORKER])
     def test_preemption_is_announced_with_its_life(self, task):
-        assert started(task).on(Said(1, {"preempted": True})) == [AnnouncePreempted(1)]
+        assert started(task).on(Said(1, GotSigterm())) == [AnnouncePreempted(1)]
 
-    @pytest.mark.parametrize(
-        "message", [{"outcome": {}}, {"failure": {"kind": "exit"}}, {"moved": True}, {"quiet": 1}]
-    )
+    @pytest.mark.parametrize("message", [Outcome({}), Failed("exit", "x"), Moved(), Quiet(True)])
     def test_others_wait_for_the_exit_or_are_for_the_hang_watch(self, message):
         assert started(CHIEF).on(Said(1, message)) == []
 
-    @pytest.mark.parametrize(
-        "message", [{"ready": True}, {"progress": {}}, {"preempted": True}, {"outcome": {}}]
-    )
+    @pytest.mark.parametrize("message", [IsReady(), Progress({}), GotSigterm(), Outcome({})])
     @pytest.mark.parametrize("life", [0, 1, 3])
     def test_of_a_process_that_is_not_ours_any_more_are_ignored(self, message, life):
         machine = started(CHIEF)
@@ -220,7 +226,7 @@ class TestMessages:
         # nor is its outcome taken for that of the next one
         assert machine.on(Exited(2, 0)) == [PublishFailure(2, None, 0)]
 
-    @pytest.mark.parametrize("event", [Said(0, {"ready": True}), Exited(0, 0)])
+    @pytest.mark.parametrize("event", [Said(0, IsReady()), Exited(0, 0)])
     def test_of_a_spare_before_the_first_life_are_ignored(self, event):
         assert lifecycle(PS).on(event) == []
 
@@ -228,7 +234,7 @@ class TestMessages:
 class TestExit:
     def test_with_outcome_succeeds(self):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {"metrics": {"auc": 0.9}}}))
+        machine.on(Said(1, Outcome({"metrics": {"auc": 0.9}})))
         actions = machine.on(Exited(1, 0))
         assert actions[0] == PublishOutcome({"metrics": {"auc": 0.9}})
         assert isinstance(actions[1], End)
@@ -236,7 +242,7 @@ class TestExit:
 
     def test_empty_outcome_is_an_outcome(self):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {}}))
+        machine.on(Said(1, Outcome({})))
         assert machine.on(Exited(1, 0))[0] == PublishOutcome({})
 
     def test_without_outcome_is_a_failure_even_with_status_0(self):
@@ -245,26 +251,26 @@ class TestExit:
     @pytest.mark.parametrize("status", [1, -9])
     def test_bad_status_is_a_failure_even_with_outcome(self, status):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {}}))
+        machine.on(Said(1, Outcome({})))
         assert machine.on(Exited(1, status)) == [PublishFailure(1, None, status)]
 
     def test_failure_is_passed_through_and_the_supervisor_stays(self):
         machine = started(WORKER)
-        said = {"kind": "exception", "message": "ValueError: x", "traceback": "..."}
-        machine.on(Said(1, {"failure": said}))
+        said = Failed("exception", "ValueError: x", "...")
+        machine.on(Said(1, said))
         assert machine.on(Exited(1, 1)) == [PublishFailure(1, said, 1)]
         assert machine.on(Lives(all_in(1, worker_1=2)))[0] == Begin(2, False)
 
     def test_what_a_process_told_first_is_not_replaced_by_what_follows(self):
         """It may not end at its failure, and is then ended for a hang."""
         machine = started(WORKER)
-        machine.on(Said(1, {"failure": {"kind": "exception"}}))
-        machine.on(Said(1, {"failure": {"kind": "hang"}}))
-        assert machine.on(Exited(1, -9)) == [PublishFailure(1, {"kind": "exception"}, -9)]
+        machine.on(Said(1, Failed("exception", "x")))
+        machine.on(Said(1, Failed("hang", "x")))
+        assert machine.on(Exited(1, -9)) == [PublishFailure(1, Failed("exception", "x"), -9)]
 
     def test_failure_of_one_life_is_not_that_of_the_next(self):
         machine = started(WORKER)
-        machine.on(Said(1, {"failure": {"kind": "exception"}}))
+        machine.on(Said(1, Failed("exception", "x")))
         machine.on(Exited(1, 1))
         machine.on(Lives(all_in(1, worker_1=2)))
         assert machine.on(Exited(2, -9)) == [PublishFailure(2, None, -9)]
@@ -272,15 +278,15 @@ class TestExit:
     @pytest.mark.parametrize("status", [0, -9])
     def test_of_a_process_that_was_replaced_is_ignored(self, status):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {"stale": True}}))
+        machine.on(Said(1, Outcome({"stale": True})))
         machine.on(Lives(all_in(2)))
         assert machine.on(Exited(1, status)) == []
-        machine.on(Said(2, {"outcome": {"fresh": True}}))
+        machine.on(Said(2, Outcome({"fresh": True})))
         assert machine.on(Exited(2, 0))[0] == PublishOutcome({"fresh": True})
 
     def test_outcome_of_one_life_is_not_that_of_the_next(self):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {"stale": True}}))
+        machine.on(Said(1, Outcome({"stale": True})))
         machine.on(Lives(all_in(2)))
         assert machine.on(Exited(2, 0)) == [PublishFailure(2, None, 0)]
 
@@ -319,8 +325,8 @@ class TestEnd:
             Members(ADDRESSES),
             Lives(all_in(2)),
             ready_in(1),
-            Said(1, {"ready": True}),
-            Said(1, {"progress": {}}),
+            Said(1, IsReady()),
+            Said(1, Progress({})),
             Exited(1, 1),
             Preempted(),
             Ended("again"),
@@ -328,7 +334,7 @@ class TestEnd:
     )
     def test_nothing_happens_after_the_end(self, last, event):
         machine = started(CHIEF)
-        machine.on(Said(1, {"outcome": {}}))
+        machine.on(Said(1, Outcome({})))
         assert isinstance(machine.on(last)[-1], End)
         assert machine.on(event) == []
 
@@ -336,12 +342,14 @@ class TestEnd:
 class TestInStep:
     """Under multi-worker each process is ready when it is there, and none starts before all are."""
 
-    SPEC = JobSpec(strategy="multi-worker", num_workers=3)
+    SPEC = JobSpec.of(strategy="multi-worker", num_workers=3)
     TASKS = all_tasks(SPEC)
     ADDRESSES: ClassVar = {task: f"10.0.0.{i}:99" for i, task in enumerate(TASKS)}
 
     def lifecycle(self, task):
-        return Lifecycle(task, frozenset(self.TASKS), waits_for(self.SPEC, task), in_step=True)
+        return Lifecycle(
+            task, frozenset(self.TASKS), self.SPEC.topology.waits_for(task), is_ready_at_once=True
+        )
 
     def lives(self, life, **others):
         names = {Task.parse(name.replace("_", "-")): n for name, n in others.items()}
@@ -352,7 +360,7 @@ class TestInStep:
         machine.on(Members(self.ADDRESSES))
         machine.on(Lives(self.lives(1)))
         (start,) = machine.on(Ready(self.lives(1)))
-        assert start.cluster == {
+        assert start.addresses == {
             "chief": [self.ADDRESSES[CHIEF]],
             "worker": [self.ADDRESSES[Task("worker", i)] for i in range(2)],
         }
@@ -363,7 +371,7 @@ class TestInStep:
         assert self.lifecycle(task).on(Lives(self.lives(1))) == [Begin(1, False), AnnounceReady(1)]
 
     def test_what_the_process_says_of_it_is_no_news(self):
-        assert self.started(WORKER).on(Said(1, {"ready": True})) == []
+        assert self.started(WORKER).on(Said(1, IsReady())) == []
 
     @pytest.mark.parametrize("task", TASKS)
     def test_starts_when_all_are_ready_in_the_life_that_is_ordered(self, task):
@@ -386,13 +394,13 @@ class TestInStep:
 
     def test_workers_outcome_ends_it_without_being_published(self):
         machine = self.started(WORKER)
-        machine.on(Said(1, {"outcome": {"metrics": {}}}))
+        machine.on(Said(1, Outcome({"metrics": {}})))
         (end,) = machine.on(Exited(1, 0))
         assert isinstance(end, End)
 
     def test_chiefs_outcome_is_published(self):
         machine = self.started(CHIEF)
-        machine.on(Said(1, {"outcome": {"metrics": {"auc": 1.0}}}))
+        machine.on(Said(1, Outcome({"metrics": {"auc": 1.0}})))
         assert machine.on(Exited(1, 0))[0] == PublishOutcome({"metrics": {"auc": 1.0}})
 
     def test_worker_that_ends_without_an_outcome_has_failed(self):
@@ -419,9 +427,7 @@ events = st.one_of(
     st.builds(
         Said,
         st.integers(0, 3),
-        st.sampled_from(
-            [{"ready": True}, {"progress": {}}, {"outcome": {}}, {"failure": {}}, {"preempted": 1}]
-        ),
+        st.sampled_from([IsReady(), Progress({}), Outcome({}), {"failure": {}}, {"preempted": 1}]),
     ),
     st.builds(Exited, st.integers(0, 3), st.sampled_from([0, 1, -9])),
     st.just(Preempted()),
@@ -451,9 +457,9 @@ class TestWhateverHappens:
                         assert life > current
                         current = life
                         begins.append(life)
-                    case Start(cluster):
+                    case Start(addresses):
                         assert current > 0
-                        assert cluster == CLUSTER
+                        assert addresses == CLUSTER
                         if task == CHIEF:
                             assert all(ready.get(s) == wanted[s] for s in SERVERS)
                         starts.append(current)

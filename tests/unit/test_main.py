@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,16 +11,18 @@ from types import SimpleNamespace
 import pytest
 
 from tfos.fault.hang import HangWatch
-from tfos.runtime import main
-from tfos.runtime.main import _ChannelReports
+from tfos.runtime.host import WireReports
+from tfos.runtime.protocol import Alive, Moved, Progress, Quiet, from_line
 
 DEADLINE_SECS = 20
 PROLOGUE = """
 import os, signal, sys, threading, time
+from types import SimpleNamespace
 from tfos.errors import LakeError
-from tfos.runtime import main
+from tfos.fault.failures import FailureKind
+from tfos.runtime import main, preemption
+from tfos.runtime.protocol import Moved, Progress
 sys.argv = ["main", "chief-0", "run", "single"]
-main._kind = lambda error: "exception"
 """
 
 
@@ -43,8 +44,8 @@ def run():
         os.close(write_end)
         status = process.wait(DEADLINE_SECS)
         with os.fdopen(read_end, "rb") as channel:
-            said = [json.loads(line) for line in channel]
-        return status, [message for message in said if "alive" not in message]
+            said = [from_line(line) for line in channel]
+        return status, [message for message in said if message != Alive()]
 
     yield run
     for process in processes:
@@ -58,18 +59,19 @@ def test_failure_is_the_end_whatever_threads_user_code_has_left(run):
         def fail(*args):
             threading.Thread(target=time.sleep, args=(600,)).start()
             raise ValueError("no such column")
-        main._import = fail
+        kind = lambda error: FailureKind.EXCEPTION
+        main.load = lambda path: SimpleNamespace(preload=fail, failure_kind=kind)
         sys.exit(main.main())
     """)
     assert status == 1
     (message,) = said
-    assert message["failure"]["message"] == "ValueError: no such column"
+    assert message.message == "ValueError: no such column"
 
 
 class TestSigterm:
     START = """
         channel = main.Channel(int(os.environ["TFOS_CHANNEL"]))
-        preemption = main._Preemption(channel)
+        asked = channel._preemption
     """
 
     def test_saves_and_ends(self, run):
@@ -77,16 +79,16 @@ class TestSigterm:
             self.START
             + """
         def save():
-            channel.send(saving=True)
+            channel.send(Moved())
             return iter([False, True]).__next__
-        preemption.on_sigterm = save
+        asked.on_sigterm = save
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(600)
         """
         )
         assert status == 128 + 15
-        assert said[0] == {"saving": True}
-        assert said[1]["failure"]["kind"] == "preempted"
+        assert said[0] == Moved()
+        assert said[1].kind == "preempted"
 
     @pytest.mark.parametrize("act", ["time.sleep(600)", "raise LakeError('no answer')"])
     @pytest.mark.parametrize("when", ["first", "asked"])
@@ -94,16 +96,16 @@ class TestSigterm:
         status, said = run(
             self.START
             + f"""
-        main._PREEMPTION_SECS = 0.2
+        preemption._STAY_SECS = 0.2
         def fail():
             {act}
-        preemption.on_sigterm = fail if {when == "first"} else lambda: fail
+        asked.on_sigterm = fail if {when == "first"} else lambda: fail
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(600)
         """
         )
         assert status == 128 + 15
-        assert [message["failure"]["kind"] for message in said] == ["preempted"]
+        assert [message.kind for message in said] == ["preempted"]
 
     def test_of_a_process_that_user_code_forked_ends_that_one_alone(self, run):
         """multiprocessing.Pool.terminate() sends it to each of its processes."""
@@ -118,11 +120,11 @@ class TestSigterm:
         os.read(read_end, 2)
         os.kill(forked, signal.SIGTERM)
         _, ended = os.waitpid(forked, 0)
-        channel.send(ended_by=os.WTERMSIG(ended))
+        channel.send(Progress({"ended by": os.WTERMSIG(ended)}))
         """
         )
         assert status == 0
-        assert said == [{"ended_by": 15}]
+        assert said == [Progress({"ended by": 15})]
 
 
 class TestReports:
@@ -132,14 +134,14 @@ class TestReports:
 
     @pytest.fixture
     def reports(self, said):
-        channel = SimpleNamespace(send=lambda **message: said.append(message))
-        return _ChannelReports(channel, is_chief=True)
+        channel = SimpleNamespace(send=said.append)
+        return WireReports(channel, is_chief=True)
 
     def test_commit_is_told_though_the_loop_says_nothing(self, reports, said):
-        reports.saved(SimpleNamespace(stats={"step": 3}))  # what the run continues from
+        reports.saved({"step": 3})  # what the run continues from
         reports.progress({"phase": "train() begins"})
-        reports.saved(SimpleNamespace(stats={"step": 7}))
-        steps = [(m["progress"]["phase"], m["progress"]["checkpoints"]["step"]) for m in said]
+        reports.saved({"step": 7})
+        steps = [(m.progress["phase"], m.progress["checkpoints"]["step"]) for m in said]
         assert steps == [("train() begins", 3), ("train() begins", 7)]
 
     def test_quiet_lasts_until_the_outermost_block_ends(self, reports, said):
@@ -148,10 +150,10 @@ class TestReports:
             with reports.quiet():
                 pass
             for message in said:
-                watch.said(message, now=1)
+                watch.quiet(message.begins, now=1)
             assert watch._quiet
-        watch.said(said[-1], now=2)
-        assert said == [{"quiet": True}, {"quiet": False}]
+        watch.quiet(said[-1].begins, now=2)
+        assert said == [Quiet(True), Quiet(False)]
         assert not watch._quiet
 
 
@@ -168,4 +170,6 @@ class TestReports:
 def test_death_of_another_process_is_no_error_of_this_one(message, kind):
     import tensorflow as tf
 
-    assert main._kind(tf.errors.InvalidArgumentError(None, None, message)) == kind
+    from tfos.strategies.errors import failure_kind
+
+    assert failure_kind(tf.errors.InvalidArgumentError(None, None, message)) == kind

@@ -7,7 +7,7 @@ import types
 import pytest
 
 import tfos
-from tfos.app import check_is_app
+from tfos.driver.arguments import check_is_app
 from tfos.errors import AppError, UsageError
 from tfos.ml import TFEstimator, TFModel
 

@@ -15,22 +15,21 @@ import time
 
 import pytest
 
-from tfos.client import control
-from tfos.client import logs
 from tfos.cli import commands
-from tfos.errors import LakeError, RegistryError, UsageError
-from tfos.lake.storage import Lake
+from tfos.cli.render import print_status
+from tfos.client import control, logs
 from tfos.client.logs import Selection
-from tfos.runtime import keys
-from tfos.runtime.registry import Registry, RegistryAddress, prepare
-from tfos.spec.job import JobSpec
 from tfos.client.status import (
     AttemptNodes,
     dead_status,
     finished_status,
     live_status,
-    print_status,
 )
+from tfos.errors import LakeError, RegistryError, UsageError
+from tfos.lake.run_directory import RunDirectory
+from tfos.runtime import keys
+from tfos.runtime.registry import Registry, RegistryAddress, prepare
+from tfos.spec.job import JobSpec
 
 DEADLINE_SECS = 20.0
 _numbers = itertools.count()
@@ -250,13 +249,13 @@ class TestText:
 
 @pytest.fixture
 def lake(tmp_path):
-    return Lake(str(tmp_path / "lake"), "r")
+    return RunDirectory(str(tmp_path / "lake"), "r")
 
 
 @pytest.fixture
 def started(lake):
     """The lake of a run that has been started, with a ZooKeeper that is not there any more."""
-    lake.write_json("spec.json", {**JobSpec(run_id="r").as_json()})
+    lake.write_json("spec.json", {**JobSpec.of(run_id="r").as_json()})
     with socket.socket() as held:  # bound, but it does not listen
         held.bind(("127.0.0.1", 0))
         hosts = f"127.0.0.1:{held.getsockname()[1]}"
@@ -314,7 +313,7 @@ class TestCommandLine:
     @pytest.mark.parametrize("command", commands.COMMANDS)
     def test_unknown_run_names_those_there_are(self, command, lake, run):
         for n in range(12):
-            Lake(lake.url, f"other-{n:02d}").write_json("spec.json", {})
+            RunDirectory(lake.url, f"other-{n:02d}").write_json("spec.json", {})
         status, out, err = run(command, run_id="nightly")
         assert (status, out) == (1, "")
         assert "no run nightly" in err
@@ -491,13 +490,13 @@ class TestLogs:
         assert run("chief")[1] == (b"chief-0 | " + line) * 30_000
 
     def test_none_yet(self, lake, capsys):
-        other = Lake(lake.url, "young")
+        other = RunDirectory(lake.url, "young")
         other.write_json("spec.json", {})
         assert commands.main(["logs", "young", "--lake", lake.url]) == 1
         assert "no logs" in capsys.readouterr().err
 
     def test_remote_lake(self, monkeypatch):
-        lake = Lake(f"memory://logs-{next(_numbers)}", "r")
+        lake = RunDirectory(f"memory://logs-{next(_numbers)}", "r")
         sink = io.BytesIO()
         printer = logs._Printer(lake, 1, Selection("ps"), sink)
         lake.write("logs/1/ps-0.log", b"one\ntw")
@@ -610,7 +609,7 @@ class TestLive:
         lake.run_id = f"live-{next(_numbers)}"
         address = RegistryAddress.new(zookeeper, lake.run_id)
         lake.write_json("registry.json", vars(address))
-        lake.write_json("spec.json", JobSpec(run_id=lake.run_id).as_json())
+        lake.write_json("spec.json", JobSpec.of(run_id=lake.run_id).as_json())
         with Registry(address) as registry:
             registry.create(keys.driver(lake.run_id), {"host": "h", "pid": 1}, ephemeral=True)
             yield registry

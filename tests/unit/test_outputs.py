@@ -13,7 +13,7 @@ from worlds import Interrupted, World, interrupt
 from zoo import functional
 
 from tfos.feeding.dataset import serve_reads
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.outputs import Outputs
 
 pytest_plugins = ["world_fixtures"]
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 def lake():
     """In memory, as remote as any other for who writes to paths."""
     name = f"outputs-{next(_numbers)}"
-    yield Lake(f"memory://{name}", "run")
+    yield RunDirectory(f"memory://{name}", "run")
     fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
 
 
@@ -36,7 +36,7 @@ def remote(feeds, tmp_path, lake):
 
 class TestOutputs:
     def test_of_a_local_lake_are_its_directories(self, tmp_path):
-        lake = Lake(str(tmp_path / "lake"), "run")
+        lake = RunDirectory(str(tmp_path / "lake"), "run")
         outputs = Outputs(lake, str(tmp_path), is_owner=True)
         assert outputs.events == lake.uri("events") and outputs.output == lake.uri("output")
         Path(outputs.output, "a.txt").write_text("a")

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from tfos.fault.failures import Failure
 from tfos.fault.policy import GiveUp, Incident, NewAttempt, Restart, decide
+from tfos.spec.topology import find
 
 TASKS = [("chief", 0), ("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1)]
 # the second of the same of these is no accident
-DETERMINISTIC = ["exception", "exit", "start", "hang"]
+DETERMINISTIC = ["exception", "crash", "exit", "start", "hang"]
 ACCIDENTAL = ["signal", "preempted", "spark", "peer"]
 BUDGET = 3
+PS, MULTI_WORKER, SINGLE = (find(name).of({}) for name in ("ps", "multi-worker", "single"))
 
 
 def failure(task, kind="signal", message=None, time=1.0):
@@ -29,7 +31,7 @@ def incident(*failures, step=0):
 
 
 def once(*failures):
-    return decide([incident(*failures)], BUDGET, "ps")
+    return decide([incident(*failures)], BUDGET, PS)
 
 
 def restart(*names):
@@ -95,7 +97,7 @@ class TestGiveUp:
     def test_exception_of_the_chief_at_once(self):
         raised = failure("chief-0", "exception", "ValueError: in train()")
         assert once(raised) == GiveUp(raised)
-        assert decide([incident(raised)], 10**6, "ps") == GiveUp(raised)
+        assert decide([incident(raised)], 10**6, PS) == GiveUp(raised)
 
     def test_exception_of_the_chief_beside_a_lost_executor(self):
         raised = failure("chief-0", "exception")
@@ -109,7 +111,7 @@ class TestGiveUp:
     @pytest.mark.parametrize("task", ["worker-0", "ps-0"])
     def test_same_failure_twice(self, kind, task):
         one, two = failure(task, kind, time=1.0), failure(task, kind, time=2.0)
-        decision = decide([incident(one), incident(two)], BUDGET, "ps")
+        decision = decide([incident(one), incident(two)], BUDGET, PS)
         assert isinstance(decision, GiveUp)
         assert (decision.cause.task, decision.cause.kind) == (task, kind)
         assert decision.cause.message == f"{two.message} (twice, with no checkpoint in between)"
@@ -117,29 +119,29 @@ class TestGiveUp:
     def test_same_exception_of_two_workers_is_the_same(self):
         """Rows that no worker can take go to the next one."""
         history = [incident(failure(f"worker-{i}", "exception", "KeyError: 'x'")) for i in (0, 1)]
-        assert isinstance(decide(history, BUDGET, "ps"), GiveUp)
+        assert isinstance(decide(history, BUDGET, PS), GiveUp)
 
     def test_hangs_of_two_workers_are_not_the_same(self):
         """Their machines were paused, one after the other."""
         history = [incident(failure(f"worker-{i}", "hang", "silent")) for i in (0, 1)]
-        assert decide(history, BUDGET, "ps") == Restart(frozenset({"worker-1"}))
+        assert decide(history, BUDGET, PS) == Restart(frozenset({"worker-1"}))
 
     def test_same_failure_with_another_between(self):
         history = [
             incident(failure(task, kind))
             for task, kind in (("worker-0", "exit"), ("worker-1", "signal"), ("worker-0", "exit"))
         ]
-        assert isinstance(decide(history, BUDGET, "ps"), GiveUp)
+        assert isinstance(decide(history, BUDGET, PS), GiveUp)
 
     @pytest.mark.parametrize("kind", DETERMINISTIC)
     def test_not_with_a_checkpoint_between(self, kind):
         history = [incident(failure("worker-0", kind), step=step) for step in (10, 11)]
-        assert not isinstance(decide(history, BUDGET, "ps"), GiveUp)
+        assert not isinstance(decide(history, BUDGET, PS), GiveUp)
 
     @pytest.mark.parametrize("kind", ACCIDENTAL)
     def test_accidents_are_never_the_same(self, kind):
         history = [incident(failure("worker-0", kind))] * BUDGET
-        assert not isinstance(decide(history, BUDGET, "ps"), GiveUp)
+        assert not isinstance(decide(history, BUDGET, PS), GiveUp)
 
     @pytest.mark.parametrize(
         "other",
@@ -152,7 +154,7 @@ class TestGiveUp:
     )
     def test_not_for_a_failure_that_differs(self, other):
         first = incident(failure("worker-0", "exception", "KeyError: 'x'"))
-        assert isinstance(decide([first, incident(other)], BUDGET, "ps"), Restart)
+        assert isinstance(decide([first, incident(other)], BUDGET, PS), Restart)
 
     def test_only_causes_are_compared(self):
         """A worker that loses its peer each time is no sign of a deterministic failure."""
@@ -161,7 +163,7 @@ class TestGiveUp:
             incident(failure("ps-0", "signal", time=1.0), lost),
             incident(failure("ps-1", "signal", time=1.0), lost),
         ]
-        assert isinstance(decide(history, BUDGET, "ps"), Restart)
+        assert isinstance(decide(history, BUDGET, PS), Restart)
 
 
 class TestBudget:
@@ -173,10 +175,10 @@ class TestBudget:
 
     def test_that_many_are_survived(self):
         for count in range(1, BUDGET + 1):
-            assert isinstance(decide(self.crashes(count), BUDGET, "ps"), Restart)
+            assert isinstance(decide(self.crashes(count), BUDGET, PS), Restart)
 
     def test_one_more_ends_the_run_with_the_list_of_all_first_first(self):
-        decision = decide(self.crashes(BUDGET + 1), BUDGET, "ps")
+        decision = decide(self.crashes(BUDGET + 1), BUDGET, PS)
         assert isinstance(decision, GiveUp)
         cause = decision.cause
         assert (cause.task, cause.host, cause.time) == ("worker-0", "host-of-worker-0", 0)
@@ -189,30 +191,30 @@ class TestBudget:
 
     def test_none_ends_the_run_at_the_first_failure_as_it_is(self):
         (crash,) = self.crashes(1)
-        assert decide([crash], 0, "ps") == GiveUp(crash.cause)
+        assert decide([crash], 0, PS) == GiveUp(crash.cause)
 
     def test_is_refilled_by_a_checkpoint(self):
         history = self.crashes(BUDGET)
         history += self.crashes(BUDGET, step=1)
-        assert isinstance(decide(history, BUDGET, "ps"), Restart)
+        assert isinstance(decide(history, BUDGET, PS), Restart)
         history += self.crashes(1, step=1)
-        decision = decide(history, BUDGET, "ps")
+        decision = decide(history, BUDGET, PS)
         assert isinstance(decision, GiveUp)
         assert f"first of {BUDGET + 1} failures" in decision.cause.message
 
     def test_counts_new_attempts(self):
         lost = incident(failure("worker-0", "spark"))
-        assert decide([lost] * BUDGET, BUDGET, "ps") == NewAttempt()
-        assert isinstance(decide([lost] * (BUDGET + 1), BUDGET, "ps"), GiveUp)
+        assert decide([lost] * BUDGET, BUDGET, PS) == NewAttempt()
+        assert isinstance(decide([lost] * (BUDGET + 1), BUDGET, PS), GiveUp)
 
     def test_failures_at_one_time_are_one_incident(self):
         many = [failure(f"worker-{i}") for i in range(BUDGET + 1)]
-        assert isinstance(decide([incident(*many)], 1, "ps"), Restart)
+        assert isinstance(decide([incident(*many)], 1, PS), Restart)
 
     def test_failure_without_words_can_be_listed(self):
         """An exception of a supervisor may have no text: see runtime.supervisor.supervise."""
         history = [incident(Failure("worker", 0, "h", "start", "")), *self.crashes(1)]
-        assert "1. worker-0 on h" in decide(history, 1, "ps").cause.message
+        assert "1. worker-0 on h" in decide(history, 1, PS).cause.message
 
 
 class TestWorkersInStep:
@@ -221,27 +223,27 @@ class TestWorkersInStep:
     @pytest.mark.parametrize("task", ["chief-0", "worker-0", "worker-2"])
     @pytest.mark.parametrize("kind", ["signal", "exit", "peer", "preempted", "hang"])
     def test_any_death_restarts_all_of_them(self, task, kind):
-        decision = decide([incident(failure(task, kind))], BUDGET, "multi-worker")
+        decision = decide([incident(failure(task, kind))], BUDGET, MULTI_WORKER)
         for other in [("chief", 0), *(("worker", i) for i in range(3))]:
             assert decision.includes(*other)
 
     @pytest.mark.parametrize("task", ["chief-0", "worker-1"])
     def test_exception_gives_up_at_once(self, task):
         raised = failure(task, "exception", "ValueError: in train()")
-        assert decide([incident(raised)], 10**6, "multi-worker") == GiveUp(raised)
+        assert decide([incident(raised)], 10**6, MULTI_WORKER) == GiveUp(raised)
 
     def test_exception_of_a_worker_that_serves_does_not(self):
         raised = failure("worker-1", "exception")
-        assert decide([incident(raised)], BUDGET, "ps") == restart("worker-1")
+        assert decide([incident(raised)], BUDGET, PS) == restart("worker-1")
 
     @pytest.mark.parametrize("kind", ["spark", "start"])
     def test_lost_executor_is_a_new_attempt(self, kind):
         lost = incident(failure("worker-0", kind), failure("chief-0", "peer"))
-        assert decide([lost], BUDGET, "multi-worker") == NewAttempt()
+        assert decide([lost], BUDGET, MULTI_WORKER) == NewAttempt()
 
     def test_single_restarts_its_chief(self):
-        decision = decide([incident(failure("chief-0"))], BUDGET, "single")
-        assert decision == restart("chief-0", "chief")
+        decision = decide([incident(failure("chief-0"))], BUDGET, SINGLE)
+        assert decision == restart("chief-0")
 
 
 failures = st.builds(
@@ -267,18 +269,18 @@ class TestProperties:
     @given(histories(), st.integers(0, 5))
     def test_same_answer_twice_and_nothing_is_changed(self, history, budget):
         before = copy.deepcopy(history)
-        assert decide(history, budget, "ps") == decide(history, budget, "ps")
+        assert decide(history, budget, PS) == decide(history, budget, PS)
         assert history == before
 
     @given(histories(), st.integers(0, 5))
     def test_spent_budget_ends_the_run(self, history, budget):
         here = [i for i in history if i.step == history[-1].step]
         if len(here) > budget:
-            assert isinstance(decide(history, budget, "ps"), GiveUp)
+            assert isinstance(decide(history, budget, PS), GiveUp)
 
     @given(histories(), st.integers(0, 5))
     def test_restart_takes_all_that_failed(self, history, budget):
-        decision = decide(history, budget, "ps")
+        decision = decide(history, budget, PS)
         if isinstance(decision, Restart):
             for failed in history[-1].failures:
                 assert decision.includes(failed.role, failed.index)
@@ -286,14 +288,14 @@ class TestProperties:
 
     @given(histories(), st.integers(0, 5))
     def test_chief_and_ps_go_together(self, history, budget):
-        decision = decide(history, budget, "ps")
+        decision = decide(history, budget, PS)
         if isinstance(decision, Restart):
             taken = {decision.includes(*task) for task in TASKS if task[0] != "worker"}
             assert len(taken) == 1
 
     @given(histories(), st.integers(0, 5))
     def test_what_is_told_happened_since_the_last_checkpoint(self, history, budget):
-        decision = decide(history, budget, "ps")
+        decision = decide(history, budget, PS)
         if isinstance(decision, GiveUp):
             causes = [i.cause for i in history if i.step == history[-1].step]
             assert (decision.cause.task, decision.cause.kind) in {(c.task, c.kind) for c in causes}
@@ -301,9 +303,9 @@ class TestProperties:
     @given(histories(), histories(), st.integers(0, 5))
     def test_what_was_before_the_last_checkpoint_counts_for_nothing(self, old, new, budget):
         later = [Incident(i.failures, i.step + 10) for i in new]
-        assert decide([*old, *later], budget, "ps") == decide(later, budget, "ps")
+        assert decide([*old, *later], budget, PS) == decide(later, budget, PS)
 
     @given(histories(), st.integers(0, 5))
     def test_more_budget_never_gives_up_earlier(self, history, budget):
-        if not isinstance(decide(history, budget, "ps"), GiveUp):
-            assert decide(history, budget + 1, "ps") == decide(history, budget, "ps")
+        if not isinstance(decide(history, budget, PS), GiveUp):
+            assert decide(history, budget + 1, PS) == decide(history, budget, PS)

@@ -20,9 +20,9 @@ from tfos.errors import DamagedError, FeedError, LakeError, UsageError
 from tfos.feeding.schema import Column
 from tfos.inference.inputs import input_layout
 from tfos.inference.predict import output_schema
-from tfos.inference.worker import load_model, rebatch
-from tfos.lake.storage import Lake
 from tfos.inference.signature import SIGNATURE, Output, Signature
+from tfos.inference.worker import load_model, rebatch
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.export import export_model
 
 pytest_plugins = ["s3"]
@@ -92,20 +92,20 @@ class Frame:
         ]
 
 
-def export(lake: Lake, model: keras.Model, columns=COLUMNS) -> str:
+def export(lake: RunDirectory, model: keras.Model, columns=COLUMNS) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         return export_model(model, columns, lake, scratch, None)
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory) -> str:
-    return export(Lake(str(tmp_path_factory.mktemp("lake")), "run"), Tagged())
+    return export(RunDirectory(str(tmp_path_factory.mktemp("lake")), "run"), Tagged())
 
 
 @pytest.fixture
-def mine(tmp_path) -> tuple[Lake, str]:
+def mine(tmp_path) -> tuple[RunDirectory, str]:
     """A model that a test may spoil."""
-    lake = Lake(str(tmp_path), "run")
+    lake = RunDirectory(str(tmp_path), "run")
     return lake, export(lake, Tagged())
 
 
@@ -117,7 +117,10 @@ class TestSignature:
     def test_is_exported_beside_the_model(self, uri):
         found = Signature.from_json(json.loads(Path(uri, SIGNATURE).read_text()))
         assert found == signature(Output("predictions", "float32", (None,)))
-        assert SIGNATURE in Lake(str(Path(uri).parent.parent), "run").committed("model")["files"]
+        assert (
+            SIGNATURE
+            in RunDirectory(str(Path(uri).parent.parent), "run").committed("model")["files"]
+        )
 
     @pytest.mark.parametrize("record", [{}, {"inputs": [{"odd": 1}], "outputs": []}])
     def test_of_another_form_is_an_error(self, record):
@@ -295,7 +298,7 @@ class TestPredict:
         x = keras.Input((2,), name="x")
         doubled = keras.layers.Rescaling(2.0)(x)
         outputs = {"sum": keras.layers.Dense(1, kernel_initializer="ones")(x), "twice": doubled}
-        lake = Lake(str(tmp_path), "run")
+        lake = RunDirectory(str(tmp_path), "run")
         uri = export(lake, keras.Model({"x": x}, outputs), COLUMNS[1:2])
         found = tfos.predict(Frame(), uri, output="out").run(rows(3))
         assert [row["out"] for row in found] == [
@@ -305,7 +308,7 @@ class TestPredict:
     def test_matrix_per_row(self, tmp_path):
         x = keras.Input((2,), name="x")
         model = keras.Model({"x": x}, keras.layers.Reshape((2, 1))(x))
-        uri = export(Lake(str(tmp_path), "run"), model, COLUMNS[1:2])
+        uri = export(RunDirectory(str(tmp_path), "run"), model, COLUMNS[1:2])
         found = tfos.predict(Frame(), uri).run(rows(3))
         assert [row["prediction"] for row in found] == [[[i / 2], [1.0]] for i in range(3)]
 
@@ -314,18 +317,18 @@ class TestPredict:
             def call(self, features):
                 return tf.reduce_sum(features["x"], axis=0)
 
-        uri = export(Lake(str(tmp_path), "run"), Sum(), COLUMNS[1:2])
+        uri = export(RunDirectory(str(tmp_path), "run"), Sum(), COLUMNS[1:2])
         with pytest.raises(FeedError, match="2 rows for a batch of 3"):
             tfos.predict(Frame(), uri).run(rows(3))
 
     def test_from_another_filesystem(self):
-        uri = export(Lake("memory://models", "run"), Tagged())
+        uri = export(RunDirectory("memory://models", "run"), Tagged())
         assert uri == "memory:///models/run/model"
         found = tfos.predict(Frame(), uri).run(rows())
         np.testing.assert_allclose([row["prediction"] for row in found], expected(rows()), 1e-6)
 
     def test_from_an_object_store(self, s3):
-        uri = export(Lake(f"s3://{s3.bucket}/runs", "run"), Tagged())
+        uri = export(RunDirectory(f"s3://{s3.bucket}/runs", "run"), Tagged())
         found = tfos.predict(Frame(), uri).run(rows())
         np.testing.assert_allclose([row["prediction"] for row in found], expected(rows()), 1e-6)
 
@@ -342,7 +345,7 @@ class TestPredict:
             tfos.predict(Frame(), tmp_path / "model")
 
     def test_model_of_an_older_tfos(self, tmp_path):
-        source, lake = tmp_path / "source", Lake(str(tmp_path), "run")
+        source, lake = tmp_path / "source", RunDirectory(str(tmp_path), "run")
         source.mkdir()
         lake.commit_dir(str(source), "model", {})
         with pytest.raises(UsageError, match="export it again"):
@@ -366,9 +369,11 @@ class TestLoading:
         scratch.mkdir()
         monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{scratch},/elsewhere")
         seen = []
-        fetch = Lake.fetch_dir
+        fetch = RunDirectory.fetch_dir
         monkeypatch.setattr(
-            Lake, "fetch_dir", lambda lake, *a, **k: (seen.append(a[1]), fetch(lake, *a, **k))[1]
+            RunDirectory,
+            "fetch_dir",
+            lambda lake, *a, **k: (seen.append(a[1]), fetch(lake, *a, **k))[1],
         )
         tfos.predict(Frame(), mine[1]).run(rows())
         assert [Path(path).parent for path in seen] == [scratch]

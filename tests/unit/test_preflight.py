@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tfos.errors import PreflightError
 from tfos.driver import preflight
+from tfos.errors import PreflightError
 from tfos.spec.job import JobSpec
 
 
@@ -46,7 +46,7 @@ def test_dynamic_allocation_is_refused_with_the_remedy():
 
 def test_too_few_slots_names_both_numbers_and_who_needs_them():
     with pytest.raises(PreflightError) as caught:
-        preflight.check_slots(Cluster(), JobSpec(num_ps=2, num_workers=3))
+        preflight.check_slots(Cluster(), JobSpec.of(num_ps=2, num_workers=3))
     words = ["6 slots", "1 chief, 2 ps, 3 worker", "has 3", "--master local[6]", "--num-workers"]
     assert all(word in str(caught.value) for word in words)
 
@@ -65,13 +65,13 @@ def test_too_few_slots_names_both_numbers_and_who_needs_them():
 def test_feed_is_made_beside_the_training_where_most_of_the_slots_are_free(
     slots, options, expected
 ):
-    assert preflight.may_overlap(Cluster(slots=slots), JobSpec(**options)) is expected
+    assert preflight.may_overlap(Cluster(slots=slots), JobSpec.of(**options)) is expected
 
 
 def test_overlap_without_a_slot_for_it():
     words = r"5 slots .* 1 for making the feed.* has 4; use --master local\[5\].* or --overlap off"
     with pytest.raises(PreflightError, match=words):
-        preflight.may_overlap(Cluster(slots=4), JobSpec(overlap="on"))
+        preflight.may_overlap(Cluster(slots=4), JobSpec.of(overlap="on"))
 
 
 def test_slots_that_come_later_are_waited_for():
@@ -83,14 +83,14 @@ def test_slots_that_come_later_are_waited_for():
         return len(asked)
 
     cluster.sparkContext._jsc.sc().maxNumConcurrentTasks = arriving
-    preflight.check_slots(cluster, JobSpec())
+    preflight.check_slots(cluster, JobSpec.of())
     assert len(asked) == 4
 
 
 def test_slots_that_never_come_are_given_up_at_the_timeout():
     with pytest.raises(PreflightError, match=r"after 0\.3 s.*--start-timeout-secs"):
         cluster = Cluster("spark://host:7077", slots=1)
-        preflight.check_slots(cluster, JobSpec(start_timeout_secs=0.3))
+        preflight.check_slots(cluster, JobSpec.of(start_timeout_secs=0.3))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def versions() -> dict[str, str]:
 
 def check(reply: Any) -> None:
     lake = SimpleNamespace(uri=lambda name: f"/lake/run/{name}")
-    preflight.check_executors(Cluster(reply=reply), JobSpec(), lake, ".marker")  # type: ignore[arg-type]
+    preflight.check_executors(Cluster(reply=reply), JobSpec.of(), lake, ".marker")  # type: ignore[arg-type]
 
 
 def test_equal_executors_pass(versions):

@@ -11,8 +11,9 @@ from helpers import arrive, write_feed
 
 from tfos.errors import FeedError, LakeError
 from tfos.feeding.reader import FeedReader, View
-from tfos.feeding.schema import Column, arrived_path, manifest_path
-from tfos.lake.storage import Lake
+from tfos.feeding.schema import Column
+from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.spec.times import TIMES
 
 ROWS = 53
 SHARDS = [10, 0, 1, 25, 17]
@@ -53,7 +54,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
-    lake = Lake(str(tmp_path_factory.mktemp("lake")), "run")
+    lake = RunDirectory(str(tmp_path_factory.mktemp("lake")), "run")
     write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
     return lake
 
@@ -220,7 +221,7 @@ class TestArriving:
 
     @pytest.fixture
     def growing(self, tmp_path):
-        lake = Lake(str(tmp_path / "growing"), "run")
+        lake = RunDirectory(str(tmp_path / "growing"), "run")
         return lake, write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
 
     @pytest.fixture
@@ -254,7 +255,7 @@ class TestArriving:
             assert found == expected
 
     def test_rows_that_have_not_arrived(self, growing, fresh, monkeypatch):
-        monkeypatch.setattr("tfos.lake.storage.RETRY_SECS", 0.0)
+        monkeypatch.setattr(TIMES, "lake_retry_secs", 0.0)
         arrive(*growing, 2)
         reader = fresh()
         with pytest.raises(FeedError, match=r"rows up to 43 of epoch 1 .*, and 42 have arrived"):
@@ -301,7 +302,7 @@ class TestArriving:
         arrive(*growing, 1)
         reader = fresh()
         reader.arrived("train")
-        monkeypatch.setattr("tfos.lake.storage.RETRY_SECS", 0.0)
+        monkeypatch.setattr(TIMES, "lake_retry_secs", 0.0)
         growing[0].write(manifest_path("train"), b'{"feed": "tr')
         with pytest.raises(LakeError, match=r"manifest\.json"):
             reader.arrived("train")
@@ -324,16 +325,16 @@ class TestManifestAndErrors:
 class TestRemoteLake:
     @pytest.fixture
     def remote(self, tmp_path):
-        lake = Lake(f"memory://reader-{tmp_path.name}", "run")
+        lake = RunDirectory(f"memory://reader-{tmp_path.name}", "run")
         write_feed(lake, "train", COLUMNS, VALUES, SHARDS)
         yield lake
         lake.remove("feed")
 
     def test_shards_are_fetched_once_and_read(self, remote, tmp_path, monkeypatch):
         fetched = []
-        download = Lake.download
+        download = RunDirectory.download
         monkeypatch.setattr(
-            Lake,
+            RunDirectory,
             "download",
             lambda self, path, to: (fetched.append(path), download(self, path, to))[1],
         )
@@ -344,7 +345,7 @@ class TestRemoteLake:
         assert len(fetched) == len(set(fetched)) == sum(rows > 0 for rows in SHARDS)
 
     def test_fetch_that_broke_off_is_made_again(self, remote, tmp_path, monkeypatch):
-        download = Lake.download
+        download = RunDirectory.download
 
         def broken(self, path, target):
             with open(target, "wb") as file:
@@ -352,10 +353,10 @@ class TestRemoteLake:
             raise LakeError("the connection was lost")
 
         reader = FeedReader(remote, str(tmp_path))
-        monkeypatch.setattr(Lake, "download", broken)
+        monkeypatch.setattr(RunDirectory, "download", broken)
         with pytest.raises(LakeError):
             reader.read(view("id"), 0, 0, ROWS)
-        monkeypatch.setattr(Lake, "download", download)
+        monkeypatch.setattr(RunDirectory, "download", download)
         (ids,) = reader.read(view("id"), 0, 0, ROWS)
         assert sorted(ids.tolist()) == list(range(ROWS))
 
@@ -363,7 +364,7 @@ class TestRemoteLake:
         self, remote, tmp_path, monkeypatch
     ):
         monkeypatch.setattr("tfos.feeding.reader.window_rows", lambda rows, size: 40)
-        download = Lake.download
+        download = RunDirectory.download
         ahead_failed = threading.Event()
 
         def flaky(self, path, target):
@@ -372,7 +373,7 @@ class TestRemoteLake:
                 raise LakeError("the connection was lost")
             download(self, path, target)
 
-        monkeypatch.setattr(Lake, "download", flaky)
+        monkeypatch.setattr(RunDirectory, "download", flaky)
         monkeypatch.setattr("tfos.feeding.cache.ShardCache.ahead", lambda self, paths: None)
         reader = FeedReader(remote, str(tmp_path))
         first = reader.read(view("id"), 0, 0, 40)[0].tolist()

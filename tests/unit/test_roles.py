@@ -6,17 +6,9 @@ import random
 
 import pytest
 
-from tfos.runtime.roles import (
-    RoleJob,
-    Task,
-    all_tasks,
-    cluster,
-    is_in_step,
-    local_master,
-    role_jobs,
-    waits_for,
-)
+from tfos.runtime.roles import addresses, all_tasks, local_master, role_jobs
 from tfos.spec.job import JobSpec
+from tfos.spec.roles import RoleJob, Task
 
 
 class TestTask:
@@ -34,7 +26,7 @@ class TestTask:
 
 class TestRoleJobs:
     def test_ps_and_train_are_separate_jobs(self):
-        assert role_jobs(JobSpec(num_ps=2, num_workers=3)) == (
+        assert role_jobs(JobSpec.of(num_ps=2, num_workers=3)) == (
             RoleJob("ps", (Task("ps", 0), Task("ps", 1))),
             RoleJob(
                 "train",
@@ -43,35 +35,37 @@ class TestRoleJobs:
         )
 
     def test_single_is_one_chief(self):
-        spec = JobSpec(strategy="single", num_ps=4, num_workers=4)
+        spec = JobSpec.of(strategy="single", num_ps=4, num_workers=4)
         assert role_jobs(spec) == (RoleJob("train", (Task("chief", 0),)),)
-        assert waits_for(spec, Task("chief", 0)) == frozenset()
+        assert spec.topology.waits_for(Task("chief", 0)) == frozenset()
 
     def test_all_tasks_are_those_of_the_jobs_once_each(self):
-        tasks = all_tasks(JobSpec(num_ps=3, num_workers=4))
+        tasks = all_tasks(JobSpec.of(num_ps=3, num_workers=4))
         assert len(tasks) == len(set(tasks)) == 1 + 3 + 4
 
     def test_workers_in_step_are_one_job_and_the_chief_is_one_of_them(self):
-        spec = JobSpec(strategy="multi-worker", num_ps=4, num_workers=3)
+        spec = JobSpec.of(strategy="multi-worker", num_ps=4, num_workers=3)
         tasks = (Task("chief", 0), Task("worker", 0), Task("worker", 1))
         assert role_jobs(spec) == (RoleJob("train", tasks),)
-        alone = JobSpec(strategy="multi-worker", num_workers=1)
+        alone = JobSpec.of(strategy="multi-worker", num_workers=1)
         assert all_tasks(alone) == (Task("chief", 0),)
 
 
 class TestWaitsFor:
     def test_the_chief_waits_for_all_servers_and_they_for_nobody(self):
-        spec = JobSpec(num_ps=1, num_workers=2)
-        assert not is_in_step(spec, "worker")
-        assert waits_for(spec, Task("chief", 0)) == set(all_tasks(spec)) - {Task("chief", 0)}
+        spec = JobSpec.of(num_ps=1, num_workers=2)
+        assert not spec.topology.is_ready_at_once("worker")
+        assert spec.topology.waits_for(Task("chief", 0)) == set(all_tasks(spec)) - {
+            Task("chief", 0)
+        }
         for task in (Task("ps", 0), Task("worker", 1)):
-            assert waits_for(spec, task) == frozenset()
+            assert spec.topology.waits_for(task) == frozenset()
 
     def test_workers_in_step_wait_for_all_of_them(self):
-        spec = JobSpec(strategy="multi-worker", num_workers=3)
-        assert is_in_step(spec, "worker")
+        spec = JobSpec.of(strategy="multi-worker", num_workers=3)
+        assert spec.topology.is_ready_at_once("worker")
         for task in all_tasks(spec):
-            assert waits_for(spec, task) == set(all_tasks(spec))
+            assert spec.topology.waits_for(task) == set(all_tasks(spec))
 
 
 class TestCluster:
@@ -81,7 +75,7 @@ class TestCluster:
         members[Task("chief", 0)] = "c:1"
         shuffled = list(members.items())
         random.Random(3).shuffle(shuffled)
-        assert cluster(dict(shuffled)) == {
+        assert addresses(dict(shuffled)) == {
             "chief": ["c:1"],
             "ps": ["p0:1", "p1:1"],
             "worker": [f"w{i}:1" for i in range(12)],
@@ -92,13 +86,13 @@ class TestLocalMaster:
     @pytest.mark.parametrize(
         ("spec", "master"),
         [
-            (JobSpec(), "local[4]"),
-            (JobSpec(num_ps=2, num_workers=5), "local[8]"),
-            (JobSpec(strategy="single"), "local[1]"),
+            (JobSpec.of(), "local[4]"),
+            (JobSpec.of(num_ps=2, num_workers=5), "local[8]"),
+            (JobSpec.of(strategy="single"), "local[1]"),
         ],
     )
     def test_one_slot_per_role(self, spec, master):
         assert local_master(spec) == master
 
     def test_has_a_slot_for_the_feed_where_that_is_made_at_the_same_time(self):
-        assert local_master(JobSpec(overlap="on")) == "local[5]"
+        assert local_master(JobSpec.of(overlap="on")) == "local[5]"

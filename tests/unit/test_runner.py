@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from tfos.cli import script
 from tfos.app import TFOnSparkApp
+from tfos.cli import script
 from tfos.driver.run import DRIVER_PID
 from tfos.errors import AppError
 from tfos.spec.result import RESULT_FILE_ENV

@@ -10,26 +10,29 @@ import tenacity
 import tensorflow as tf
 from helpers import write_feed
 
-import tfos.lake.storage
 from tfos.errors import DamagedError, LakeError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column
-from tfos.lake.storage import COMMIT, Lake
+from tfos.lake import storage
+from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import COMMIT
+from tfos.spec.times import TIMES
 
 pytest_plugins = ["s3"]
 
 
 @pytest.fixture
 def lake(s3):
-    return Lake(f"s3://{s3.bucket}/runs", "run-1")
+    return RunDirectory(f"s3://{s3.bucket}/runs", "run-1")
 
 
 @pytest.fixture
 def impatient(monkeypatch):
     """The storage's client makes one attempt, and the lake's next one comes at once."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(tfos.lake.storage, "_BACKOFF", tenacity.wait_none())
+    monkeypatch.setattr(storage, "_BACKOFF", tenacity.wait_none())
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_committed_directory(lake, source, tmp_path):
 
 
 def test_checkpoints(lake, tmp_path):
-    one = Checkpointer(lake, str(tmp_path), 60)
+    one = Checkpointer(CheckpointStore(lake), str(tmp_path), 60)
     variable = tf.Variable(0.0)
     assert one.restore(v=variable) is None
     for step in range(1, 6):
@@ -104,7 +107,7 @@ def test_checkpoints(lake, tmp_path):
     assert len(lake.list("checkpoints")) == 3
     lake.write("checkpoints/000000000005/state.json", b"{}")
     other = tf.Variable(0.0)
-    two = Checkpointer(lake, str(tmp_path), 60)
+    two = Checkpointer(CheckpointStore(lake), str(tmp_path), 60)
     assert two.restore(v=other) == {"seen": 4}
     assert (two.step, float(other)) == (4, 4.0)
 
@@ -158,7 +161,7 @@ class TestBadMoments:
 
     def test_error_that_stays_ends_in_a_lake_error(self, lake, s3, impatient, monkeypatch):
         lake.write("a", b"zero")  # the client takes its time to come up
-        monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 1.0)
+        monkeypatch.setattr(TIMES, "lake_retry_secs", 1.0)
         s3.fail = 1_000_000
         with pytest.raises(LakeError, match=r"cannot write s3://.*/a: OSError: .*tried \d+ times"):
             lake.write("a", b"one")
@@ -169,17 +172,17 @@ class TestBadMoments:
     def test_upload_of_a_checkpoint_that_fails_is_told(
         self, lake, s3, impatient, tmp_path, monkeypatch
     ):
-        checkpointer = Checkpointer(lake, str(tmp_path), 60)
+        checkpointer = Checkpointer(CheckpointStore(lake), str(tmp_path), 60)
         checkpointer.restore(v=tf.Variable(1.0))
         checkpointer.save(1)
         checkpointer.wait()
-        monkeypatch.setattr(tfos.lake.storage, "RETRY_SECS", 0.2)
+        monkeypatch.setattr(TIMES, "lake_retry_secs", 0.2)
         s3.fail = 1_000_000
         checkpointer.save(2)
         with pytest.raises(LakeError, match="checkpoints/000000000002"):
             checkpointer.wait()
         s3.fail = 0
-        assert Checkpointer(lake, str(tmp_path), 60).step == 1
+        assert Checkpointer(CheckpointStore(lake), str(tmp_path), 60).step == 1
 
     @pytest.mark.parametrize("what", ["no bucket", "no server"])
     def test_wrong_lake_is_an_error_at_once(self, s3, impatient, what):
@@ -187,5 +190,5 @@ class TestBadMoments:
             s3.end()
         begun = time.monotonic()
         with pytest.raises(LakeError, match="--lake"):
-            Lake("s3://nosuchbucket/runs", "run-1").check_writable()
+            RunDirectory("s3://nosuchbucket/runs", "run-1").check_writable()
         assert time.monotonic() - begun < 5

@@ -7,13 +7,8 @@ import json
 import pytest
 
 from tfos.errors import FeedError
-from tfos.feeding.schema import (
-    Column,
-    Manifest,
-    Shard,
-    manifest_path,
-    resolve_lengths,
-)
+from tfos.feeding.schema import Column, Manifest, Shard, resolve_lengths
+from tfos.lake.run_directory import manifest_path
 
 
 class TestResolveLengths:

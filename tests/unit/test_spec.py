@@ -9,16 +9,9 @@ import re
 import pytest
 
 from tfos.errors import UsageError
-from tfos.spec.job import (
-    SUBMISSION_CONF,
-    JobSpec,
-    app_stem,
-    conf_key,
-    flag,
-    job_spec,
-    new_run_id,
-    options,
-)
+from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, job_spec, new_run_id, options
+from tfos.spec.options import conf_key, flag
+from tfos.strategies.ps.topology import ParameterServers
 
 
 class TestSpellings:
@@ -38,9 +31,11 @@ class TestSpellings:
     def test_flag_has_dashes(self):
         assert flag("start_timeout_secs") == "--start-timeout-secs"
 
-    def test_options_are_all_fields_but_params(self):
-        fields = {f.name for f in dataclasses.fields(JobSpec)}
-        assert {option.name for option in options()} == fields - {"params"}
+    def test_options_are_those_of_every_run_and_of_any_strategy(self):
+        fields = {f.name for f in dataclasses.fields(JobSpec)} - {"topology", "params"}
+        assert {option.name for option in options()} == fields | {
+            *("strategy", "num_ps", "num_workers")
+        }
 
     def test_each_option_has_a_help_text(self):
         assert all(option.metadata["help"] for option in options())
@@ -52,16 +47,16 @@ class TestSpellings:
 
 class TestJobSpec:
     def test_defaults_are_one_server_and_two_workers(self):
-        spec = JobSpec()
-        assert (spec.strategy, spec.num_ps, spec.num_workers) == ("ps", 1, 2)
+        spec = JobSpec.of()
+        assert (spec.strategy, spec.topology) == ("ps", ParameterServers(1, 2))
 
     def test_recovery_is_on_by_default(self):
-        spec = JobSpec()
+        spec = JobSpec.of()
         assert (spec.max_restarts, spec.hang_secs, spec.spare) == (10, 300.0, "auto")
 
     def test_is_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            JobSpec().num_ps = 3
+            JobSpec.of().max_restarts = 3
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -89,7 +84,7 @@ class TestJobSpec:
     )
     def test_bad_value_is_named_with_its_flag_argument_and_conf_key(self, name, value):
         with pytest.raises(UsageError) as caught:
-            JobSpec(**{name: value})
+            JobSpec.of(**{name: value})
         message = str(caught.value)
         shown = repr(value) if isinstance(value, str) else str(value)
         assert shown in message
@@ -98,45 +93,45 @@ class TestJobSpec:
         assert f"run({name}=" in message
 
     def test_zero_turns_off(self):
-        spec = JobSpec(max_restarts=0, hang_secs=0.0)
+        spec = JobSpec.of(max_restarts=0, hang_secs=0.0)
         assert (spec.max_restarts, spec.hang_secs) == (0, 0.0)
 
     @pytest.mark.parametrize("spare", ["auto", "on", "off"])
     def test_spare(self, spare):
-        assert JobSpec(spare=spare).spare == spare
+        assert JobSpec.of(spare=spare).spare == spare
 
     def test_bad_spare_lists_the_good_ones(self):
         with pytest.raises(UsageError, match=r"auto.*on.*off"):
-            JobSpec(spare="maybe")
+            JobSpec.of(spare="maybe")
 
     def test_empty_lake_is_refused(self):
         with pytest.raises(UsageError, match="--lake"):
-            JobSpec(lake="")
+            JobSpec.of(lake="")
 
     def test_resume_needs_a_run_id(self):
         with pytest.raises(UsageError, match=r"--resume.*--run-id"):
-            JobSpec(resume=True)
-        assert JobSpec(resume=True, run_id="r").resume
+            JobSpec.of(resume=True)
+        assert JobSpec.of(resume=True, run_id="r").resume
 
     def test_counts_do_not_matter_to_a_single_process(self):
-        assert JobSpec(strategy="single", num_ps=0, num_workers=0).num_ps == 0
+        assert JobSpec.of(strategy="single", num_ps=0, num_workers=0).num_ps == 0
 
     def test_too_few_workers_points_at_single(self):
         with pytest.raises(UsageError, match="--strategy single"):
-            JobSpec(num_workers=0)
+            JobSpec.of(num_workers=0)
 
     @pytest.mark.parametrize("run_id", ["a", "7", "My.run_1-b", "x" * 128])
     def test_good_run_ids(self, run_id):
-        assert JobSpec(run_id=run_id).run_id == run_id
+        assert JobSpec.of(run_id=run_id).run_id == run_id
 
     def test_json_round_trip(self):
-        spec = JobSpec(num_ps=3, lake="s3://b/x", params={"k": 5, "deep": [1, "two"]})
-        assert JobSpec(**json.loads(json.dumps(spec.as_json()))) == spec
+        spec = JobSpec.of(num_ps=3, lake="s3://b/x", params={"k": 5, "deep": [1, "two"]})
+        assert JobSpec.of(**json.loads(json.dumps(spec.as_json()))) == spec
 
 
 class TestJobSpecOfConfAndArguments:
     def test_nothing_given_gives_the_defaults(self):
-        assert job_spec({}, {}) == JobSpec()
+        assert job_spec({}, {}) == JobSpec.of()
 
     def test_conf_text_becomes_typed_values(self):
         spec = job_spec(
@@ -149,7 +144,7 @@ class TestJobSpecOfConfAndArguments:
             },
             {},
         )
-        assert spec == JobSpec(
+        assert spec == JobSpec.of(
             num_ps=2, checkpoint_secs=1.5, resume=True, run_id="r1", zookeeper="a:2181"
         )
         assert type(spec.num_ps) is int
@@ -178,13 +173,13 @@ class TestJobSpecOfConfAndArguments:
 
     def test_name_of_the_submission_is_no_option(self):
         assert SUBMISSION_CONF == "spark.tfos.submission"
-        assert job_spec({SUBMISSION_CONF: "0a1b"}, {}) == JobSpec()
+        assert job_spec({SUBMISSION_CONF: "0a1b"}, {}) == JobSpec.of()
         with pytest.raises(UsageError, match="submission"):
             job_spec({}, {"submission": "0a1b"})
 
     def test_other_conf_keys_are_passed_over(self):
         conf = {"spark.master": "local[2]", "spark.tfosomething.x": "1"}
-        assert job_spec(conf, {}) == JobSpec()
+        assert job_spec(conf, {}) == JobSpec.of()
 
     @pytest.mark.parametrize(
         ("name", "text", "wanted"),
@@ -251,7 +246,7 @@ class TestNewRunId:
     )
     def test_is_valid_and_begins_with_the_apps_name(self, name, stem):
         run_id = new_run_id(name)
-        assert JobSpec(run_id=run_id).run_id == run_id
+        assert JobSpec.of(run_id=run_id).run_id == run_id
         assert re.fullmatch(re.escape(stem) + r"-\d{8}-\d{6}-[0-9a-f]{4}", run_id)
         assert app_stem(name) == stem
 

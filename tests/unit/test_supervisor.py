@@ -10,15 +10,17 @@ from types import SimpleNamespace
 import pytest
 from conftest import poll
 
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import logfile
 from tfos.runtime.background import Newest
 from tfos.runtime.lifecycle import Ended
 from tfos.runtime.logfile import LogFile
-from tfos.runtime.registry import OUTAGE_SECS, RegistryAddress
-from tfos.runtime.roles import Task
-from tfos.runtime.supervisor import AttemptPlan, Supervisor, hold_port, local_address
+from tfos.runtime.plan import AttemptPlan
+from tfos.runtime.registry import RegistryAddress
+from tfos.runtime.supervisor import Supervisor, hold_port, local_address
 from tfos.spec.job import JobSpec
+from tfos.spec.roles import Task
+from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
 DRIVER = {"host": "d", "pid": 7, "since": 1.0}
@@ -44,7 +46,9 @@ class TestDriver:
     @pytest.fixture
     def supervisor(self, tmp_path):
         address = RegistryAddress("h:1", "r", "secret")
-        plan = AttemptPlan(JobSpec(), "r", 1, Lake(str(tmp_path), "r"), address, "m", DRIVER)
+        plan = AttemptPlan(
+            JobSpec.of(), "r", 1, RunDirectory(str(tmp_path), "r"), address, "m", DRIVER
+        )
         supervisor = Supervisor(plan, Task("worker", 0))
         supervisor._registry = SimpleNamespace(is_settled=True, lost_secs=lambda: 0.0)
         return supervisor
@@ -69,10 +73,10 @@ class TestDriver:
 
     def test_without_zookeeper_for_too_long_it_ends(self, supervisor):
         supervisor._driver_changed(DRIVER)
-        supervisor._registry.lost_secs = lambda: OUTAGE_SECS - 1
+        supervisor._registry.lost_secs = lambda: TIMES.outage_secs - 1
         supervisor._look_around()
         assert supervisor._events.empty()
-        supervisor._registry.lost_secs = lambda: OUTAGE_SECS + 1
+        supervisor._registry.lost_secs = lambda: TIMES.outage_secs + 1
         supervisor._look_around()
         assert "ZooKeeper" in self.ended(supervisor)
 
@@ -121,7 +125,7 @@ class RemoteLake:
 
 class TestLog:
     def test_of_a_local_lake_is_there_at_once(self, tmp_path):
-        log = LogFile(Lake(str(tmp_path), "r"), "logs/1/ps-0.log", str(tmp_path))
+        log = LogFile(RunDirectory(str(tmp_path), "r"), "logs/1/ps-0.log", str(tmp_path))
         log.local.write_bytes(b"one\ntwo\nthree\n")
         assert (tmp_path / "r" / "logs" / "1" / "ps-0.log").exists()
         assert log.tail(2) == "two\nthree"

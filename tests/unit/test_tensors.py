@@ -11,7 +11,7 @@ from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.export import export_model, serving_specs
 
 ROWS, WIDE = 11, 1_000_000
@@ -50,7 +50,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    lake = Lake(str(tmp_path_factory.mktemp("lake")), "run")
+    lake = RunDirectory(str(tmp_path_factory.mktemp("lake")), "run")
     manifest = write_feed(lake, "train", COLUMNS, VALUES, [4, 0, 7])
     serve_reads(FeedReader(lake, str(tmp_path_factory.mktemp("cache"))))
     return lambda size=4, **options: FeedDataset(manifest, size, **options)
@@ -159,7 +159,7 @@ class TestKeras:
         (batch,) = dataset
         model(batch)
         uri = export_model(
-            model, dataset.feature_columns, Lake(str(tmp_path), "run"), str(tmp_path), None
+            model, dataset.feature_columns, RunDirectory(str(tmp_path), "run"), str(tmp_path), None
         )
         serve = tf.saved_model.load(uri).signatures["serving_default"]
         _, inputs = serve.structured_input_signature

@@ -13,7 +13,7 @@ from zoo import BATCH, EVAL, ROWS, TRAIN, functional, ragged
 
 from tfos.errors import UsageError
 from tfos.lake.storage import COMMIT
-from tfos.runtime.strategies import SingleRunner
+from tfos.strategies.single.backend import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
 
@@ -54,7 +54,7 @@ class TwiceRunner(SingleRunner):
 
     def __init__(self, *again):
         super().__init__()
-        self.coordinator = object()
+        self.is_asynchronous = True
         self._again = list(again)
 
     def submit(self, function, bounds):

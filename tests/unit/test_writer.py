@@ -16,14 +16,14 @@ from tfos.errors import FeedError, LakeError
 from tfos.feeding.convert import inspect
 from tfos.feeding.feed import Feed
 from tfos.feeding.reader import FeedReader, View
-from tfos.feeding.schema import Column, Manifest, arrived_path, manifest_path
+from tfos.feeding.schema import Column, Manifest
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 
 
 @pytest.fixture
 def lake(tmp_path):
-    lake = Lake(str(tmp_path / "lake"), "run")
+    lake = RunDirectory(str(tmp_path / "lake"), "run")
     lake.write_json("spec.json", {})
     return lake
 

@@ -10,7 +10,7 @@ from zoo import COLUMNS, EVAL, EVAL_ROWS, TRAIN, as_lists
 
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def quick_tensorflow():
 
 @pytest.fixture(scope="module")
 def feeds(tmp_path_factory):
-    lake = Lake(str(tmp_path_factory.mktemp("feeds")), "run")
+    lake = RunDirectory(str(tmp_path_factory.mktemp("feeds")), "run")
     for name, values, shards in (("train", TRAIN, [20, 30]), ("eval", EVAL, [EVAL_ROWS])):
         write_feed(lake, name, COLUMNS, as_lists(values), shards)
     return FeedReader(lake, str(tmp_path_factory.mktemp("cache")))

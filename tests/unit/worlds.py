@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 from zoo import BATCH
 
-from tfos.context import Place, TrainContext
-from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.context import TrainContext
+from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
-from tfos.lake.storage import Lake
-from tfos.runtime.strategies import SingleRunner
-from tfos.training.outputs import Outputs
+from tfos.lake.run_directory import RunDirectory
+from tfos.spec.job import JobSpec
+from tfos.spec.roles import Task
+from tfos.strategies.single.backend import SingleRunner
 
 
 class Heard:
@@ -31,6 +33,9 @@ class Heard:
     def moved(self):
         self.all.append("moved")
 
+    def saved(self, stats):
+        """Not kept: when depends on a thread."""
+
     @contextlib.contextmanager
     def quiet(self):
         self.all.append("quiet")
@@ -41,10 +46,10 @@ class Heard:
 class World:
     """One run's lake; each context() is a new process's beginning in it."""
 
-    def __init__(self, reader: FeedReader, root: Path, lake: Lake | None = None):
+    def __init__(self, reader: FeedReader, root: Path, lake: RunDirectory | None = None):
         self.reader = reader
         self.root = root
-        self.lake = lake or Lake(str(root / "lake"), "run")
+        self.lake = lake or RunDirectory(str(root / "lake"), "run")
         self.scratch = str(root)
         self.heard = Heard()
 
@@ -52,19 +57,23 @@ class World:
         options = {"features": ["x"], "label": "y", "shuffle": False, **options}
         return FeedDataset(self.reader.manifest(name), batch_size, **options)
 
-    def context(self, every_secs=1e9, runner=None, io_device=None):
-        runner = runner or SingleRunner()
+    def context(self, every_secs=1e9, runner=None):
         self.ledger = Ledger()
-        self.saver = Checkpointer(
-            self.lake, self.scratch, every_secs, io_device,
-            shared=(self.ledger.as_json, self.ledger.restore),
-        )  # fmt: skip
-        self.outputs = Outputs(self.lake, self.scratch, is_owner=True)
-        place = Place(role="chief", index=0, num_workers=0, num_ps=0, attempt=1, params={})
-        return TrainContext(
-            place, runner, self.lake, self.reader, self.saver, self.ledger,
-            self.scratch, self.heard, self.outputs,
-        )  # fmt: skip
+        host = SimpleNamespace(
+            task=Task("chief", 0),
+            is_chief=True,
+            attempt=1,
+            spec=JobSpec.of("single", checkpoint_secs=every_secs),
+            lake=self.lake,
+            scratch=self.scratch,
+            ledger=self.ledger,
+            store=CheckpointStore(self.lake),
+            reports=self.heard,
+            reader=lambda: self.reader,
+        )
+        context = TrainContext(host, runner or SingleRunner())
+        self.saver = context.checkpoint
+        return context
 
     @property
     def progress(self):

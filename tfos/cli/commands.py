@@ -9,18 +9,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from tfos.cli.render import print_status
 from tfos.client.control import has_driver, kill, read_status
-from tfos.errors import LakeError, RegistryError, TFOSError, UsageError
-from tfos.lake.storage import Lake
 from tfos.client.logs import Selection, follow_logs, print_logs
+from tfos.errors import LakeError, RegistryError, TFOSError, UsageError
+from tfos.lake.run_directory import RunDirectory, run_ids
 from tfos.runtime import keys
 from tfos.runtime.registry import read_public
 from tfos.spec.job import JobSpec
-from tfos.client.status import print_status
 
 COMMANDS = ("status", "logs", "kill")
-# files of which every run has one, from its begin to its end
-_RUN_FILES = ("spec.json", "registry.json", "result.json")
 _RUNS_NAMED = 10
 
 
@@ -106,12 +104,12 @@ def _run(command: str, options: argparse.Namespace) -> None:
             print_status(status)
 
 
-def _find_run(options: argparse.Namespace) -> Lake:
+def _find_run(options: argparse.Namespace) -> RunDirectory:
     """The lake of the run that the options name; LakeError when there is no such run."""
     run_id, url = options.run_id, options.lake
     if not run_id:
         raise UsageError("RUN_ID is empty: name a run")
-    JobSpec(run_id=run_id, lake=JobSpec.lake if url is None else url)  # refuses bad values
+    JobSpec.of(run_id=run_id, lake=JobSpec.lake if url is None else url)  # refuses bad values
     if url is None and options.zookeeper:
         url = read_public(options.zookeeper, keys.lake(run_id))
         if url is None:
@@ -119,14 +117,14 @@ def _find_run(options: argparse.Namespace) -> Lake:
                 f"ZooKeeper at {options.zookeeper} has no run {run_id}: it was never there, or it"
                 " has ended; if it has ended, name its lake with --lake"
             )
-    lake = Lake(JobSpec.lake if url is None else url, run_id)
-    if not any(lake.exists(name) for name in _RUN_FILES):
+    lake = RunDirectory(JobSpec.lake if url is None else url, run_id)
+    if not lake.is_there():
         if lake.exists(""):
             raise LakeError(
                 f"run {run_id} in {lake.url} is still being checked before its start, or never got"
                 " further: there is only its directory"
             )
-        runs = [name for name in Lake(lake.url, "").list("") if not name.startswith(".")]
+        runs = run_ids(lake.url)
         more = f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else ""
         there = ", ".join(runs[:_RUNS_NAMED]) + more if runs else "no run at all"
         raise LakeError(

@@ -14,23 +14,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from tfos.driver.display import TERMINAL_ENV
-from tfos.driver.run import DRIVER_PID, STARTED_ENV
-from tfos.errors import TFOSError, UsageError
-from tfos.fault.failures import Failure, describe
-from tfos.lake.storage import Lake, absolute
 from tfos.cli.commands import COMMANDS
 from tfos.cli.commands import main as operate
-from tfos.spec.result import RESULT_FILE_ENV
+from tfos.driver.display import TERMINAL_ENV
+from tfos.driver.run import DRIVER_PID, STARTED_ENV
+from tfos.driver.shipping import sources
+from tfos.errors import TFOSError, UsageError
+from tfos.fault.failures import Failure, describe
+from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import absolute
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master
-from tfos.driver.shipping import sources
-from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, conf_key, flag, job_spec, new_run_id, options
+from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, options
+from tfos.spec.options import conf_key, flag
+from tfos.spec.result import RESULT_FILE_ENV, Result
 from tfos.version import __version__
 
 # spark-submit's own options with a value, passed through; --conf and --class are handled apart
@@ -200,8 +202,8 @@ class Submission:
         return [*command, app, *given.app[1:]]
 
 
-def submit(submission: Submission) -> dict[str, Any]:
-    """Runs spark-submit to its end; returns the content of result.json. Ctrl-C ends the run."""
+def submit(submission: Submission) -> Result:
+    """Runs spark-submit to its end; returns the run's result. Ctrl-C ends the run."""
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")
     result_file = Path(scratch, "result.json")
     env = {
@@ -219,19 +221,20 @@ def submit(submission: Submission) -> dict[str, Any]:
     try:
         ended = _wait(process, result_file.with_name(DRIVER_PID))
         if result_file.exists():
-            result = dict(json.loads(result_file.read_text()))
-            if result["status"] == "succeeded" and process.poll() != 0:
+            result = Result.from_json(json.loads(result_file.read_text()))
+            if result.status == "succeeded" and process.poll() != 0:
                 message = "app.py failed after its run had succeeded; see above"
-                result.update(status="failed", error=_failed(message)["error"])
+                return result.failed(Failure.of_driver(message).as_error())
             return result
         if process.poll() == 0 and not submission.is_cluster_mode:
-            return {"run_id": None, "status": "succeeded", "error": None}  # app.py --help
+            return Result(None, "succeeded")  # app.py --help
     finally:
         process.end()
     if submission.is_cluster_mode:
-        lake = Lake(submission.lake, submission.run_id)
-        if lake.exists("result.json"):
-            return dict(lake.read_json("result.json"))
+        lake = RunDirectory(submission.lake, submission.run_id)
+        record = lake.result()
+        if record is not None:
+            return Result.from_json(record)
         if ended == "interrupted":
             ended = "pl_submit was interrupted; the application goes on: end it on its cluster"
     return _failed(ended)
@@ -264,19 +267,18 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
     return "interrupted"
 
 
-def _failed(message: str) -> dict[str, Any]:
-    failure = Failure("driver", 0, os.uname().nodename, "exception", message, time=time.time())
-    return {"run_id": None, "status": "failed", "error": failure.as_error()}
+def _failed(message: str) -> Result:
+    return Result.not_started(Failure.of_driver(message).as_error())
 
 
-def _report(result: Mapping[str, Any], as_json: bool) -> int:
+def _report(result: Result, as_json: bool) -> int:
     """Prints how the run ended, the root cause last; returns the exit status."""
     sys.stderr.flush()
     if as_json:
-        print(json.dumps(result), flush=True)
-    if result["status"] == "succeeded":
+        print(json.dumps(result.as_json()), flush=True)
+    if result.error is None:
         return 0
-    failure = Failure(kind="exception", **result["error"])
+    failure = Failure.from_error(result.error)
     print(f"tfos: the run failed: {describe(failure)}", file=sys.stderr)
     return 130 if failure.message == "interrupted" else 1
 
@@ -297,11 +299,10 @@ def main(argv: Sequence[str]) -> int:
         ours = argv if submission is None else ["--json"] * submission.options.json
         end = next((at for at, word in enumerate(ours) if word.endswith(".py")), len(ours))
         if "--json" in ours[:end]:
-            print(json.dumps(_failed(str(error))), flush=True)
+            print(json.dumps(_failed(str(error)).as_json()), flush=True)
         print(f"tfos: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
 def entry_point() -> NoReturn:
     sys.exit(main(sys.argv[1:]))
-

@@ -12,9 +12,7 @@ import ast
 import importlib
 import os
 import signal
-import socket
 import sys
-import time
 import traceback
 import types
 from pathlib import Path
@@ -27,7 +25,7 @@ from tfos.app import TFOnSparkApp
 from tfos.driver.run import DRIVER_PID, runs
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
-from tfos.spec.result import RESULT_FILE_ENV, write_result_file
+from tfos.spec.result import RESULT_FILE_ENV, Result, write_result_file
 
 _EXAMPLE = """write one, e.g.
 
@@ -119,21 +117,19 @@ def main(argv: list[str]) -> int:
     except BaseException as error:
         if not runs:
             write_result_file(_failed_result(error))
-        if RESULT_FILE_ENV not in os.environ or (runs and runs[-1]["status"] == "succeeded"):
+        if RESULT_FILE_ENV not in os.environ or (runs and runs[-1].status == "succeeded"):
             raise  # nobody else tells of it
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
-def _failed_result(error: BaseException) -> dict[str, object]:
+def _failed_result(error: BaseException) -> Result:
     """The result of a run that failed before it began."""
-    known = isinstance(error, TFOSError)
-    failure = Failure(
-        "driver", 0, socket.gethostname(), "exception",
-        str(error) if known else f"{type(error).__name__}: {error}",
-        "" if known else traceback.format_exc(), time.time(),
-    )  # fmt: skip
-    return {"run_id": None, "status": "failed", "error": failure.as_error()}
+    if isinstance(error, TFOSError):
+        failure = Failure.of_driver(str(error))
+    else:
+        failure = Failure.of_driver(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Result.not_started(failure.as_error())
 
 
 if __name__ == "__main__":

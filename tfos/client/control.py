@@ -17,11 +17,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tfos.errors import LakeError, RegistryError, UsageError
-from tfos.fault.failures import Failure
-from tfos.lake.storage import Lake
-from tfos.runtime import keys
-from tfos.runtime.registry import Registry, RegistryAddress
 from tfos.client.status import (
     AttemptNodes,
     Status,
@@ -32,6 +27,11 @@ from tfos.client.status import (
     local_time,
     resume_command,
 )
+from tfos.errors import LakeError, RegistryError, UsageError
+from tfos.fault.failures import Failure
+from tfos.lake.run_directory import RunDirectory, checkpoint_path
+from tfos.runtime import keys
+from tfos.runtime.registry import Registry, RegistryAddress
 
 # the embedded server is gone with its run: most often nobody answers
 _CONNECT_SECS = 3.0
@@ -48,15 +48,15 @@ class _NotLive(RegistryError):
     """A run has no driver; says how that was seen."""
 
 
-def read_status(lake: Lake, zookeeper: str | None = None) -> Status:
+def read_status(lake: RunDirectory, zookeeper: str | None = None) -> Status:
     """The state of a run that is in the lake. zookeeper: overrides what the lake says of it."""
     evaluations = lake.evaluations()["evaluations"]
     newest = evaluations[-1] if evaluations else None
     return dataclasses.replace(_read_status(lake, zookeeper), evaluation=newest)
 
 
-def _read_status(lake: Lake, zookeeper: str | None) -> Status:
-    result = _result(lake)
+def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
+    result = lake.result()
     if result is None:
         try:
             with _live(lake, zookeeper) as nodes:
@@ -77,13 +77,13 @@ def _read_status(lake: Lake, zookeeper: str | None) -> Status:
     return finished_status(lake.run_id, lake.url, result, checkpoint)
 
 
-def kill(lake: Lake, zookeeper: str | None = None, secs: float = _KILL_SECS) -> None:
+def kill(lake: RunDirectory, zookeeper: str | None = None, secs: float = _KILL_SECS) -> None:
     """Asks the driver to end the run, waits until it has, and prints how it ended.
 
     Raises RegistryError when the run is not live, or has not ended after `secs`.
     """
     run_id = lake.run_id
-    result = _result(lake)
+    result = lake.result()
     if result is not None:
         raise RegistryError(_not_running(lake, result))
     try:
@@ -108,7 +108,7 @@ def kill(lake: Lake, zookeeper: str | None = None, secs: float = _KILL_SECS) -> 
         print(f"run {run_id} ended: {_ending(result)}")
 
 
-def has_driver(lake: Lake, zookeeper: str | None = None) -> bool:
+def has_driver(lake: RunDirectory, zookeeper: str | None = None) -> bool:
     """Whether the driver of a run can be seen from here; that may take some seconds."""
     try:
         with _live(lake, zookeeper):
@@ -117,7 +117,7 @@ def has_driver(lake: Lake, zookeeper: str | None = None) -> bool:
         return False
 
 
-def _await_end(lake: Lake, nodes: Registry, secs: float) -> dict[str, Any] | None:
+def _await_end(lake: RunDirectory, nodes: Registry, secs: float) -> dict[str, Any] | None:
     """Blocks until the run has ended; returns its result, None when its driver left none."""
     # a node that is gone may be made again, by a driver that has lost its session: see hold()
     is_gone = threading.Event()
@@ -126,7 +126,7 @@ def _await_end(lake: Lake, nodes: Registry, secs: float) -> dict[str, Any] | Non
         lambda value: is_gone.set() if value is None else is_gone.clear(),
     )
     begun = alive = time.monotonic()
-    while (result := _result(lake)) is None:
+    while (result := lake.result()) is None:
         now = time.monotonic()
         # the run's own server ends with the driver, and then asking it would only block
         if nodes.connected_secs() and not is_gone.is_set():
@@ -144,31 +144,27 @@ def _await_end(lake: Lake, nodes: Registry, secs: float) -> dict[str, Any] | Non
 
 def _ending(result: dict[str, Any]) -> str:
     error = result.get("error")
-    cause = f": {headline(Failure(kind='exception', **error))}" if error else ""
+    cause = f": {headline(Failure.from_error(error))}" if error else ""
     return f"{result['status']}{cause}"
 
 
-def _not_running(lake: Lake, result: dict[str, Any]) -> str:
-    at = _modified(lake, "result.json")
+def _not_running(lake: RunDirectory, result: dict[str, Any]) -> str:
+    at = lake.result_time()
     when = f" at {local_time(at)}" if at else ""
     return f"run {lake.run_id} is not running: it {result['status']}{when}"
 
 
-def _result(lake: Lake) -> dict[str, Any] | None:
-    return dict(lake.read_json("result.json")) if lake.exists("result.json") else None
-
-
-def _await_result(lake: Lake, secs: float) -> dict[str, Any] | None:
+def _await_result(lake: RunDirectory, secs: float) -> dict[str, Any] | None:
     deadline = time.monotonic() + secs
-    while (result := _result(lake)) is None and time.monotonic() < deadline:
+    while (result := lake.result()) is None and time.monotonic() < deadline:
         time.sleep(_POLL_SECS)
     return result
 
 
 @contextlib.contextmanager
-def _live(lake: Lake, zookeeper: str | None) -> Iterator[Registry]:
+def _live(lake: RunDirectory, zookeeper: str | None) -> Iterator[Registry]:
     """The registry of a run whose driver is there. Raises _NotLive when it is not."""
-    record = lake.read_json("registry.json") if lake.exists("registry.json") else {}
+    record = lake.registry() or {}
     hosts = zookeeper or record.get("hosts")
     if not hosts:
         raise _NotLive("its lake names no ZooKeeper, so its driver cannot be looked for")
@@ -224,33 +220,21 @@ def _attempts(nodes: Registry, run_id: str) -> dict[int, AttemptNodes]:
     }
 
 
-def _newest_checkpoint(lake: Lake) -> dict[str, Any] | None:
+def _newest_checkpoint(lake: RunDirectory) -> dict[str, Any] | None:
     for name in reversed(lake.checkpoints()):
-        path = f"checkpoints/{name}"
         try:
-            marker = lake.committed(path)
+            marker = lake.committed(checkpoint_path(name))
         except LakeError:  # just removed, as newer ones came; or damaged, and then of no use
             continue
         if marker is not None:
-            at = _modified(lake, f"{path}/COMMIT")
+            at = lake.checkpoint_time(name)
             return {"step": marker["step"], "age_secs": round(time.time() - at, 1) if at else None}
     return None
 
 
-def _modified(lake: Lake, path: str) -> float | None:
-    """When a file was written, seconds since the epoch; None where that is not easily known."""
-    if not lake.is_local:
-        return None
-    try:
-        return os.stat(lake.path(path)).st_mtime
-    except OSError:
-        return None
-
-
-def _own_ensemble(lake: Lake) -> str:
+def _own_ensemble(lake: RunDirectory) -> str:
     """The --zookeeper of the run; empty when its driver started a server of its own."""
-    spec = lake.read_json("spec.json") if lake.exists("spec.json") else {}
-    return str(spec.get("zookeeper", ""))
+    return str((lake.spec() or {}).get("zookeeper", ""))
 
 
 def _user() -> str:

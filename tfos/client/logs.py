@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tfos.errors import LakeError, UsageError
-from tfos.lake.storage import Lake
-from tfos.runtime.roles import Task, all_tasks
+from tfos.lake.run_directory import RunDirectory, log_path
+from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
+from tfos.spec.roles import Task
+from tfos.spec.topology import find
 
 _CHUNK_BYTES = 1 << 20
 _LOCAL_POLL_SECS = 0.3
@@ -22,7 +24,6 @@ _REMOTE_POLL_SECS = 2.0
 _ASK_SECS = 5.0
 _LEFT_SECS = 30.0
 _SELECTION = re.compile(r"([a-z]+)(?:[:-](\d+))?")
-_LOG = re.compile(r"([a-z]+-\d+)\.log")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Selection:
 class _Tail:
     """One log, read from where the last read ended."""
 
-    def __init__(self, lake: Lake, path: str) -> None:
+    def __init__(self, lake: RunDirectory, path: str) -> None:
         self._lake = lake
         self._path = path
         self._offset = 0
@@ -92,7 +93,9 @@ class _Printer:
     The log of a single task comes as it is; of others come whole lines, with the task before them.
     """
 
-    def __init__(self, lake: Lake, attempt: int, selection: Selection, sink: BinaryIO) -> None:
+    def __init__(
+        self, lake: RunDirectory, attempt: int, selection: Selection, sink: BinaryIO
+    ) -> None:
         self._lake = lake
         self._attempt = attempt
         self._selection = selection
@@ -109,7 +112,7 @@ class _Printer:
         for task in log_tasks(self._lake, self._attempt):
             if not self._selection.takes(task):
                 continue
-            path = f"logs/{self._attempt}/{task}.log"
+            path = log_path(self._attempt, task)
             tail = self._tails.setdefault(task, _Tail(self._lake, path))
             while data := tail.read():
                 self._print(task, data)
@@ -129,18 +132,12 @@ class _Printer:
             self._begun_lines[task] = rest
 
 
-def attempts(lake: Lake) -> list[int]:
-    """The attempts that have logs."""
-    return sorted(int(name) for name in lake.list("logs") if name.isdigit())
-
-
-def log_tasks(lake: Lake, attempt: int) -> list[Task]:
+def log_tasks(lake: RunDirectory, attempt: int) -> list[Task]:
     """The tasks that have a log in an attempt."""
-    names = map(_LOG.fullmatch, lake.list(f"logs/{attempt}"))
-    return sorted(Task.parse(name[1]) for name in names if name)
+    return sorted(map(Task.parse, lake.logged_tasks(attempt)))
 
 
-def print_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
+def print_logs(lake: RunDirectory, selection: Selection, attempt: int | None) -> None:
     """Prints on stdout what there is. attempt: None for the newest.
 
     Raises LakeError when there is no such log.
@@ -155,7 +152,7 @@ def print_logs(lake: Lake, selection: Selection, attempt: int | None) -> None:
 
 
 def follow_logs(
-    lake: Lake,
+    lake: RunDirectory,
     selection: Selection,
     attempt: int | None,
     has_driver: Callable[[], bool] = lambda: True,
@@ -167,15 +164,16 @@ def follow_logs(
     Raises LakeError when the run will have no such log.
     """
     known = _check_attempt(lake, attempt)
-    if lake.exists("spec.json"):
-        tasks = all_tasks(_spec(lake))
+    spec = lake.spec()
+    if spec is not None:
+        tasks = all_tasks(_job(spec))
         _check_selection(selection, tasks, f"run {lake.run_id} has")
     with _stdout() as sink:
         _follow(lake, selection, attempt, attempt or max(known, default=0), has_driver, sink)
 
 
 def _follow(
-    lake: Lake,
+    lake: RunDirectory,
     selection: Selection,
     wanted: int | None,
     current: int,
@@ -187,7 +185,7 @@ def _follow(
     alive = asked = time.monotonic()
     while True:
         # first whether it is over, then the rest: what was printed last is then all there is
-        has_ended = lake.exists("result.json")
+        has_ended = lake.result() is not None
         if not has_ended and time.monotonic() - alive > _LEFT_SECS:
             has_ended = True
             print(
@@ -195,7 +193,7 @@ def _follow(
                 " cannot be reached from here",
                 file=sys.stderr,
             )
-        newest = max(attempts(lake), default=0)
+        newest = max(lake.logged_attempts(), default=0)
         is_over = has_ended or newest > current
         is_new = printer.print_new(is_over)
         if not is_over:
@@ -219,8 +217,8 @@ def _stdout() -> BinaryIO:
     return open(sys.stdout.fileno(), "wb", closefd=False)
 
 
-def _check_attempt(lake: Lake, attempt: int | None) -> list[int]:
-    known = attempts(lake)
+def _check_attempt(lake: RunDirectory, attempt: int | None) -> list[int]:
+    known = lake.logged_attempts()
     if attempt is not None and attempt not in known:
         there = f"there are {_join(known)}" if known else "there are none yet"
         raise LakeError(f"run {lake.run_id} has no logs of attempt {attempt}: {there}")
@@ -238,7 +236,6 @@ def _join(items: Iterable[object]) -> str:
     return ", ".join(map(str, items))
 
 
-def _spec(lake: Lake) -> JobSpec:
-    spec = lake.read_json("spec.json")
+def _job(spec: Mapping[str, Any]) -> JobSpec:
     # which roles there are depends on these alone; the rest may be of another version
-    return JobSpec(**{key: spec[key] for key in ("strategy", "num_ps", "num_workers")})
+    return JobSpec(find(spec["strategy"]).of(spec), evaluator=spec.get("evaluator", False))

@@ -1,34 +1,20 @@
-"""The state of a run as data, and as text for a person.
+"""The state of a run as data. Pure.
 
 A Status is assembled from plain dicts: a live run's from what its nodes in ZooKeeper hold, a
-finished run's from its result.json. Who reads them is tfos.client.control; here is no I/O but printing.
+finished run's from its result.json. Who reads them is tfos.client.control.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from tfos.driver.display import describe_progress
 from tfos.fault.failures import Failure
-from tfos.runtime.roles import Task
-
-_STYLES = {
-    **dict.fromkeys(("up", "training", "running", "succeeded"), "green"),
-    **dict.fromkeys(("failed", "gone", "dead"), "red"),
-    "starting": "yellow",
-}
-# no text is wider, so that nothing is cut or wrapped where no terminal limits it
-_PIPE_COLUMNS = 100_000
+from tfos.spec.roles import Task
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,7 @@ def finished_status(
 ) -> Status:
     """A run that has a result.json. The result may be of an older version, and then says less."""
     error = result.get("error")
-    cause = Failure(kind="exception", **error) if error else None
+    cause = Failure.from_error(error) if error else None
     records = result.get("failures")
     if records is None:
         failures: Iterable[Failure] = [cause] if cause else []
@@ -211,7 +197,7 @@ def resume_command(run_id: str, lake: str, zookeeper: str = "") -> str:
 
 def headline(failure: Failure) -> str:
     """A failure in one line."""
-    return f"{failure.role} {failure.index} on {failure.host}: {_first_line(failure.message)}"
+    return f"{failure.role} {failure.index} on {failure.host}: {first_line(failure.message)}"
 
 
 def local_time(secs: float) -> str:
@@ -223,82 +209,5 @@ def _by_time(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     return tuple(sorted(failures, key=lambda failure: failure.time))
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     return next(iter(text.splitlines()), "")
-
-
-def _duration(secs: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if secs >= 2 * size:
-            return f"{secs / size:.0f} {unit}"
-    return f"{max(0.0, secs):.0f} s"
-
-
-def _checkpoint_text(checkpoint: Mapping[str, Any]) -> str:
-    parts = [f"step {checkpoint['step']:,}"]
-    if checkpoint.get("age_secs") is not None:
-        parts.append(f"{_duration(checkpoint['age_secs'])} ago")
-    if checkpoint.get("saved") is not None:
-        parts.append(f"{checkpoint['saved']} saved in all")
-    return ", ".join(parts)
-
-
-def _table(*headers: str, right: Iterable[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in headers:
-        table.add_column(header, justify="right" if header in right else "left")
-    return table
-
-
-def print_status(status: Status) -> None:
-    """Prints the status on stdout. Widths follow the content, except on a terminal."""
-    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
-    blocks: list[RenderableType] = []
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_row("run", status.run_id)
-    attempt = f", attempt {status.attempt}" if status.attempt else ""
-    facts.add_row("state", Text.assemble((status.state, _STYLES.get(status.state, "")), attempt))
-    if status.message:
-        facts.add_row("", status.message)
-    facts.add_row("lake", status.lake)
-    if status.progress:
-        facts.add_row("progress", describe_progress(status.progress))
-    facts.add_row(
-        "checkpoint", _checkpoint_text(status.checkpoint) if status.checkpoint else "none"
-    )
-    if status.evaluation:
-        metrics = "  ".join(f"{key} {item}" for key, item in status.evaluation["metrics"].items())
-        facts.add_row("evaluation", f"step {status.evaluation['step']:,}  {metrics}")
-    for name, value in (("metrics", status.metrics), ("seconds", status.seconds)):
-        if value:
-            facts.add_row(name, "  ".join(f"{key} {item}" for key, item in value.items()))
-    if status.model:
-        facts.add_row("model", status.model)
-    if status.roles:
-        roles = _table("role", "state", "host", "pid", "restarts", right=("pid", "restarts"))
-        for role in status.roles:
-            roles.add_row(
-                role.task,
-                Text(role.state, _STYLES.get(role.state, "")),
-                role.host or "-",
-                "-" if role.pid is None else str(role.pid),
-                str(role.restarts),
-            )
-        blocks += [roles, ""]
-    blocks.append(facts)
-    if status.failures:
-        failures = _table("time", "failed", "host", "kind", "message")
-        for failure in status.failures:
-            failures.add_row(
-                local_time(failure.time) if failure.time else "-",
-                failure.task,
-                failure.host,
-                failure.kind,
-                _first_line(failure.message),
-            )
-        blocks += ["", failures]
-    with console.capture() as printed:  # what a pipe that breaks should do is not rich's to decide
-        console.print(Group(*blocks))
-    for line in printed.get().splitlines():
-        print(line.rstrip())

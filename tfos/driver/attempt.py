@@ -9,25 +9,25 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tfos.driver import preflight
 from tfos.driver.display import Display
 from tfos.errors import LakeError, RegistryError, StartTimeout
-from tfos.fault.failures import Failure, error_message, may_be_consequence, root_cause
+from tfos.fault.failures import Failure, FailureKind, error_message, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
-from tfos.lake.storage import GENERATION, checkpoint_order
+from tfos.lake.run_directory import checkpoint_order
 from tfos.runtime import keys
-from tfos.driver import preflight
+from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import Registry
-from tfos.runtime.roles import RoleJob, Task, all_tasks, role_jobs, waits_for
-from tfos.runtime.supervisor import AttemptPlan, supervise
+from tfos.runtime.roles import all_tasks, role_jobs
+from tfos.runtime.supervisor import supervise
+from tfos.spec.roles import CHIEF, EVALUATOR, RoleJob, Task
+from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 # how long a failure that may be a consequence waits for the one that explains it
 _CAUSE_SECS = 1.5
-# how long a member may be missing before it counts as gone: one whose session expired, because
-# ZooKeeper was away, registers again
-_MISSING_SECS = 10.0
 _STOP_SECS = 15.0
 # how long the evaluator may take for the last checkpoint, where --hang-secs does not say it
 _EVALUATION_SECS = 300.0
@@ -116,8 +116,8 @@ class Attempt:
                 self._submit(job)
             ended = self._wait()
             if isinstance(ended, Mapping):
-                self.checkpoints[self.lives[Task("chief", 0)]] = ended["checkpoints"]
-            hung = isinstance(ended, GiveUp) and ended.cause.kind == "hang"
+                self.checkpoints[self.lives[Task(CHIEF, 0)]] = ended["checkpoints"]
+            hung = isinstance(ended, GiveUp) and ended.cause.kind is FailureKind.HANG
             return ended
         finally:
             self._note_start()
@@ -128,10 +128,10 @@ class Attempt:
     def _order_lives(self, hung: bool) -> None:
         """Says which life each task is to be in; to the lake, which chief counts."""
         run_id, number = self._plan.run_id, self._plan.attempt
-        chief = self.lives[Task("chief", 0)]
+        chief = self.lives[Task(CHIEF, 0)]
         # a lake that is out of order for a while does not keep a worker from being replaced
         if chief != self._chief_written:
-            self._plan.lake.write_json(GENERATION, {"attempt": number, "life": chief})
+            self._plan.lake.write_generation(number, chief)
             self._chief_written = chief
         lives = {str(task): life for task, life in self.lives.items()}
         self._registry.put(keys.lives(run_id, number), {"lives": lives, "hung": hung})
@@ -234,7 +234,7 @@ class Attempt:
             done = self._plan.lake.evaluations()["evaluations"]
             if done and done[-1]["step"] >= outcome["checkpoints"]["step"]:
                 return
-            newest = f"evaluator-0.{self.lives[Task('evaluator', 0)]}"
+            newest = f"evaluator-0.{self.lives[Task(EVALUATOR, 0)]}"
             if newest in self._registry.children(failures):
                 break
             with contextlib.suppress(queue.Empty):
@@ -250,7 +250,7 @@ class Attempt:
         for failure in failures:  # those that only the driver saw, for who asks for the status
             self._registry.create(f"{path}/{failure.task}.{failure.life}", failure.as_json())
         spec = self._plan.spec
-        decision = decide(self._history, spec.max_restarts, spec.strategy)
+        decision = decide(self._history, spec.max_restarts, spec.topology)
         if not isinstance(decision, GiveUp):
             cause = root_cause(failures)
             self._display.line(
@@ -273,7 +273,7 @@ class Attempt:
         self._awaited.update(chosen)
         self._deadline = time.monotonic() + self._plan.spec.start_timeout_secs
         self._display.line(f"restarting {', '.join(map(str, chosen))}")
-        self._order_lives(root_cause(failures).kind == "hang")
+        self._order_lives(root_cause(failures).kind is FailureKind.HANG)
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
@@ -319,10 +319,10 @@ class Attempt:
                 f"its next process was not up within {secs:g} s; if that is too short for fetching"
                 " a checkpoint, raise --start-timeout-secs"
             )
-            found += [self._failure(task, words, "start") for task in self._late()]
+            found += [self._failure(task, words, FailureKind.START) for task in self._late()]
         return found
 
-    def _failure(self, task: Task, message: str, kind: str = "spark") -> Failure:
+    def _failure(self, task: Task, message: str, kind: FailureKind = FailureKind.SPARK) -> Failure:
         host = self.roles.get(str(task), {}).get("host", "unknown host")
         return Failure(
             task.role, task.index, host, kind, message, time=time.time(),
@@ -339,7 +339,7 @@ class Attempt:
             # of workers in step "ready" says no more than that there is a process
             is_up = (
                 progress.get("life") == self.lives[task]
-                if task.role == "chief"
+                if task.role == CHIEF
                 else self._registry.get(f"{path}/{task}") == self.lives[task]
             )
             if is_up:
@@ -359,7 +359,7 @@ class Attempt:
         self._missing = {name: self._missing.get(name, now) for name in self.roles.keys() - here}
         if not self._registry.is_settled:
             return []
-        return sorted(n for n, since in self._missing.items() if now - since > _MISSING_SECS)
+        return sorted(n for n, since in self._missing.items() if now - since > TIMES.missing_secs)
 
     def _with_cause(self, failures: list[Failure]) -> list[Failure]:
         """The failures, a moment later when what is known may be a consequence of what is not."""
@@ -375,7 +375,7 @@ class Attempt:
         here = {Task.parse(n) for n in self._registry.children(keys.members(run_id, number))}
         ready = {Task.parse(n) for n in self._registry.children(keys.ready(run_id, number))}
         absent = sorted(set(all_tasks(self._plan.spec)) - here)
-        slow = sorted(waits_for(self._plan.spec, Task("chief", 0)) & here - ready)
+        slow = sorted(self._plan.spec.topology.waits_for(Task(CHIEF, 0)) & here - ready)
         raise StartTimeout(
             f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s: "
             + "; ".join(
@@ -383,7 +383,7 @@ class Attempt:
                 for what, tasks in (
                     ("never registered", absent),
                     ("TensorFlow not up", slow),
-                    ("train() not begun", [] if absent or slow else [Task("chief", 0)]),
+                    ("train() not begun", [] if absent or slow else [Task(CHIEF, 0)]),
                 )
                 if tasks
             )

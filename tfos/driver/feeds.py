@@ -8,21 +8,22 @@ import pickle
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfos.app import TFOnSparkApp
 from tfos.driver.display import Display
 from tfos.errors import AppError, FeedError, LakeError
 from tfos.feeding.feed import Feed
-from tfos.feeding.schema import Manifest, arrived_path, manifest_path
+from tfos.feeding.schema import Manifest
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake.storage import APP, EVALUATIONS, GENERATION, Lake
+from tfos.lake.run_directory import AppRecord, RunDirectory, arrived_path, manifest_path
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from tfos.app import TFOnSparkApp
 
 _WAIT_SECS = 0.5
 _CANCEL_SECS = 10.0
@@ -39,7 +40,7 @@ class Feeds:
         self,
         app: TFOnSparkApp,
         spark: SparkSession,
-        lake: Lake,
+        lake: RunDirectory,
         address: RegistryAddress,
         registry: Registry,
         display: Display,
@@ -72,23 +73,18 @@ class Feeds:
     def _take_over(self) -> bool:
         """The feeds of the run that is resumed, and what its pre_train() set, if all are there."""
         lake, app = self._lake, self._app
-        if not lake.exists(APP):
+        record = lake.app()
+        if record is None:
             return False
-        record = pickle.loads(lake.read(APP))
-        paths = {name: manifest_path(name) for name in record["feeds"]}
+        paths = {name: manifest_path(name) for name in record.feeds}
         if not all(map(lake.exists, paths.values())):
-            # checkpoints go back to rows in an order that will not come again; the chief that saved
-            # them may outlive its driver, and is not to save more
-            if lake.exists(GENERATION):
-                lake.write_json(GENERATION, {**lake.read_json(GENERATION), "life": 0})
-            lake.remove("checkpoints")
-            lake.remove(EVALUATIONS)
-            lake.remove(APP)
+            # checkpoints go back to rows in an order that will not come again
+            lake.forget_training()
             return False
         self._display.line("feeds are in the lake already: pre_train() is not run again")
         # in the app as it is now: its code and arguments are new
-        app.__dict__.update(pickle.loads(record["state"]))
-        _store(app, lake, record["feeds"])
+        app.__dict__.update(pickle.loads(record.state))
+        _store(app, lake, record.feeds)
         for name, path in paths.items():
             self.manifests[name] = Manifest.from_json(lake.read_json(path))
         return True
@@ -239,9 +235,9 @@ def _named_feeds(returned: Any) -> dict[str, Feed]:
     return feeds
 
 
-def _store(app: TFOnSparkApp, lake: Lake, feeds: list[str]) -> None:
+def _store(app: TFOnSparkApp, lake: RunDirectory, feeds: Sequence[str]) -> None:
     """Writes the app for train(), and what a resumed run takes over when the feeds are complete."""
-    lake.write(APP, pickle.dumps({**_pickle(app), "feeds": feeds}))
+    lake.write_app(AppRecord(**_pickle(app), feeds=feeds))
 
 
 def _pickle(app: TFOnSparkApp) -> dict[str, bytes]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import socket
 import time
+from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
 
@@ -31,13 +32,13 @@ def available_slots(spark: SparkSession) -> int:
 def may_overlap(spark: SparkSession, spec: JobSpec) -> bool:
     """Whether a feed is to be made while the roles run. May wait, as check_slots does.
 
-    Workers in step cannot begin before they know how many rows there are. Raises PreflightError
-    where the user asks for it and no slot is left for it.
+    Not where the strategy waits for all rows. Raises PreflightError where the user asks for it and
+    no slot is left for it.
     """
     if spec.overlap == "on":
         check_slots(spark, spec, for_feed=1)
         return True
-    if spec.overlap == "off" or spec.strategy == "multi-worker":
+    if spec.overlap == "off" or spec.topology.waits_for_rows:
         return False
     # making it is not to become much slower for a training that may not be able to begin early
     return available_slots(spark) >= _OVERLAP_SLOTS * len(all_tasks(spec))
@@ -46,7 +47,7 @@ def may_overlap(spark: SparkSession, spec: JobSpec) -> bool:
 def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str:
     """How many slots were asked for, and how many there are, in a sentence."""
     tasks = all_tasks(spec)
-    count = {role: sum(t.role == role for t in tasks) for role in ("chief", "ps", "worker")}
+    count = Counter(task.role for task in sorted(tasks))
     count["for making the feed"] = for_feed
     parts = ", ".join(f"{n} {role}" for role, n in count.items() if n)
     return (
@@ -81,10 +82,8 @@ def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
                 else "more executors or cores (--num-executors, --executor-cores, or free"
                 " some on the cluster), a longer --start-timeout-secs"
             )
-            fewer = {
-                "ps": " or fewer --num-workers and --num-ps",
-                "multi-worker": " or fewer --num-workers",
-            }.get(spec.strategy, "")
+            smaller = spec.topology.smaller
+            fewer = f" or {smaller}" if smaller else ""
             if for_feed:
                 fewer += " or --overlap off"
             raise PreflightError(
@@ -104,7 +103,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def check_executors(spark: SparkSession, spec: JobSpec, lake: Lake, marker: str) -> None:
+def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, marker: str) -> None:
     """Runs a small job on every slot: it must see the lake's marker and have our versions.
 
     Raises PreflightError that names the host and what to change.

@@ -11,41 +11,43 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfos.app import TFOnSparkApp, check_is_app, parse_args
+from tfos.driver import preflight
+from tfos.driver.arguments import check_is_app, parse_args
+from tfos.driver.attempt import Attempt
 from tfos.driver.display import Display
-from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
 from tfos.driver.feeds import Feeds
+from tfos.driver.session import open_session
+from tfos.driver.shipping import ship_modules
+from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
 from tfos.fault.failures import Failure, describe, error_message
 from tfos.fault.policy import GiveUp, Incident, NewAttempt
 from tfos.feeding.ledger import accounting
 from tfos.feeding.schema import Manifest
-from tfos.lake.storage import GENERATION, Lake
-from tfos.spec.result import finite, sum_stats, write_result_file
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys
-from tfos.driver import preflight
-from tfos.driver.attempt import Attempt
 from tfos.runtime.java import find_java
+from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import (
     EMBEDDED_TIMEOUT_SECS,
-    SESSION_TIMEOUT_SECS,
     Registry,
     RegistryAddress,
     prepare,
 )
 from tfos.runtime.roles import all_tasks
-from tfos.runtime.supervisor import AttemptPlan
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
-from tfos.driver.session import open_session
-from tfos.driver.shipping import ship_modules
 from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
+from tfos.spec.result import Result, finite, sum_stats, write_result_file
+from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from tfos.app import TFOnSparkApp
+
 # beside the file for the result the driver leaves its pid, for Ctrl-C
 DRIVER_PID = "driver.pid"
 # the results of the runs that have ended in this process
-runs: list[dict[str, Any]] = []
+runs: list[Result] = []
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
 
@@ -55,7 +57,7 @@ def run_app(
     spark: SparkSession | None,
     args: Sequence[str] | None,
     job: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Result:
     """The whole run; see TFOnSparkApp.run()."""
     run = _Run(app)
     error: BaseException | None = None
@@ -82,8 +84,8 @@ def run_app(
     raise RunFailed(_headline(result), result) from error
 
 
-def _headline(result: Mapping[str, Any]) -> str:
-    return describe(Failure(kind="exception", **result["error"]))
+def _headline(result: Result) -> str:
+    return describe(Failure.from_error(result.error or {}))
 
 
 class _Run:
@@ -94,7 +96,7 @@ class _Run:
         self._display = Display()
         self._begun = float(os.environ.get(STARTED_ENV, time.time()))
         self._seconds = {"etl": 0.0, "start": 0.0, "train": 0.0, "total": 0.0}
-        self._lake: Lake | None = None
+        self._lake: RunDirectory | None = None
         self._failure: Failure | None = None
         self._outcome: Mapping[str, Any] = {}
         self._manifests: dict[str, Manifest] = {}
@@ -117,7 +119,7 @@ class _Run:
         self.run_id = spec.run_id or run_id_of(
             self._submission, type(self._app).__name__, len(runs)
         )
-        lake = Lake(spec.lake, self.run_id)
+        lake = RunDirectory(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
         preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
         with contextlib.ExitStack() as stack:
@@ -144,7 +146,7 @@ class _Run:
     def _train(
         self,
         spark: SparkSession,
-        lake: Lake,
+        lake: RunDirectory,
         address: RegistryAddress,
         registry: Registry,
         marker: str,
@@ -164,7 +166,7 @@ class _Run:
                 self._note(attempt)
             if isinstance(ended, GiveUp):
                 self._failure = ended.cause
-                raise RunFailed(describe(ended.cause), {})
+                raise RunFailed(describe(ended.cause), self._result())
             if not isinstance(ended, NewAttempt):
                 self._outcome = ended
                 return
@@ -205,7 +207,9 @@ class _Run:
         stack.callback(server.stop)
         return server
 
-    def _registry_address(self, server: EmbeddedZooKeeper | None, lake: Lake) -> RegistryAddress:
+    def _registry_address(
+        self, server: EmbeddedZooKeeper | None, lake: RunDirectory
+    ) -> RegistryAddress:
         hosts = self._spec.zookeeper
         if server is not None:
             server.wait()
@@ -213,17 +217,18 @@ class _Run:
             prepare(hosts, EMBEDDED_TIMEOUT_SECS)
         # a run that is resumed must be able to clear what its first driver left in the ensemble
         address = RegistryAddress.new(hosts, self.run_id)
-        if self._continues and lake.exists("registry.json"):
-            address = RegistryAddress(**{**lake.read_json("registry.json"), "hosts": hosts})
-        lake.write_json("registry.json", vars(address))
+        known = lake.registry() if self._continues else None
+        if known is not None:
+            address = RegistryAddress(**{**known, "hosts": hosts})
+        lake.write_registry(vars(address))
         return address
 
     @contextlib.contextmanager
-    def _claim(self, address: RegistryAddress, lake: Lake) -> Iterator[Registry]:
+    def _claim(self, address: RegistryAddress, lake: RunDirectory) -> Iterator[Registry]:
         """The registry with this process as the run's one driver; its nodes go at the end."""
         with Registry(address) as registry:
             # the node of a driver that was just killed stays for the length of its session
-            deadline = time.monotonic() + SESSION_TIMEOUT_SECS + 5
+            deadline = time.monotonic() + TIMES.session_secs + 5
             # in containers a driver that is started again may have the host and pid of the last one
             self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
             while not registry.claim(keys.driver(self.run_id), self._me):
@@ -252,13 +257,13 @@ class _Run:
             self._killed_by = str(value.get("by"))
             os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does, wherever the driver is
 
-    def _open_lake(self, lake: Lake) -> None:
+    def _open_lake(self, lake: RunDirectory) -> None:
         """Checks that the run directory is new, or that of the run to continue."""
-        exists = lake.exists("spec.json")
-        is_retry = bool(self._submission) and self.run_id not in {run["run_id"] for run in runs}
-        self._continues = exists and (
-            self._spec.resume
-            or (is_retry and lake.read_json("spec.json").get("submission") == self._submission)
+        spec = lake.spec()
+        exists = spec is not None
+        is_retry = bool(self._submission) and self.run_id not in {run.run_id for run in runs}
+        self._continues = spec is not None and (
+            self._spec.resume or (is_retry and spec.get("submission") == self._submission)
         )
         if exists and not self._continues:
             raise LakeError(
@@ -273,13 +278,12 @@ class _Run:
         if not exists:  # the result of a run that another driver may hold is not ours to write
             self._lake = lake
 
-    def _claim_lake(self, lake: Lake) -> None:
+    def _claim_lake(self, lake: RunDirectory) -> None:
         """Makes the run directory ours: from here on the run id is taken."""
         self._lake = lake
-        lake.remove("result.json")
-        lake.write_json(
-            "spec.json",
-            {**self._spec.as_json(), "run_id": self.run_id, "submission": self._submission},
+        lake.remove_result()
+        lake.write_spec(
+            {**self._spec.as_json(), "run_id": self.run_id, "submission": self._submission}
         )
 
     @contextlib.contextmanager
@@ -316,21 +320,19 @@ class _Run:
         else:
             message = error_message(error)
             trace = "".join(traceback.format_exception(error))
-        self._failure = Failure(
-            "driver", 0, socket.gethostname(), "exception", message, trace, time.time()
-        )
+        self._failure = Failure.of_driver(message, trace)
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> Result:
         failure = self._failure
         ledger = self._trained()
         self._seconds["total"] = time.time() - self._begun
-        return {
-            "run_id": self.run_id,
-            "status": "succeeded" if failure is None else "failed",
-            "error": failure and failure.as_error(),
-            "attempts": self._attempts,
-            "restarts": self._restarts,
-            "feeds": {
+        return Result(
+            run_id=self.run_id or None,
+            status="succeeded" if failure is None else "failed",
+            error=None if failure is None else failure.as_error(),
+            attempts=self._attempts,
+            restarts=self._restarts,
+            feeds={
                 name: {
                     "rows": manifest.rows,
                     "shards": len(manifest.shards),
@@ -338,14 +340,14 @@ class _Run:
                 }
                 for name, manifest in self._manifests.items()
             },
-            "failures": [f.as_json() for i in self._history for f in i.failures],
-            "roles": self._roles,
-            "checkpoints": sum_stats(self._checkpoints),
-            "metrics": finite(self._outcome.get("metrics", {})),
-            "evaluations": finite(self._evaluations()),
-            "model": self._outcome.get("model"),
-            "seconds": {name: round(value, 3) for name, value in self._seconds.items()},
-        }
+            failures=[f.as_json() for i in self._history for f in i.failures],
+            roles=self._roles,
+            checkpoints=sum_stats(self._checkpoints),
+            metrics=finite(self._outcome.get("metrics", {})),
+            evaluations=finite(self._evaluations()),
+            model=self._outcome.get("model"),
+            seconds={name: round(value, 3) for name, value in self._seconds.items()},
+        )
 
     def _evaluations(self) -> Any:
         if self._lake is None or not self._spec.evaluator:
@@ -362,25 +364,24 @@ class _Run:
                 with contextlib.suppress(LakeError):  # it may be what the run failed for
                     newest = self._lake.newest_checkpoint()
                     if newest:
-                        state = self._lake.read_json(f"checkpoints/{newest}/state.json")
-                        self._ledger = state["shared"] or {}
+                        self._ledger = self._lake.checkpoint_state(newest)["shared"] or {}
         return self._ledger
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> Result:
         """Writes result.json, where there is a lake; returns its content."""
         self._display.close()
         result = self._result()
         if self._lake is not None:
             try:
-                self._lake.write_json("result.json", result)
+                self._lake.write_result(result.as_json())
             except LakeError as error:
                 if self._failure is None:
                     self.failed(error)
                     result = self._result()
                 self._display.line(f"no result.json: {error}")
         write_result_file(result)
-        if result["status"] == "succeeded":
-            self._display.line(f"succeeded: {self._lake and self._lake.uri('result.json')}")
+        if result.status == "succeeded":
+            self._display.line(f"succeeded: {self._lake and self._lake.result_uri}")
         return result
 
 
@@ -406,12 +407,10 @@ def run_id_of(submission: str, app_name: str, number: int) -> str:
     return new_run_id(app_name)
 
 
-def attempt_number(lake: Lake, last: int) -> int:
+def attempt_number(lake: RunDirectory, last: int) -> int:
     """The number of a new attempt, which no attempt of the run has had.
 
     last: that of this driver's attempt before, 0 for none. Logs come late to a remote lake.
     """
-    known = [last, *(int(name) for name in lake.list("logs") if name.isdigit())]
-    if lake.exists(GENERATION):
-        known.append(lake.read_json(GENERATION)["attempt"])
-    return 1 + max(known)
+    generation = lake.generation() or {"attempt": 0}
+    return 1 + max(last, generation["attempt"], *lake.logged_attempts())

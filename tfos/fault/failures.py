@@ -4,18 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
+import socket
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-# How directly a kind of failure points at a cause; the smaller, the more direct. A role that lost
-# its peer, or whose Spark job ended, is most often the consequence of another role's failure.
-_KINDS = {
-    **dict.fromkeys(("exception", "signal", "exit", "hang", "preempted"), 0),
-    "start": 1,
-    "spark": 2,
-    "peer": 3,
-}
+
+class FailureKind(str, Enum):
+    """What happened to a role, by what was seen of it."""
+
+    EXCEPTION = "exception"  # raised by user code or ours
+    SIGNAL = "signal"  # ended by a signal from outside
+    CRASH = "crash"  # ended by a signal that a program brings upon itself, such as SIGSEGV
+    EXIT = "exit"  # ended with a status and no exception
+    HANG = "hang"  # was ended since it made no progress
+    PREEMPTED = "preempted"  # got SIGTERM
+    START = "start"  # never came up
+    SPARK = "spark"  # its Spark task ended, or its executor or host
+    PEER = "peer"  # lost its connection to another role
+
+    __str__ = str.__str__
+
+    @property
+    def distance(self) -> int:
+        """How directly it points at a cause; the smaller, the more direct.
+
+        A role that lost its peer, or whose Spark job ended, is most often the consequence of
+        another role's failure.
+        """
+        far = {FailureKind.START: 1, FailureKind.SPARK: 2, FailureKind.PEER: 3}
+        return far.get(self, 0)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the second of the same words is no accident.
+
+        An exception is deterministic, and so is a crash in C, an exit status, or a deadlock. A
+        signal comes from outside.
+        """
+        return self in (
+            FailureKind.EXCEPTION,
+            FailureKind.CRASH,
+            FailureKind.EXIT,
+            FailureKind.START,
+            FailureKind.HANG,
+        )
+
 
 # a traceback's last line, from a Python worker inside a Spark exception's text
 _RAISED = re.compile(
@@ -28,10 +65,7 @@ _EMPTY_WORDS = ("An error occurred while calling", "An exception was thrown", "a
 class Failure:
     """One role that failed.
 
-    kind: "exception" (raised by user code or ours), "signal" (ended by a signal), "exit" (ended
-    with a status and no exception), "hang" (was ended since it made no progress), "preempted" (got
-    SIGTERM), "start" (never came up), "spark" (its Spark task ended, or its executor or host),
-    "peer" (lost its connection to another role).
+    kind: also by its value; ValueError for one that there is not.
     time: seconds since the epoch, on the clock of `host`.
     attempt, life: which launch of the roles, and which process of the task in it; from 1.
     """
@@ -39,7 +73,7 @@ class Failure:
     role: str
     index: int
     host: str
-    kind: str
+    kind: FailureKind
     message: str
     traceback: str = ""
     time: float = 0.0
@@ -47,8 +81,7 @@ class Failure:
     life: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"unknown kind of failure {self.kind!r}")
+        object.__setattr__(self, "kind", FailureKind(self.kind))
 
     @property
     def task(self) -> str:
@@ -60,7 +93,7 @@ class Failure:
         return self.message.partition("\n")[0]
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "kind": self.kind.value}
 
     def as_error(self) -> dict[str, Any]:
         """What result.json says of a root cause."""
@@ -68,8 +101,30 @@ class Failure:
         return {key: getattr(self, key) for key in keys}
 
     @classmethod
+    def of_driver(cls, message: str, traceback: str = "") -> Failure:
+        """Of the driver, or of what comes before it, on this machine and now."""
+        host = socket.gethostname()
+        return cls("driver", 0, host, FailureKind.EXCEPTION, message, traceback, time.time())
+
+    @classmethod
+    def from_error(cls, error: Mapping[str, Any]) -> Failure:
+        """Of as_error()."""
+        return cls(kind=FailureKind.EXCEPTION, **error)
+
+    @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Failure:
         return cls(**record)
+
+
+# what a program brings upon itself
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+
+def kind_of_exit(status: int) -> FailureKind:
+    """Of a process that ended without a word. status: as subprocess has it."""
+    if status >= 0:
+        return FailureKind.EXIT
+    return FailureKind.CRASH if -status in _CRASHES else FailureKind.SIGNAL
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure:
@@ -77,12 +132,12 @@ def root_cause(failures: Iterable[Failure]) -> Failure:
 
     Raises ValueError when there is no failure.
     """
-    return min(failures, key=lambda failure: (_KINDS[failure.kind], failure.time))
+    return min(failures, key=lambda failure: (failure.kind.distance, failure.time))
 
 
 def may_be_consequence(failure: Failure) -> bool:
     """Whether waiting a moment may bring a failure that explains this one better."""
-    return _KINDS[failure.kind] > 0
+    return failure.kind.distance > 0
 
 
 def error_message(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""When a TF process hangs: no sign of life, or no progress of the training. Pure.
+"""When a process hangs: no sign of life, or no progress of the training. Pure.
 
 A process that is stopped, or holds Python's lock for ever, falls silent. One that is deadlocked
 in user code still gives signs of life, but the training makes no progress; then nobody knows which
@@ -27,18 +27,22 @@ class HangWatch:
         self._quiet = False
         self._progress: Mapping[str, Any] = {}
 
-    def said(self, message: Mapping[str, Any], now: float) -> None:
-        """The process said something: see runtime.main. {"alive": true} alone is no progress.
-
-        {"quiet": true} begins, {"quiet": false} ends, what may take long with nothing to report: an
-        evaluation, a checkpoint, an export.
-        """
+    def alive(self, now: float) -> None:
+        """A sign of life; that alone is no progress."""
         self._seen = now
-        if "alive" in message:
-            return
-        self._moved = now
-        self._quiet = message.get("quiet", self._quiet)
-        self._progress = message.get("progress", self._progress)
+
+    def moved(self, now: float, progress: Mapping[str, Any] | None = None) -> None:
+        """Something went on. progress: what was said of it, if anything was."""
+        self._seen = self._moved = now
+        self._progress = progress or self._progress
+
+    def quiet(self, begins: bool, now: float) -> None:
+        """The begin, or the end, of what may take long with nothing to report.
+
+        An evaluation, a checkpoint, an export.
+        """
+        self._quiet = begins
+        self.moved(now)
 
     def verdict(self, now: float) -> str | None:
         """Why the process is taken for hung, or None."""

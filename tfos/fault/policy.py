@@ -1,6 +1,6 @@
 """What to do after a failure: one pure function of the failures so far.
 
-    decide(history, budget, strategy) -> Restart(tasks) | NewAttempt | GiveUp(cause)
+    decide(history, budget, topology) -> Restart(tasks) | NewAttempt | GiveUp(cause)
 
 An incident is what failed at one time, with the newest checkpoint at that time. Progress is
 measured by that checkpoint: only incidents since it last advanced are counted, so that a run of
@@ -14,23 +14,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfos.fault.failures import Failure, root_cause
-
-# of these kinds the second of the same words is no accident: an exception is deterministic, and
-# so is an exit status, or a deadlock. A signal comes from outside
-_DETERMINISTIC = ("exception", "exit", "start", "hang")
-# the roles that hold the state of the training: when one dies, all go back to a checkpoint
-_STATEFUL = {
-    "single": frozenset({"chief"}),
-    "ps": frozenset({"chief", "ps"}),
-    "multi-worker": frozenset({"chief", "worker"}),
-}
-# the roles that run train()
-_TRAINS = {
-    "single": {"chief", "evaluator"},
-    "ps": {"chief", "evaluator"},
-    "multi-worker": {"chief", "worker", "evaluator"},
-}
+from tfos.fault.failures import Failure, FailureKind, root_cause
+from tfos.spec.roles import CHIEF, EVALUATOR
+from tfos.spec.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -73,15 +59,16 @@ class GiveUp:
 Decision = Restart | NewAttempt | GiveUp
 
 
-def decide(history: Sequence[Incident], budget: int, strategy: str) -> Decision:
+def decide(history: Sequence[Incident], budget: int, topology: Topology) -> Decision:
     """What to do about the last incident of `history`; about those before it was decided already.
 
     budget: incidents that may be survived without a new checkpoint in between.
-    strategy: as --strategy has it.
     """
     incident = history[-1]
     cause = incident.cause
-    if cause.kind == "exception" and cause.role in _TRAINS[strategy]:
+    if cause.kind is FailureKind.EXCEPTION and (
+        cause.role == EVALUATOR or topology.trains(cause.role)
+    ):
         return GiveUp(cause)
     stalled = [earlier for earlier in history if earlier.step == incident.step]
     if any(_is_same(cause, earlier.cause) for earlier in stalled[:-1]):
@@ -92,23 +79,22 @@ def decide(history: Sequence[Incident], budget: int, strategy: str) -> Decision:
         )
     if len(stalled) > budget:
         return GiveUp(_spent(stalled, budget))
-    if any(failure.kind in ("spark", "start") for failure in incident.failures):
+    if any(failure.kind in (FailureKind.SPARK, FailureKind.START) for failure in incident.failures):
         return NewAttempt()
-    if cause.kind == "hang" and cause.role == "chief":
-        return Restart(frozenset({"chief", "ps", "worker"}))  # whose fault it is nobody knows
-    tasks = {failure.task for failure in incident.failures}
-    if any(failure.role in _STATEFUL[strategy] for failure in incident.failures):
-        # a parameter server that lives on would keep the variables of the chief that is gone in
-        # its memory, beside those of the new one; workers in step cannot go on without one of them
-        tasks.update(_STATEFUL[strategy])
-    return Restart(frozenset(tasks))
+    if cause.kind is FailureKind.HANG and cause.role == CHIEF:  # whose fault it is nobody knows
+        return Restart(frozenset(task.role for job in topology.jobs() for task in job.tasks))
+    names = {failure.task for failure in incident.failures}
+    for failure in incident.failures:
+        together = topology.restarts_with(failure.role)
+        names.update(together if len(together) > 1 else ())
+    return Restart(frozenset(names))
 
 
 def _is_same(one: Failure, other: Failure) -> bool:
     same = (one.role, one.kind, one.message) == (other.role, other.kind, other.message)
     # all processes that hang hang in the same words
-    same = same and (one.kind != "hang" or one.index == other.index)
-    return same and one.kind in _DETERMINISTIC
+    same = same and (one.kind is not FailureKind.HANG or one.index == other.index)
+    return same and one.kind.is_deterministic
 
 
 def _spent(stalled: Sequence[Incident], budget: int) -> Failure:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tfos.errors import LakeError
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 
 CACHE_BYTES = 4 << 30
 _THREADS = 4
@@ -27,7 +27,7 @@ class ShardCache:
     What is memory-mapped goes on taking its space until it is unmapped.
     """
 
-    def __init__(self, lake: Lake, directory: str, limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, lake: RunDirectory, directory: str, limit_bytes: int = CACHE_BYTES) -> None:
         self._lake = lake
         self._directory = Path(directory)
         self._limit_bytes = limit_bytes

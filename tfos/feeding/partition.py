@@ -22,7 +22,7 @@ from tfos.errors import FeedError, LakeError
 from tfos.feeding.convert import canonical, inspect, pieces
 from tfos.feeding.layout import Layout
 from tfos.feeding.schema import Shard
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import SPEC, RunDirectory, feed_path
 
 SHARD_BYTES = 64 << 20
 # (feed, partition, record) -> whether this call was the first
@@ -35,7 +35,7 @@ class _PartitionWriter:
     A shard goes to the lake while the next one is collected: two are in memory at most.
     """
 
-    def __init__(self, lake: Lake, layout: Layout, stem: str) -> None:
+    def __init__(self, lake: RunDirectory, layout: Layout, stem: str) -> None:
         self._lake, self._layout, self._stem = lake, layout, stem
         self._writer: Any = None
         self._lake_writer = ThreadPoolExecutor(1, "shard")
@@ -77,7 +77,7 @@ class _PartitionWriter:
     def _close_shard(self) -> None:
         self._writer.close()
         self._writer = None
-        path = f"feed/{self._layout.feed}/{self._stem}-{len(self.shards)}.arrow"
+        path = f"{feed_path(self._layout.feed)}/{self._stem}-{len(self.shards)}.arrow"
         shard = Shard(path, self._open_rows, self._bytes)
         self._open_rows = self._bytes = 0
         self._wait()
@@ -117,7 +117,10 @@ def widen(
 
 
 def write_partition(
-    batches: Iterable[pa.RecordBatch], lake: Lake, layout: Layout, connect: Callable[[], Any]
+    batches: Iterable[pa.RecordBatch],
+    lake: RunDirectory,
+    layout: Layout,
+    connect: Callable[[], Any],
 ) -> Iterator[pa.RecordBatch]:
     """One Spark task: writes a partition and publishes it; yields a row of what was wrong in it."""
     from pyspark import TaskContext
@@ -128,9 +131,9 @@ def write_partition(
     # of another Spark application a task may have the same number
     stem = f"{partition:06d}-{context.taskAttemptId()}-{secrets.token_hex(4)}"
     writer = _PartitionWriter(lake, layout, stem)
-    if not lake.exists("spec.json"):
+    if not lake.exists(SPEC):
         raise LakeError(
-            f"executor host {socket.gethostname()} does not see {lake.uri('spec.json')}, which the"
+            f"executor host {socket.gethostname()} does not see {lake.uri(SPEC)}, which the"
             " driver wrote: name a lake that all machines share with --lake"
         )
     keep, error = False, None

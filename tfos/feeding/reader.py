@@ -25,8 +25,9 @@ from tfos.errors import FeedError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Slice, window_rows
-from tfos.feeding.schema import Manifest, arrived_path, manifest_path
-from tfos.lake.storage import Lake, retried
+from tfos.feeding.schema import Manifest
+from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.lake.storage import retried
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3
@@ -107,7 +108,7 @@ class FeedReader:
     """
 
     def __init__(
-        self, lake: Lake, cache: str, cache_bytes: int = CACHE_BYTES, readers: int = 1
+        self, lake: RunDirectory, cache: str, cache_bytes: int = CACHE_BYTES, readers: int = 1
     ) -> None:
         self._lake = lake
         self._cache = ShardCache(lake, cache, cache_bytes)

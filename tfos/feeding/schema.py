@@ -137,12 +137,3 @@ class Manifest:
             record.get("complete", True),
             None if record.get("arrival") is None else tuple(record["arrival"]),
         )
-
-
-def manifest_path(feed: str) -> str:
-    return f"feed/{feed}/manifest.json"
-
-
-def arrived_path(feed: str) -> str:
-    """Where the manifest of a feed is while more shards are to come."""
-    return f"feed/{feed}/arrived.json"

@@ -17,15 +17,8 @@ from tfos.errors import FeedError, LakeError, RegistryError
 from tfos.feeding.feed import Feed
 from tfos.feeding.layout import Layout
 from tfos.feeding.partition import add_counts, widen, write_partition
-from tfos.feeding.schema import (
-    Column,
-    Manifest,
-    Shard,
-    arrived_path,
-    manifest_path,
-    resolve_lengths,
-)
-from tfos.lake.storage import Lake
+from tfos.feeding.schema import Column, Manifest, Shard, resolve_lengths
+from tfos.lake.run_directory import RunDirectory, arrived_path, feed_path, manifest_path
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -39,7 +32,7 @@ _BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 def write_feeds(
     feeds: dict[str, Feed],
-    lake: Lake,
+    lake: RunDirectory,
     connect: Callable[[], Any],
     published: Callable[[str], dict[int, dict[str, Any]]],
 ) -> dict[str, Manifest]:
@@ -81,7 +74,7 @@ def can_stream(layout: Layout) -> bool:
     )
 
 
-def open_feed(lake: Lake, layout: Layout) -> Manifest:
+def open_feed(lake: RunDirectory, layout: Layout) -> Manifest:
     """Writes the manifest of a feed of which no shard is there yet; see stream_feed."""
     manifest = Manifest(layout.feed, layout.columns, (), complete=False)
     lake.write_json(arrived_path(layout.feed), manifest.as_json())
@@ -91,7 +84,7 @@ def open_feed(lake: Lake, layout: Layout) -> Manifest:
 def stream_feed(
     feed: Feed,
     opened: Manifest,
-    lake: Lake,
+    lake: RunDirectory,
     connect: Callable[[], Any],
     published: Callable[[str], dict[int, dict[str, Any]]],
     is_cancelled: Callable[[], bool],
@@ -165,13 +158,15 @@ def _check_rows(manifest: Manifest) -> None:
         )
 
 
-def _commit(lake: Lake, manifest: Manifest) -> None:
+def _commit(lake: RunDirectory, manifest: Manifest) -> None:
     """Writes the manifest of a feed that is complete, and removes what is no part of it."""
     _remove_strays(lake, manifest)
     lake.write_json(manifest_path(manifest.feed), manifest.as_json())
 
 
-def _run_job(frame: DataFrame, lake: Lake, layout: Layout, connect: Callable[[], Any]) -> set[int]:
+def _run_job(
+    frame: DataFrame, lake: RunDirectory, layout: Layout, connect: Callable[[], Any]
+) -> set[int]:
     """Writes and publishes all partitions; returns their numbers. Raises FeedError."""
     # a call of write() per 64k rows instead of 10k; put back as it was, it is the user's session
     conf = frame.sparkSession.conf
@@ -232,10 +227,10 @@ def _check_vectors(
             )
 
 
-def _remove_strays(lake: Lake, manifest: Manifest) -> None:
+def _remove_strays(lake: RunDirectory, manifest: Manifest) -> None:
     """Removes what killed attempts of tasks left beside the published shards."""
     published = {shard.path for shard in manifest.shards}
-    for file in lake.list(f"feed/{manifest.feed}"):
-        path = f"feed/{manifest.feed}/{file}"
+    for file in lake.list(feed_path(manifest.feed)):
+        path = f"{feed_path(manifest.feed)}/{file}"
         if path not in published and path != arrived_path(manifest.feed):
             lake.remove(path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import posixpath
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfos.errors import UsageError
 from tfos.inference.signature import SIGNATURE, Output, Signature
@@ -68,7 +65,7 @@ def predict(
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
     """The absolute URI of a model, the digest of its marker, and its signature."""
-    from tfos.lake.storage import Lake, absolute
+    from tfos.lake.storage import Storage, absolute, digest
 
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
@@ -76,7 +73,7 @@ def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
             ' result["model"] when its train() calls ctx.export(model)'
         )
     uri = absolute(os.fspath(model))
-    lake = Lake(*posixpath.split(uri))
+    lake = Storage(uri)
     marker = lake.committed("")
     if marker is None:
         raise UsageError(
@@ -88,11 +85,6 @@ def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
             f"predict(model={uri!r}): the model has no {SIGNATURE}: export it again with this tfos"
         )
     return uri, digest(marker), Signature.from_json(lake.read_json(SIGNATURE))
-
-
-def digest(marker: Mapping[str, Any]) -> str:
-    """What tells one exported model from all others: its marker has the files' checksums."""
-    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()
 
 
 def output_schema(schema: StructType, signature: Signature, output: str) -> StructType:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import posixpath
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from tfos.errors import FeedError, LakeError
 from tfos.feeding.convert import canonical, components, inspect, to_numpy
 from tfos.feeding.layout import Layout
 from tfos.feeding.schema import Column
-from tfos.inference.predict import digest
-from tfos.lake.storage import Lake
 from tfos.inference.signature import KERAS_FILE, Output, Signature, input_names
+from tfos.lake.storage import Storage, digest
 
 # a pipeline may have several, and a cross-validation has a new one for each fit
 _MODELS_KEPT = 4
@@ -167,7 +165,7 @@ def load_model(uri: str, identity: str) -> Any:
     import tensorflow as tf
 
     _limit_threads()
-    lake = Lake(*posixpath.split(uri))
+    lake = Storage(uri)
     # variables and tables are in memory once it is loaded: no files are left to be removed later,
     # when the worker may be killed. Spark removes its own directory if that happens here
     scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]

@@ -20,12 +20,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def replace(target: Path, source: BinaryIO) -> None:
-    """Puts a local file with the content of `source` in place: whole and durable, or not at all."""
+def replace(target: Path, source: BinaryIO, is_secret: bool = False) -> None:
+    """Puts a local file with the content of `source` in place: whole and durable, or not at all.
+
+    is_secret: only its owner may read it, from the first byte on.
+    """
     _make_dir(target.parent)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "wb") as file:
+        with open(
+            os.open(part, os.O_WRONLY | os.O_CREAT, 0o600 if is_secret else 0o666), "wb"
+        ) as file:
             shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())

@@ -1,19 +1,4 @@
-"""The lake: one run's directory on any fsspec filesystem.
-
-    <lake>/<run-id>/
-      spec.json                     the JobSpec
-      registry.json                 the run's credential for ZooKeeper
-      feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
-                                    that is read before, arrived.json has what there is so far
-      generation.json               which chief may write checkpoints
-      app.pkl                       the app after pre_train; the feeds are complete when all
-                                    manifests are there
-      checkpoints/<step>-<attempt>.<life>/...   of the chief that saved it; COMMIT marker last
-      model/                        exported SavedModel, COMMIT marker last
-      logs/<attempt>/<role>-<i>.log
-      events/                       TensorBoard
-      output/                       what train() and its callbacks write
-      result.json                   written once, at the end, whatever the end
+"""A directory on any fsspec filesystem, in which nothing is ever half visible.
 
 Two rules keep readers from half-written data. A single file appears whole (renamed into place on
 a local filesystem; object stores have atomic puts). A directory exists when its COMMIT marker
@@ -22,7 +7,7 @@ every file and one of its own; readers ignore a directory without one. The idea 
 only truth is orbax's (path/atomicity.py).
 
 Storage has moments of weakness: a server answers 500, a disk is full until somebody tidies up.
-Reads and writes are tried again for RETRY_SECS before they fail.
+Reads and writes are tried again for TIMES.lake_retry_secs before they fail.
 """
 
 from __future__ import annotations
@@ -32,8 +17,8 @@ import hashlib
 import io
 import json
 import logging
+import os
 import posixpath
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -43,44 +28,21 @@ from typing import Any, TypeVar
 import fsspec
 import tenacity
 
-from tfos.lake.atomic_file import replace, sha256
 from tfos.errors import DamagedError, LakeError
+from tfos.lake.atomic_file import replace, sha256
+from tfos.spec.times import TIMES
 
 COMMIT = "COMMIT"
-APP = "app.pkl"
-# which chief may write checkpoints: {"attempt", "life"}, as the driver says
-GENERATION = "generation.json"
-EVALUATIONS = "evaluations.json"
-EVENTS = "events"
-OUTPUT = "output"
-# how long one operation is tried, all in all; a client library may retry too, inside of one try
-RETRY_SECS = 30.0
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
 # what a second try would not change
 _FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
 # protocol -> the extra of tfos that installs its filesystem
 _EXTRAS = {"s3": "s3", "s3a": "s3", "oss": "oss", "hdfs": "hdfs", "gs": "gcs", "gcs": "gcs"}
-# the name of a checkpoint
-_CHECKPOINT = re.compile(r"(\d+)(?:-(\d+)\.(\d+))?")
 # the key of a marker's own SHA-256
 _SEAL = "sha256"
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-def checkpoint_path(step: int, writer: str = "") -> str:
-    """The directory of a checkpoint. writer: "<attempt>.<life>" of the chief that saves it.
-
-    No two chiefs write into one directory, so one that was replaced can do no harm to the next.
-    """
-    return f"checkpoints/{step:012d}" + (f"-{writer}" if writer else "")
-
-
-def checkpoint_order(name: str) -> tuple[int, int, int] | None:
-    """The step, attempt and life in a checkpoint's name; None when it is no checkpoint's."""
-    match = _CHECKPOINT.fullmatch(name)
-    return match and (int(match[1]), int(match[2] or 0), int(match[3] or 0))
 
 
 def absolute(url: str) -> str:
@@ -90,21 +52,21 @@ def absolute(url: str) -> str:
     return str(Path(url).expanduser().resolve())
 
 
-class Lake:
-    """The directory of run `run_id` under `url`. Picklable; opens its filesystem on first use.
+class Storage:
+    """The directory `below` under `url`. Picklable; opens its filesystem on first use.
 
-    Paths are relative to the run directory. Every method that touches storage raises LakeError,
-    after it has tried for RETRY_SECS; what is not there, and what a second try would not change,
-    is an error at once. Thread-safe.
+    Paths are relative to the directory. Every method that touches storage raises LakeError, after
+    it has tried for TIMES.lake_retry_secs; what is not there, and what a second try would not
+    change, is an error at once. Thread-safe.
     """
 
-    def __init__(self, url: str, run_id: str) -> None:
+    def __init__(self, url: str, below: str = "") -> None:
         self.url = absolute(url)
-        self.run_id = run_id
+        self._below = below
         self._open: tuple[Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "run_id": self.run_id, "_open": None}
+        return {**vars(self), "_open": None}
 
     @property
     def _fs(self) -> Any:
@@ -113,7 +75,7 @@ class Lake:
     def _storage(self, retry_secs: float | None = None) -> tuple[Any, str]:
         if self._open is None:
             fs, root = self._try("open", "", lambda: fsspec.core.url_to_fs(self.url), retry_secs)
-            self._open = fs, posixpath.join(root, self.run_id)
+            self._open = fs, posixpath.join(root, self._below) if self._below else root
         return self._open
 
     def _try(
@@ -121,9 +83,9 @@ class Lake:
     ) -> T:
         """What `act` returns; it may be called many times.
 
-        retry_secs: how long it is tried; RETRY_SECS when None, 0 for once.
+        retry_secs: how long it is tried; TIMES.lake_retry_secs when None, 0 for once.
         """
-        where = posixpath.join(self.url, self.run_id, path)
+        where = posixpath.join(self.url, self._below, path)
 
         def warn(state: tenacity.RetryCallState) -> None:
             error = state.outcome and state.outcome.exception()
@@ -136,7 +98,9 @@ class Lake:
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, Exception) and not isinstance(error, _FINAL)
             ),
-            stop=tenacity.stop_before_delay(RETRY_SECS if retry_secs is None else retry_secs),
+            stop=tenacity.stop_before_delay(
+                TIMES.lake_retry_secs if retry_secs is None else retry_secs
+            ),
             wait=_BACKOFF,
             before_sleep=warn,
             reraise=True,
@@ -190,6 +154,15 @@ class Lake:
             return False
         return True
 
+    def modified(self, path: str) -> float | None:
+        """When a file was written, seconds since the epoch; None where that is not easily known."""
+        if not self.is_local:
+            return None
+        try:
+            return os.stat(self.path(path)).st_mtime
+        except OSError:
+            return None
+
     def find(self, path: str) -> list[str]:
         """The files in a directory and all below it, relative to it, sorted."""
 
@@ -202,11 +175,6 @@ class Lake:
                 return []
 
         return self._try("list", path, act)
-
-    def checkpoints(self) -> list[str]:
-        """The names of all checkpoints, committed or not, the newest last."""
-        found = {name: checkpoint_order(name) for name in self.list("checkpoints")}
-        return sorted((n for n, order in found.items() if order), key=lambda n: found[n] or ())
 
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted; empty when it does not exist."""
@@ -221,17 +189,6 @@ class Lake:
 
         return self._try("list", path, act)
 
-    def newest_checkpoint(self) -> str | None:
-        """The name of the newest committed checkpoint."""
-        names = reversed(self.checkpoints())
-        return next((n for n in names if self.exists(f"checkpoints/{n}/{COMMIT}")), None)
-
-    def evaluations(self) -> dict[str, Any]:
-        """What the evaluator has left: see tfos.training.evaluator."""
-        if not self.exists(EVALUATIONS):
-            return {"evaluations": [], "stop": None}
-        return dict(self.read_json(EVALUATIONS))
-
     def read(self, path: str) -> bytes:
         return self._try("read", path, lambda: bytes(self._fs.cat_file(self.path(path))))
 
@@ -239,21 +196,28 @@ class Lake:
         data = self.read(path)
         return self._try("read", path, lambda: json.loads(data))
 
-    def write(self, path: str, data: bytes) -> None:
-        """Writes a file so that readers see all of it or nothing."""
-        self._write(path, data)
+    def write(self, path: str, data: bytes, is_secret: bool = False) -> None:
+        """Writes a file so that readers see all of it or nothing.
 
-    def _write(self, path: str, data: bytes, retry_secs: float | None = None) -> None:
+        is_secret: only its owner may read it, on a local filesystem; elsewhere access is the
+        storage's business.
+        """
+        self._write(path, data, is_secret=is_secret)
+
+    def _write(
+        self, path: str, data: bytes, retry_secs: float | None = None, is_secret: bool = False
+    ) -> None:
         def act() -> None:
             if self.is_local:
-                replace(Path(self.path(path)), io.BytesIO(data))
+                replace(Path(self.path(path)), io.BytesIO(data), is_secret)
             else:
                 self._fs.pipe_file(self.path(path), data)
 
         self._try("write", path, act, retry_secs)
 
-    def write_json(self, path: str, value: Any) -> None:
-        self.write(path, json.dumps(value, indent=2, allow_nan=True).encode() + b"\n")
+    def write_json(self, path: str, value: Any, is_secret: bool = False) -> None:
+        data = json.dumps(value, indent=2, allow_nan=True).encode() + b"\n"
+        self.write(path, data, is_secret)
 
     def upload(self, source: str, path: str) -> None:
         """Copies a local file into the lake so that readers see all of it or nothing."""
@@ -383,13 +347,13 @@ class Lake:
 
 
 def retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -> T:
-    """What `act` returns; it is called again, for RETRY_SECS, after errors that may pass.
+    """What `act` returns; called again, as long as the lake is tried, after errors that may pass.
 
     For what other processes write and this one may be the last to see.
     """
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_passing),
-        stop=tenacity.stop_before_delay(RETRY_SECS),
+        stop=tenacity.stop_before_delay(TIMES.lake_retry_secs),
         wait=tenacity.wait_fixed(0.25),
         reraise=True,
     )
@@ -406,3 +370,8 @@ def _seal(record: Mapping[str, Any]) -> bytes:
 def remove_local(path: str) -> None:
     """Removes a local directory; what is already gone is no error."""
     shutil.rmtree(path, ignore_errors=True)
+
+
+def digest(marker: Mapping[str, Any]) -> str:
+    """What tells a committed directory from all others: a SHA-256 of its marker."""
+    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,6 @@ before it is needed, a spare, takes over without the seconds that the import tak
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,12 +15,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tfos.fault.hang import HangWatch
-from tfos.runtime.main import CHANNEL_FD, SAVE_SOON, STACKS_SIGNAL, StartOrder
 from tfos.runtime.process import ChildProcess
-from tfos.runtime.roles import Task
+from tfos.runtime.protocol import (
+    CHANNEL_FD,
+    STACKS_SIGNAL,
+    Alive,
+    Message,
+    Order,
+    Progress,
+    Quiet,
+    SaveSoon,
+    StartOrder,
+    from_line,
+    to_line,
+)
+from tfos.spec.roles import CHIEF, Task
+from tfos.spec.topology import Topology
 
 _STACKS_SECS = 0.5
 _LAST_WORDS_SECS = 2.0
@@ -43,10 +54,10 @@ class TFProcess:
         self,
         task: Task,
         run_id: str,
-        strategy: str,
+        topology: Topology,
         scratch: str,
         log: Path,
-        on_said: Callable[[TFProcess, dict[str, Any]], None],
+        on_said: Callable[[TFProcess, Message], None],
         on_exit: Callable[[TFProcess, int], None],
     ) -> None:
         self.task = task
@@ -61,10 +72,7 @@ class TFProcess:
             # what Spark shipped to this executor is on sys.path: the child needs it as well
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONUNBUFFERED": "1",
-            "TF_GRPC_REUSE_PORT": "true",
-            "GRPC_FAIL_FAST": "use_caller",
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-            "KERAS_BACKEND": "tensorflow",
+            **topology.environment(task, os.environ),
             "TMPDIR": self.scratch,  # a process that is killed cannot clean up
             CHANNEL_FD: str(write_end),
         }
@@ -73,7 +81,7 @@ class TFProcess:
                 # faulthandler: a crash in C leaves the Python stack in the log; the run's id is
                 # for who reads `ps`
                 [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
-                + [str(task), run_id, strategy],
+                + [str(task), run_id, topology.name],
                 env=env,
                 log=sink.fileno(),
                 scratch=scratch,
@@ -95,11 +103,11 @@ class TFProcess:
     def _listen(self, read_end: int) -> None:
         with os.fdopen(read_end, "rb") as channel:
             for line in channel:
-                message = json.loads(line)
-                self._heard = time.monotonic()
+                message: Message = from_line(line)
+                self._heard = now = time.monotonic()
                 if self.watch is not None:
-                    self.watch.said(message, time.monotonic())
-                if "alive" not in message:
+                    _watched(self.watch, message, now)
+                if not isinstance(message, Alive):
                     self._on_said(self, message)
 
     @property
@@ -124,15 +132,15 @@ class TFProcess:
 
     def order(self, order: StartOrder) -> None:
         """Tells it to begin its work."""
-        self.watch = HangWatch(self._hang_secs, self.task.role == "chief", time.monotonic())
-        self._write(order.to_line())
+        self.watch = HangWatch(self._hang_secs, self.task.role == CHIEF, time.monotonic())
+        self._write(order)
 
     def save_soon(self) -> None:
-        self._write(SAVE_SOON)
+        self._write(SaveSoon())
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, order: Order) -> None:
         try:
-            self._process.stdin.write(line)
+            self._process.stdin.write(to_line(order))
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has just died: its exit is the next event
@@ -151,3 +159,15 @@ class TFProcess:
         """Ends it and removes what it left. May be called again."""
         self._process.end(grace_secs=0, keep_scratch=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _watched(watch: HangWatch, message: Message, now: float) -> None:
+    match message:
+        case Alive():
+            watch.alive(now)
+        case Quiet(begins):
+            watch.quiet(begins, now)
+        case Progress(progress):
+            watch.moved(now, progress)
+        case _:
+            watch.moved(now)

@@ -4,7 +4,7 @@
     waits for--> started --its process ends--> waiting
        any state --outcome, stop, driver gone--> over
 
-A life is one TF process of the task. The driver decides when a next one begins; it may do so while
+A life is one process of the task. The driver decides when a next one begins; it may do so while
 the last one still runs.
 
 (The shape, a machine that is tested with no network around it, is dask/distributed's
@@ -17,7 +17,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfos.runtime.roles import Task, cluster
+from tfos.runtime.protocol import (
+    Failed,
+    GotSigterm,
+    IsReady,
+    Message,
+    Outcome,
+    Progress,
+)
+from tfos.runtime.roles import addresses
+from tfos.spec.roles import CHIEF, Task
 
 
 # events
@@ -48,15 +57,15 @@ class Ready:
 
 @dataclass(frozen=True)
 class Said:
-    """A message of the TF process of life `life`."""
+    """A message of the process of life `life`."""
 
     life: int
-    message: Mapping[str, Any]
+    message: Message
 
 
 @dataclass(frozen=True)
 class Exited:
-    """The TF process of a life ended; negative for a signal, as subprocess has it."""
+    """The process of a life ended; negative for a signal, as subprocess has it."""
 
     life: int
     status: int
@@ -80,7 +89,7 @@ Event = Members | Lives | Ready | Said | Exited | Preempted | Ended
 # actions
 @dataclass(frozen=True)
 class Begin:
-    """Begin a life with a new TF process; end the last one's if it still runs.
+    """Begin a life with a new process; end the last one's if it still runs.
 
     stacks: leave in the log what the last one was doing.
     """
@@ -91,14 +100,14 @@ class Begin:
 
 @dataclass(frozen=True)
 class Start:
-    """Send the TF process its start order."""
+    """Send the process its start order."""
 
-    cluster: Mapping[str, list[str]]
+    addresses: Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
 class SaveSoon:
-    """Ask the TF process for a checkpoint at the next moment that allows one."""
+    """Ask the process for a checkpoint at the next moment that allows one."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +136,16 @@ class PublishOutcome:
 
 @dataclass(frozen=True)
 class PublishFailure:
-    """failure: what the TF process said of it, or None when it said nothing; with its status."""
+    """failure: what the process said of it, or None when it said nothing; with its status."""
 
     life: int
-    failure: Mapping[str, Any] | None
+    failure: Failed | None
     status: int
 
 
 @dataclass(frozen=True)
 class End:
-    """End the TF process if it runs, and leave."""
+    """End the process if it runs, and leave."""
 
     why: str
 
@@ -159,21 +168,21 @@ class Lifecycle:
     """The state of one supervisor.
 
     expected: all tasks of the attempt. waits_for: those that must be ready before ours starts.
-    in_step: whether ours is ready as soon as its process is there, and its last one gone; others
-    are when their server is up.
+    is_ready_at_once: whether ours is ready as soon as its process is there, and its last one gone;
+    others are when they say so.
     """
 
     task: Task
     expected: frozenset[Task]
     waits_for: frozenset[Task]
-    in_step: bool = False
+    is_ready_at_once: bool = False
     life: int = 0
     _addresses: dict[Task, str] = field(default_factory=dict)
     _lives: Mapping[Task, int] = field(default_factory=dict)
     _ready: Mapping[Task, int] = field(default_factory=dict)
     _started: bool = False
     _over: bool = False
-    _failure: Mapping[str, Any] | None = None
+    _failure: Failed | None = None
     _outcome: Mapping[str, Any] | None = None
 
     def on(self, event: Event) -> list[Action]:
@@ -194,7 +203,7 @@ class Lifecycle:
             case Exited(life, status) if life == self.life > 0:
                 return self._exited(status)
             case Preempted():
-                return [SaveSoon()] if self.task.role == "chief" and self._started else []
+                return [SaveSoon()] if self.task.role == CHIEF and self._started else []
             case Ended(why):
                 self._over = True
                 return [End(why)]
@@ -206,7 +215,7 @@ class Lifecycle:
             return []
         self.life = wanted
         self._started, self._failure, self._outcome = False, None, None
-        return [Begin(wanted, hung), *([AnnounceReady(wanted)] if self.in_step else [])]
+        return [Begin(wanted, hung), *([AnnounceReady(wanted)] if self.is_ready_at_once else [])]
 
     def _start_if_complete(self) -> list[Action]:
         if self._started or not self.life or not self.expected <= self._addresses.keys():
@@ -215,25 +224,26 @@ class Lifecycle:
         if any(self._ready.get(task, 0) != self._lives[task] for task in self.waits_for):
             return []
         self._started = True
-        return [Start(cluster({task: self._addresses[task] for task in self.expected}))]
+        return [Start(addresses({task: self._addresses[task] for task in self.expected}))]
 
     def _exited(self, status: int) -> list[Action]:
         if status == 0 and self._outcome is not None:
             self._over = True
-            told = [PublishOutcome(self._outcome)] if self.task.role == "chief" else []
+            told = [PublishOutcome(self._outcome)] if self.task.role == CHIEF else []
             return [*told, End("its process ended")]
         return [PublishFailure(self.life, self._failure, status)]
 
-    def _said(self, message: Mapping[str, Any]) -> list[Action]:
-        if "failure" in message:
-            # the first: a process that does not end after it may then be ended for a hang
-            self._failure = self._failure or message["failure"]
-        elif "outcome" in message:
-            self._outcome = message["outcome"]
-        elif "progress" in message:
-            return [PublishProgress(message["progress"])]
-        elif "ready" in message and not self.in_step:
-            return [AnnounceReady(self.life)]
-        elif "preempted" in message:
-            return [AnnouncePreempted(self.life)]
+    def _said(self, message: Message) -> list[Action]:
+        match message:
+            case Failed():
+                # the first: a process that does not end after it may then be ended for a hang
+                self._failure = self._failure or message
+            case Outcome(outcome):
+                self._outcome = outcome
+            case Progress(progress):
+                return [PublishProgress(progress)]
+            case IsReady() if not self.is_ready_at_once:
+                return [AnnounceReady(self.life)]
+            case GotSigterm():
+                return [AnnouncePreempted(self.life)]
         return []

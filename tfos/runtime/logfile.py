@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tfos.errors import LakeError
-from tfos.lake.storage import Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.background import Newest
 
 _UPLOAD_SECS = 10.0
@@ -23,7 +23,7 @@ class LogFile:
     local: the file on this machine.
     """
 
-    def __init__(self, lake: Lake, path: str, scratch: str) -> None:
+    def __init__(self, lake: RunDirectory, path: str, scratch: str) -> None:
         self._lake = lake
         self._path = path
         self._due = time.monotonic() + _UPLOAD_SECS

@@ -33,16 +33,11 @@ from kazoo.security import make_acl, make_digest_acl
 
 from tfos.errors import RegistryError
 from tfos.runtime import keys
+from tfos.spec.times import TIMES
 
 CONNECT_TIMEOUT_SECS = 10.0
 # our own server is there: on a busy machine it may be slow
 EMBEDDED_TIMEOUT_SECS = 60.0
-SESSION_TIMEOUT_SECS = 10.0
-# after an outage the members of a run find their way back one after the other; until then nobody's
-# absence means anything
-SETTLED_SECS = 30.0
-# how long a run goes on without a ZooKeeper that answers
-OUTAGE_SECS = 300.0
 T = TypeVar("T")
 logging.getLogger("kazoo").setLevel(logging.ERROR)
 
@@ -103,10 +98,12 @@ def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: 
     try:
         client = KazooClient(
             hosts=hosts,
-            timeout=SESSION_TIMEOUT_SECS,
+            timeout=TIMES.session_secs,
             connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
             # a rolling restart of an ensemble, or of our own server, takes a moment
-            command_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=1.0, deadline=OUTAGE_SECS),
+            command_retry=KazooRetry(
+                max_tries=-1, delay=0.1, max_delay=1.0, deadline=TIMES.outage_secs
+            ),
             **options,
         )
     except (ValueError, OSError) as error:
@@ -167,12 +164,12 @@ class Registry:
     """One session with ZooKeeper. Thread-safe; a context manager that ends the session.
 
     Callbacks run on kazoo's threads and must not block. Every method raises RegistryError, also
-    when it had no answer for `answer_secs`.
+    when it had no answer for `answer_secs`, TIMES.outage_secs when not given.
     """
 
-    def __init__(self, address: RegistryAddress, answer_secs: float = OUTAGE_SECS) -> None:
+    def __init__(self, address: RegistryAddress, answer_secs: float | None = None) -> None:
         self.address = address
-        self._answer_secs = answer_secs
+        self._answer_secs = TIMES.outage_secs if answer_secs is None else answer_secs
         self._acl = [make_digest_acl(address.user, address.password, all=True)]
         self._held: dict[str, Any] = {}
         self._holding = threading.RLock()
@@ -221,7 +218,7 @@ class Registry:
     @property
     def is_settled(self) -> bool:
         """Whether we have been in touch long enough for others to be, too, if they live."""
-        return self.connected_secs() > SETTLED_SECS
+        return self.connected_secs() > TIMES.settled_secs
 
     def hold(self, path: str, value: Any) -> None:
         """Keeps a node with a JSON value for as long as this Registry is open.

@@ -16,12 +16,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tfos.errors import LakeError, RegistryError
-from tfos.fault.failures import Failure
-from tfos.lake.storage import Lake, remove_local
+from tfos.fault.failures import Failure, FailureKind, kind_of_exit
+from tfos.lake.run_directory import log_path
+from tfos.lake.storage import remove_local
 from tfos.runtime import keys
 from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
@@ -47,40 +47,23 @@ from tfos.runtime.lifecycle import (
     Start,
 )
 from tfos.runtime.logfile import LogFile
-from tfos.runtime.main import StartOrder
+from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.process import describe_status
-from tfos.runtime.registry import OUTAGE_SECS, Registry, RegistryAddress
-from tfos.runtime.roles import Task, all_tasks, is_in_step, waits_for
+from tfos.runtime.protocol import Failed, IsReady, Progress, StartOrder
+from tfos.runtime.registry import Registry
+from tfos.runtime.roles import all_tasks
 from tfos.runtime.spare import wants_spare
-from tfos.spec.job import JobSpec
+from tfos.spec.roles import CHIEF, Task
+from tfos.spec.times import TIMES
 
 _TICK_SECS = 0.1
 _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
 _MESSAGE_CHARS = 20_000
 _TRACEBACK_CHARS = 100_000
-# a driver whose session expired registers again; one that does not come back is dead
-_DRIVER_GRACE_SECS = 10.0
 # a spare's import should not slow down the start of what it is a spare for, nor its first steps
 _SPARE_DELAY_SECS = 6.0
 _STOPPED_HUNG = "the driver ended it, since a role hung"
-
-
-@dataclass(frozen=True)
-class AttemptPlan:
-    """What every supervisor of an attempt is told. Picklable.
-
-    marker: a file in the run directory that every executor must see.
-    driver: what the node of the driver holds that began the attempt.
-    """
-
-    spec: JobSpec
-    run_id: str
-    attempt: int
-    lake: Lake
-    registry: RegistryAddress
-    marker: str
-    driver: Mapping[str, Any]
 
 
 def local_address(peer: tuple[str, int]) -> str:
@@ -108,10 +91,14 @@ class Supervisor:
         self._plan = plan
         self._task = task
         self._events: queue.Queue[Event] = queue.Queue()
-        expected = frozenset(all_tasks(plan.spec))
-        self._waits_for = waits_for(plan.spec, task)
-        in_step = is_in_step(plan.spec, task.role)
-        self._lifecycle = Lifecycle(task, expected, self._waits_for, in_step)
+        topology = plan.spec.topology
+        self._waits_for = topology.waits_for(task)
+        self._lifecycle = Lifecycle(
+            task,
+            frozenset(all_tasks(plan.spec)),
+            self._waits_for,
+            topology.is_ready_at_once(task.role),
+        )
         self._host = socket.gethostname()
         self._process: TFProcess | None = None
         self._spare: TFProcess | None = None
@@ -136,7 +123,7 @@ class Supervisor:
             )
         address = local_address(plan.registry.first_server())
         self._scratch = tempfile.mkdtemp(prefix=f"tfos-{self._task}-")
-        self._log = LogFile(plan.lake, f"logs/{plan.attempt}/{self._task}.log", self._scratch)
+        self._log = LogFile(plan.lake, log_path(plan.attempt, self._task), self._scratch)
         self._progress = Newest("progress", self._publish_progress)
         try:
             # the first process begins as a spare does: its import overlaps with what follows
@@ -158,7 +145,7 @@ class Supervisor:
         return TFProcess(
             self._task,
             self._plan.run_id,
-            self._plan.spec.strategy,
+            self._plan.spec.topology,
             self._scratch,
             self._log.local,
             lambda process, message: self._events.put(Said(process.life, message)),
@@ -178,7 +165,7 @@ class Supervisor:
             registry.watch(
                 f"{keys.ready(run_id, attempt)}/{task}", lambda _: self._ready_changed.set()
             )
-        if self._task.role == "chief":
+        if self._task.role == CHIEF:
             registry.watch_children(
                 keys.preempted(run_id, attempt),
                 lambda names: self._events.put(Preempted()) if names else None,
@@ -231,7 +218,7 @@ class Supervisor:
                 event = self._events.get(timeout=_TICK_SECS)
             except queue.Empty:
                 continue
-            if isinstance(event, Said) and event.message.keys() & {"ready", "progress"}:
+            if isinstance(event, Said) and isinstance(event.message, IsReady | Progress):
                 self._expect_spare(event.life)
             for action in self._lifecycle.on(event):
                 if isinstance(action, End):
@@ -245,10 +232,10 @@ class Supervisor:
         now = time.monotonic()
         if self._driver_here.is_set() or not self._registry.is_settled:
             self._driver_seen = now
-        if now - self._driver_seen > _DRIVER_GRACE_SECS:
+        if now - self._driver_seen > TIMES.driver_grace_secs:
             self._events.put(Ended("the driver is gone"))
-        if self._registry.lost_secs() > OUTAGE_SECS:
-            self._events.put(Ended(f"no ZooKeeper server answered for {OUTAGE_SECS:g} s"))
+        if self._registry.lost_secs() > TIMES.outage_secs:
+            self._events.put(Ended(f"no ZooKeeper server answered for {TIMES.outage_secs:g} s"))
         process = self._process
         if process is not None and process.watch is not None and process.is_running:
             why = process.watch.verdict(now)
@@ -265,13 +252,13 @@ class Supervisor:
     def _end_hung(self, process: TFProcess, why: str) -> None:
         process.watch = None
         process.write_stacks()
-        failure = {
-            "kind": "hang",
-            "message": f"{self._task.role} process hung: {why}; what its threads were doing is"
+        failed = Failed(
+            FailureKind.HANG,
+            f"{self._task.role} process hung: {why}; what its threads were doing is"
             f" below, and that of the other roles in {self._plan.lake.uri('logs')}",
-            "traceback": self._log.tail(_STACK_LINES),
-        }
-        self._events.put(Said(process.life, {"failure": failure}))
+            self._log.tail(_STACK_LINES),
+        )
+        self._events.put(Said(process.life, failed))
         process.kill()
 
     def _begin(self, life: int, stacks: bool) -> None:
@@ -306,14 +293,14 @@ class Supervisor:
         match action:
             case Begin(life, stacks):
                 self._begin(life, stacks)
-            case Start(cluster) if process is not None:
+            case Start(addresses) if process is not None:
                 process.order(
                     StartOrder(
                         role=self._task.role,
                         index=self._task.index,
                         attempt=attempt,
                         life=process.life,
-                        cluster=cluster,
+                        addresses=addresses,
                         spec=self._plan.spec.as_json(),
                         lake=self._plan.lake.url,
                         run_id=run_id,
@@ -334,25 +321,25 @@ class Supervisor:
                 record = self._failure(life, failure, status).as_json()
                 self._registry.put(f"{keys.failures(run_id, attempt)}/{self._task}.{life}", record)
 
-    def _failure(self, life: int, said: Mapping[str, Any] | None, status: int) -> Failure:
+    def _failure(self, life: int, said: Failed | None, status: int) -> Failure:
         if said is None and status == 128 + signal.SIGTERM:
             # what a spare says is not heard; it may take over just as it gets its SIGTERM
-            said = {"kind": "preempted", "message": "got SIGTERM", "traceback": ""}
+            said = Failed(FailureKind.PREEMPTED, "got SIGTERM")
         if said is None:
-            said = {
-                "kind": "signal" if status < 0 else "exit",
-                "message": f"the {self._task.role} process {describe_status(status)}; its log ends"
+            said = Failed(
+                kind_of_exit(status),
+                f"the {self._task.role} process {describe_status(status)}; its log ends"
                 f" with the lines below ({self._log.uri})",
-                "traceback": self._log.tail(_LOG_TAIL_LINES),
-            }
+                self._log.tail(_LOG_TAIL_LINES),
+            )
         return Failure(
             role=self._task.role,
             index=self._task.index,
             host=self._host,
-            kind=said["kind"],
+            kind=said.kind,
             # a node of ZooKeeper holds 1 MiB
-            message=said["message"][:_MESSAGE_CHARS],
-            traceback=said["traceback"][-_TRACEBACK_CHARS:],
+            message=said.message[:_MESSAGE_CHARS],
+            traceback=said.traceback[-_TRACEBACK_CHARS:],
             time=time.time(),
             attempt=self._plan.attempt,
             life=life,
@@ -382,7 +369,8 @@ def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str
         return [(str(task), Supervisor(plan, task).run())]
     except Exception as error:
         failure = Failure(
-            task.role, task.index, socket.gethostname(), "start", str(error), time=time.time(),
+            task.role, task.index, socket.gethostname(), FailureKind.START, str(error),
+            time=time.time(),
             attempt=plan.attempt,
         )  # fmt: skip
         # first wins: what the role itself had to say stays

@@ -1,15 +1,81 @@
-"""The result of a run: what of it needs no driver."""
+"""Result: what came of a run, the same keys whatever the end."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 # pl_submit names a file here, to have the result even of a run that never had a lake
 RESULT_FILE_ENV = "TFOS_RESULT_FILE"
+
+
+@dataclass(frozen=True)
+class Result(Mapping[str, Any]):
+    """The content of result.json, by attribute or by key: result.metrics, result["metrics"].
+
+    run_id: None where the run ended before it had one.
+    status: "succeeded" or "failed".
+    error: the root cause: {"role", "index", "host", "message", "traceback"}; None of a success.
+    attempts: how often the roles were launched. restarts: of processes, by role.
+    feeds: by name: {"rows", "shards", "rows_trained", "rows_repeated", "rows_missed"}, the last
+    three a number for each epoch.
+    failures: all that failed meanwhile, the first one first.
+    roles: by task, "worker-0": {"restarts", "host", "pid"}, of its last process.
+    checkpoints: {"saved", "step", "stall_secs", "save_secs"}; empty when none was tried.
+    metrics: what train() returned and reported. evaluations: what the evaluator found.
+    model: the URI of the exported model. seconds: {"etl", "start", "train", "total"}.
+    """
+
+    run_id: str | None
+    status: Literal["succeeded", "failed"]
+    error: Mapping[str, Any] | None = None
+    attempts: int = 0
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    feeds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    failures: Sequence[Mapping[str, Any]] = ()
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoints: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    model: str | None = None
+    seconds: Mapping[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("etl", "start", "train", "total"), 0.0)
+    )
+
+    @classmethod
+    def not_started(cls, error: Mapping[str, Any], run_id: str | None = None) -> Result:
+        """Of a run that failed before there was anything to tell."""
+        return cls(run_id, "failed", error)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Result:
+        """Of another version it may have keys that are unknown here, or lack some."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in names})
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain dicts and lists; null for each number that JSON has no word for."""
+        return {name: finite(self[name]) for name in self}
+
+    def failed(self, error: Mapping[str, Any]) -> Result:
+        """The same run, failed after all."""
+        return dataclasses.replace(self, status="failed", error=error)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.__dataclass_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dataclass_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__dataclass_fields__)
 
 
 def sum_stats(lives: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -31,14 +97,14 @@ def finite(value: Any) -> Any:
     """`value` with null for each number that JSON has no word for: NaN and the infinities."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_result_file(result: Mapping[str, Any]) -> None:
+def write_result_file(result: Result) -> None:
     """Leaves the result where pl_submit asked for it, if it did."""
     path = os.environ.get(RESULT_FILE_ENV)
     if path:
         with open(path, "w") as file:
-            json.dump(result, file)
+            json.dump(result.as_json(), file)

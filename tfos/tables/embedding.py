@@ -1,6 +1,7 @@
 """An embedding whose table is divided over all parameter servers.
 
-Each shard is a weight of its own, so optimizers need to know nothing of it. See tfos.tables.division.
+Each shard is a weight of its own, so optimizers need to know nothing of it. See
+tfos.tables.division.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfos.tables.rows import lookup
 from tfos.tables.division import (
     MOST_ROWS,
     check_initializer,
@@ -22,6 +22,7 @@ from tfos.tables.division import (
     multiplier,
     shard_of,
 )
+from tfos.tables.rows import lookup
 
 _COMBINERS = (None, "sum", "mean", "sqrtn")
 

@@ -35,12 +35,12 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
         )
     optimizer = model.optimizer.variables if needs_compile and model.optimizer else []
     for variable in [*model.variables, *optimizer]:
-        if not _belongs(variable.value, runner):
+        if not runner.owns(variable.value):
             raise UsageError(
                 f"variable {variable.path} of model {model.name!r} is not the strategy's: make and"
                 " compile the model, and its optimizer, inside `with ctx.strategy.scope():`"
             )
-    if needs_compile and (runner.coordinator is not None or runner.replicas > 1):
+    if needs_compile and (runner.is_asynchronous or runner.replicas > 1):
         _check_optimizer(model.optimizer)
     if runner.parallelism * runner.replicas > 1:
         for layer in model._flatten_layers():
@@ -73,7 +73,7 @@ def _check_optimizer(optimizer: Any) -> None:
 
 def check_graph(model: keras.Model, graph: Any, runner: Runner) -> None:
     """Raises UsageError when the graph of a model, called once, cannot run on another machine."""
-    if runner.coordinator is None:
+    if not runner.is_asynchronous:
         return
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
@@ -94,9 +94,3 @@ def check_logs(model: keras.Model, logs: Any) -> None:
             " name: only metrics are put together from what all workers saw; give the model, for"
             " each, a keras.metrics.Mean of that name, and update it in the step"
         )
-
-
-def _belongs(variable: Any, runner: Runner) -> bool:
-    if runner.coordinator is not None:
-        return "/job:ps" in str(variable.device)
-    return runner.replicas == 1 or runner.strategy.extended.variable_created_in_scope(variable)

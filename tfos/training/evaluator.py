@@ -21,7 +21,7 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import FeedDataset
-from tfos.lake.storage import EVALUATIONS, Lake
+from tfos.lake.run_directory import RunDirectory
 from tfos.training.callbacks import CallbackStates
 from tfos.training.loop import Loop
 from tfos.training.program import Program, prepare, random_state
@@ -38,7 +38,7 @@ class Evaluator:
 
     def __init__(
         self,
-        lake: Lake,
+        lake: RunDirectory,
         loop: Loop,
         open_newest: Callable[[], Checkpointer],
         events: str,
@@ -103,4 +103,4 @@ class Evaluator:
             record["callbacks"] = states.get()[0]
             if model.stop_training:
                 record["stop"] = fit
-            self._lake.write_json(EVALUATIONS, record)
+            self._lake.write_evaluations(record)

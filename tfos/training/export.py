@@ -14,10 +14,15 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.schema import Column
 from tfos.feeding.tensors import component_specs, tensor_of
-from tfos.lake.storage import Lake
-from tfos.inference.signature import KERAS_FILE, PREDICTIONS, SIGNATURE, Output, Signature, input_names
-
-MODEL = "model"
+from tfos.inference.signature import (
+    KERAS_FILE,
+    PREDICTIONS,
+    SIGNATURE,
+    Output,
+    Signature,
+    input_names,
+)
+from tfos.lake.run_directory import MODEL, RunDirectory
 
 
 def serving_specs(columns: list[Column]) -> dict[str, tf.TensorSpec]:
@@ -42,7 +47,7 @@ def serving_specs(columns: list[Column]) -> dict[str, tf.TensorSpec]:
 def export_model(
     model: keras.Model,
     columns: list[Column],
-    lake: Lake,
+    lake: RunDirectory,
     scratch: str,
     io_device: str | None,
     fence: Callable[[], None] = lambda: None,
@@ -52,7 +57,7 @@ def export_model(
     Its signature "serving_default" takes the features of serving_specs(columns) and gives
     "predictions", or the model's own names when its output is a dict. Beside it model.keras is the
     Keras model, and signature.json says what it takes and gives. Readers see all of it or nothing.
-    fence: raises when another process has taken this one's place: see Lake.commit_dir.
+    fence: raises when another process has taken this one's place: see Storage.commit_dir.
     """
     specs = serving_specs(columns)
 

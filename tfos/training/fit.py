@@ -106,7 +106,7 @@ class Fit:
         )
         self._saved_steps = loop.steps
         prepare(model, dataset, loop.runner)
-        if loop.runner.coordinator is not None:
+        if loop.runner.is_asynchronous:
             make_atomic(model.optimizer, loop.runner.parallelism)
 
     @property

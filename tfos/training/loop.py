@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfos.fault.reports import Reports
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.plan import share
@@ -25,7 +26,7 @@ from tfos.training.custom import CustomProgram
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
 from tfos.training.program import AppliedRows, Program, prepare
-from tfos.training.runner import Reports, Runner
+from tfos.training.runner import Runner
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
 _IN_FLIGHT = 2
@@ -79,18 +80,18 @@ class Loop:
     ) -> Iterator[tuple[Part, Any]]:
         """Runs the program on the parts, cut into units; yields (unit, result) in order, when done.
 
-        Without a coordinator one unit is done when the next one begins.
+        Unless the runner is asynchronous one unit is done when the next one begins.
 
         pause: asked after each unit; what it returns is called when all that was submitted is
         done, so that the weights have seen the units that were yielded and no others; not when it
         is over by then.
         is_over: when it says so, no more units are submitted.
-        begin: called before each unit is run; under a coordinator, where units overlap, before it
+        begin: called before each unit is run; where units overlap, before it
         is yielded.
         unit_steps: of each unit; chosen by how long steps take when not given.
         """
         pending: deque[tuple[Part, Any]] = deque()
-        overlaps = self.runner.coordinator is not None
+        overlaps = self.runner.is_asynchronous
         limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
         pace = self._paces.setdefault(program, Pace(self.runner.parallelism, overlaps, unit_steps))
         pace.begin()

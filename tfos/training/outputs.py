@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfos.lake.storage import EVENTS, OUTPUT, Lake, remove_local
+from tfos.lake.run_directory import EVENTS, OUTPUT, RunDirectory
+from tfos.lake.storage import remove_local
 
 
 class Outputs:
@@ -20,7 +21,7 @@ class Outputs:
     Raises LakeError when they cannot be.
     """
 
-    def __init__(self, lake: Lake, scratch: str, is_owner: bool) -> None:
+    def __init__(self, lake: RunDirectory, scratch: str, is_owner: bool) -> None:
         self._lake = lake
         self._uploads = is_owner and not lake.is_local
         # of each file that is in the lake its size and time as it was taken there

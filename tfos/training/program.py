@@ -64,7 +64,7 @@ class AppliedRows:
 
     def __init__(self, runner: Runner) -> None:
         self._count: Any = None
-        if runner.coordinator is not None:  # else no step can be made twice
+        if runner.is_asynchronous:  # else no step can be made twice
             with runner.strategy.scope():
                 self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="applied_rows")
         self._settled = 0
@@ -138,7 +138,7 @@ class Program:
             keras.Model.test_step,
             keras.Model.train_step,
         )
-        overlaps = applied is not None and runner.coordinator is not None and runner.parallelism > 1
+        overlaps = applied is not None and runner.is_asynchronous and runner.parallelism > 1
         run = runner.strategy.run
         changed: list[Any] = []  # the variables of the differences that a step in step returns
 

@@ -1,11 +1,11 @@
-"""What the training loop needs of the process that it runs in.
+"""What the training loop needs of the process that it runs in: a place to run functions.
 
-Of a strategy a place to run functions, see runtime.strategies; and somebody who listens.
+The training loop cuts an epoch into units and submits a tf.function for each; a Runner, of which
+each strategy has one, decides where it runs.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -20,16 +20,21 @@ class Pending(Protocol):
 
 class Runner(Protocol):
     """strategy: the tf.distribute strategy whose scope() models are made in.
-    coordinator: the ClusterCoordinator, or None where the strategy has none.
+    coordinator: the ClusterCoordinator, for code of the user's own; None where there is none.
     parallelism: how many submitted functions may run at the same time.
+    is_asynchronous: whether functions run on other machines, beside each other, on variables that
+    they share; one that was submitted may then be run twice.
     replicas: how many processes run the same program in step; replica: which of them this one is.
+    io_device: the device on which the chief's own files are written; None where there is no other.
     """
 
     strategy: tf.distribute.Strategy
     coordinator: tf.distribute.coordinator.ClusterCoordinator | None
     parallelism: int
+    is_asynchronous: bool
     replicas: int
     replica: int
+    io_device: str | None
 
     def submit(self, function: Any, *args: Any) -> Pending:
         """Runs `function(*args)`, a tf.function on tensors, on some worker."""
@@ -37,15 +42,37 @@ class Runner(Protocol):
     def gather(self, value: int) -> list[int]:
         """The value that each of the processes in step gives here. Blocks until all have."""
 
+    def owns(self, variable: tf.Variable) -> bool:
+        """Whether a variable is where the strategy wants it, made in its scope."""
 
-class Reports(Protocol):
-    """Who is told how the training goes on; hearing nothing for long is taken for a hang."""
 
-    def progress(self, progress: dict[str, Any]) -> None:
-        """How far the training is: phase, epoch, epochs, rows_done, rows, rows_per_sec, metrics."""
+class _Done:
+    def __init__(self, value: Any) -> None:
+        self._value = value
 
-    def moved(self) -> None:
-        """Something went on that has no other word."""
+    def fetch(self) -> Any:
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._value)
 
-    def quiet(self) -> AbstractContextManager[None]:
-        """The block may take long and report nothing."""
+
+class LocalRunner:
+    """Functions run here, when they are submitted."""
+
+    coordinator = None
+    parallelism = 1
+    is_asynchronous = False
+    io_device: str | None = None
+
+    def submit(self, function: Any, *args: Any) -> Pending:
+        return _Done(function(*args))
+
+
+class Alone:
+    """No other process is in step with this one."""
+
+    replicas, replica = 1, 0
+
+    def gather(self, value: int) -> list[int]:
+        return [value]
+
+    def owns(self, variable: Any) -> bool:
+        return True

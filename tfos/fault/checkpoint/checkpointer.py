@@ -12,28 +12,25 @@ owner, saves it: saving reads variables only.
 
 from __future__ import annotations
 
-import json
-import logging
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfos.errors import DamagedError, FencedError, LakeError, UsageError
+from tfos.errors import UsageError
 from tfos.fault.checkpoint import chunked
 from tfos.fault.checkpoint.resharding import trackable
-from tfos.lake.storage import Lake, checkpoint_path, remove_local
+from tfos.fault.checkpoint.store import CheckpointStore
+from tfos.lake.storage import remove_local
 
-KEPT = 3
 # see affordable()
 _CHEAP_SECS, _SHARE = 1.0, 10
-_log = logging.getLogger(__name__)
 
 
 class Checkpointer:
@@ -41,33 +38,27 @@ class Checkpointer:
 
     Not thread-safe, but for hurry(), due() and stats.
 
+    store: where they are kept. What it raises in the uploading thread the next save() or wait()
+        raises. Where this process is not its owner, save() does nothing.
     scratch: a local directory for files on their way.
     every_secs: how often due() says yes.
     io_device: the TensorFlow device that writes files, where variables live on other machines.
     shared: state that belongs to no section: called at a save, and given back at the restore.
-    fence: raises FencedError when another process has taken this one's place. Called in the
-        uploading thread before each file of a checkpoint; when it raises, the checkpoint is given
-        up, and the next save() or wait() raises what it raised.
-    is_owner: whether this process saves; where another one does, save() does nothing.
-    writer: "<attempt>.<life>" of this process, which is part of its checkpoints' names.
     quiet: made around what may take long and has nothing to report.
     on_commit: called in the uploading thread when a checkpoint is committed.
     """
 
     def __init__(
         self,
-        lake: Lake,
+        store: CheckpointStore,
         scratch: str,
         every_secs: float,
         io_device: str | None = None,
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
-        fence: Callable[[], None] = lambda: None,
-        is_owner: bool = True,
-        writer: str = "",
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        self._lake = lake
+        self._store = store
         self._scratch = scratch
         self._every_secs = every_secs
         self._options = tf.train.CheckpointOptions(experimental_io_device=io_device)
@@ -76,9 +67,7 @@ class Checkpointer:
         self._objects: dict[str, Any] = {}
         self._large: dict[str, list[Any]] = {}
         self._sections: dict[str, Any] = {}
-        self.fence = fence
-        self._is_owner = is_owner
-        self._writer = writer
+        self.fence = store.fence
         self._quiet = quiet
         self._on_commit = on_commit
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -89,36 +78,23 @@ class Checkpointer:
         self._error: BaseException | None = None
         # saves that were begun, and the number of the newest that is committed
         self._saves = self._committed = 0
-        self._saved = 0
-        self._stall_secs = self._save_secs = 0.0
+        self._stall_secs = 0.0
         with quiet():
-            self._restored = self._fetch_newest()
-        # the newest step in the lake: what is newer than the restored one has been removed
-        self._newest = int(self._restored[1]["step"]) if self._restored else -1
-        if self._restored and shared:
-            shared[1](self._restored[1]["shared"])
+            self._restored = store.fetch_newest(scratch)
+        self._open(self._restored)
 
-    def _fetch_newest(self) -> tuple[str, dict[str, Any]] | None:
-        """The newest checkpoint that is whole: its local directory and its state."""
-        for name in reversed(self._lake.checkpoints()):
-            local = tempfile.mkdtemp(prefix="restore-", dir=self._scratch)
-            try:
-                self._lake.fetch_dir(f"checkpoints/{name}", local)
-            except DamagedError as error:
-                # never finished, or damaged; gone, it is not in the way when its step comes again
-                _log.warning("checkpoint %s is passed over and removed: %s", name, error)
-                remove_local(local)
-                if self._is_owner:
-                    self._lake.remove(f"checkpoints/{name}")
-                continue
-            state = json.loads(Path(local, "state.json").read_text())
-            self._sections = dict(state["sections"])
-            for section in self._sections:
-                if Path(local, f"{section}.npz").exists():
-                    with np.load(Path(local, f"{section}.npz")) as arrays:
-                        self._arrays[section] = dict(arrays)
-            return local, state
-        return None
+    def _open(self, found: tuple[str, dict[str, Any]] | None) -> None:
+        """Takes over what a checkpoint holds besides its objects."""
+        if found is None:
+            return
+        local, state = found
+        self._sections = dict(state["sections"])
+        for section in self._sections:
+            if Path(local, f"{section}.npz").exists():
+                with np.load(Path(local, f"{section}.npz")) as arrays:
+                    self._arrays[section] = dict(arrays)
+        if self._shared:
+            self._shared[1](state["shared"])
 
     @property
     def step(self) -> int:
@@ -166,7 +142,7 @@ class Checkpointer:
 
     def due(self) -> bool:
         """Whether --checkpoint-secs have passed since the begin of the last save, or hurry()."""
-        if not self._is_owner:
+        if not self._store.is_owner:
             return False
         return self._hurried.is_set() or time.monotonic() - self._last_save >= self._every_secs
 
@@ -206,14 +182,14 @@ class Checkpointer:
         Raises what the upload of the last save raised, most often LakeError, and saves nothing
         then; UsageError for a step that is not above.
         """
-        if not self._is_owner:
+        if not self._store.is_owner:
             return
         begun = time.monotonic()
         try:
             self.wait()
-            if step <= self._newest:
+            if step <= self._store.newest:
                 raise UsageError(
-                    f"a checkpoint at step {self._newest} exists already, which is not before"
+                    f"a checkpoint at step {self._store.newest} exists already, which is not before"
                     f" {step}: save at a later step"
                 )
             self._saves += 1  # first: who calls hurry() from here on waits for the next one
@@ -243,30 +219,19 @@ class Checkpointer:
     def stats(self) -> dict[str, float]:
         """What saving took so far.
 
-        saved: checkpoints committed by this object; step: the newest one in the lake, 0 if none.
-        stall_secs: how long save() blocked; save_secs: from the begin of each save's copy to its
-        commit; both summed up.
+        As CheckpointStore.stats; stall_secs: how long save() blocked, summed up.
         """
-        return {
-            "saved": self._saved,
-            "step": max(self._newest, 0),
-            "stall_secs": round(self._stall_secs, 3),
-            "save_secs": round(self._save_secs, 3),
-        }
+        return {**self._store.stats, "stall_secs": round(self._stall_secs, 3)}
 
     def _snapshot(self, step: int, state: Any, section: str) -> str:
         """Writes weights and state as they are now to a new local directory; returns it."""
         self._sections[section] = state
-        record: Mapping[str, Any] = {
-            "step": step,
-            "sections": self._sections,
-            "shared": self._shared[0]() if self._shared else None,
-        }
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
             chunked.save(str(Path(local, "large")), self._large, self._io_device)
-            Path(local, "state.json").write_text(json.dumps(record))
+            shared = self._shared[0]() if self._shared else None
+            self._store.write_state(local, step, self._sections, shared)
             for name, arrays in self._arrays.items():
                 if arrays:
                     np.savez(Path(local, f"{name}.npz"), allow_pickle=False, **arrays)
@@ -277,28 +242,12 @@ class Checkpointer:
 
     def _commit(self, local: str, step: int, begun: float, number: int) -> None:
         """The uploading thread: takes a snapshot to the lake, and old checkpoints from it."""
-        path = checkpoint_path(step, self._writer)
         try:
-            self._lake.commit_dir(local, path, {"step": step}, self.fence)
-            self._newest = step
-            self._saved += 1
-            self._last_secs = time.monotonic() - begun
-            self._save_secs += self._last_secs
+            self._last_secs = self._store.commit(local, step, begun)
             self._committed = number
             self._on_commit()
-            self._prune()
-        except FencedError as error:
-            self._error = error
-            with suppress(LakeError):  # a directory with our name on it is ours all the same
-                self._lake.remove(path)
+            self._store.prune()
         except BaseException as error:  # raised where somebody sees it, by wait()
             self._error = error
         finally:
             remove_local(local)
-
-    def _prune(self) -> None:
-        try:
-            for name in self._lake.checkpoints()[:-KEPT]:
-                self._lake.remove(f"checkpoints/{name}")
-        except LakeError as error:
-            _log.warning("old checkpoints stay until the next save: %s", error)

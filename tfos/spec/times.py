@@ -1,0 +1,50 @@
+"""How long tfos waits for what may come back: one object, which tests shrink.
+
+The values suit clusters. TFOS_TIMES, a JSON object by field, sets others for a process and all
+that it starts: {"lake_retry_secs": 2}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+ENV = "TFOS_TIMES"
+
+
+@dataclass
+class Times:
+    """All in seconds. Read at each use, so that a test may set a field of TIMES.
+
+    lake_retry_secs: how long one operation of the lake is tried, all in all; a client library may
+        retry too, inside of one try.
+    session_secs: of a process that has died ZooKeeper's nodes stay for so long.
+    settled_secs: after an outage of ZooKeeper the members of a run find their way back one after
+        the other; until then nobody's absence means anything.
+    outage_secs: how long a run goes on without a ZooKeeper that answers.
+    missing_secs: how long a member may be missing before it counts as gone: one whose session
+        expired, because ZooKeeper was away, registers again.
+    driver_grace_secs: how long supervisors wait for a driver that is gone.
+    """
+
+    lake_retry_secs: float = 30.0
+    session_secs: float = 10.0
+    settled_secs: float = 30.0
+    outage_secs: float = 300.0
+    missing_secs: float = 10.0
+    driver_grace_secs: float = 10.0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Times:
+        """Raises ValueError for what is no JSON object of these fields."""
+        given = json.loads(environment.get(ENV) or "{}")
+        unknown = sorted(set(given) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"{ENV} has {unknown}: see tfos.spec.times for what there is")
+        return cls(**{name: float(secs) for name, secs in given.items()})
+
+
+TIMES = Times.of(os.environ)

@@ -1,0 +1,16 @@
+"""Environment of processes that run TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def tensorflow_environment(inherited: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        # the supervisor holds the port: see tfos.runtime.supervisor
+        "TF_GRPC_REUSE_PORT": "true",
+        # a peer that is gone is noticed at once
+        "GRPC_FAIL_FAST": "use_caller",
+        "TF_CPP_MIN_LOG_LEVEL": inherited.get("TF_CPP_MIN_LOG_LEVEL", "1"),
+        "KERAS_BACKEND": "tensorflow",
+    }

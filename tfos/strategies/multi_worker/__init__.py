@@ -1,0 +1,1 @@
+"""--strategy multi-worker: processes that train in step, without servers."""

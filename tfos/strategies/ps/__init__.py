@@ -1,0 +1,1 @@
+"""--strategy ps: asynchronous workers, and parameter servers of TensorFlow."""

@@ -1,0 +1,52 @@
+"""Parameter servers hold the variables; workers compute; the chief hands out the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tfos.spec.options import option
+from tfos.spec.roles import CHIEF, RoleJob, Task
+from tfos.spec.topology import Topology
+from tfos.strategies.environment import tensorflow_environment
+from tfos.strategies.single.topology import BACKEND
+from tfos.strategies.workers import num_workers
+
+# a server that lives on would keep the variables of the chief that is gone in its memory, beside
+# those of the new one
+_STATEFUL = frozenset({CHIEF, "ps"})
+
+
+@dataclass(frozen=True)
+class ParameterServers(Topology):
+    name: ClassVar[str] = "ps"
+    summary: ClassVar[str] = "asynchronous parameter servers"
+    backend: ClassVar[str] = "tfos.strategies.ps.backend:ParameterServers"
+    evaluator: ClassVar[str] = BACKEND
+    smaller: ClassVar[str] = "fewer --num-workers and --num-ps"
+
+    num_ps: int = option(1, "parameter servers, with --strategy ps", "N")
+    num_workers: int = num_workers()
+
+    def __post_init__(self) -> None:
+        self.check_counts("num_ps", "num_workers")
+
+    def jobs(self) -> tuple[RoleJob, ...]:
+        # apart, as later they may need executors of different sizes
+        workers = (Task("worker", i) for i in range(self.num_workers))
+        return (
+            RoleJob("ps", tuple(Task("ps", i) for i in range(self.num_ps))),
+            RoleJob("train", (Task(CHIEF, 0), *workers)),
+        )
+
+    def waits_for(self, task: Task) -> frozenset[Task]:
+        if task.role != CHIEF:
+            return frozenset()
+        return frozenset(t for job in self.jobs() for t in job.tasks if t.role != CHIEF)
+
+    def restarts_with(self, role: str) -> frozenset[str]:
+        return _STATEFUL if role in _STATEFUL else frozenset({role})
+
+    def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
+        return tensorflow_environment(inherited)

@@ -1,0 +1,1 @@
+"""--strategy single: one process."""

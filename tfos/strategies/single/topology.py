@@ -1,0 +1,28 @@
+"""One process, the chief."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tfos.spec.roles import CHIEF, RoleJob, Task
+from tfos.spec.topology import Topology
+from tfos.strategies.environment import tensorflow_environment
+
+# also what evaluates checkpoints under the other strategies
+BACKEND = "tfos.strategies.single.backend:Single"
+
+
+@dataclass(frozen=True)
+class Single(Topology):
+    name: ClassVar[str] = "single"
+    summary: ClassVar[str] = "one TensorFlow process"
+    backend: ClassVar[str] = BACKEND
+    evaluator: ClassVar[str] = BACKEND
+
+    def jobs(self) -> tuple[RoleJob, ...]:
+        return (RoleJob("train", (Task(CHIEF, 0),)),)
+
+    def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
+        return tensorflow_environment(inherited)

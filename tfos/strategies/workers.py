@@ -1,0 +1,11 @@
+"""The option that strategies with workers have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfos.spec.options import option
+
+
+def num_workers() -> Any:
+    return option(2, "workers; under multi-worker the chief is one of them", "N")
