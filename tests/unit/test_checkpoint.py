@@ -474,13 +474,13 @@ class TestAffordable:
         saver = Checkpointer(
             CheckpointStore(RunDirectory(str(tmp_path), "run")), str(tmp_path), 1e9
         )
-        commit = saver._lake.commit_dir
+        commit = saver._store._lake.commit_dir
 
         def slow(*args):
             commit(*args)
             clock[0] += secs
 
-        saver._lake.commit_dir = slow
+        saver._store._lake.commit_dir = slow
         saver.restore(weight=tf.Variable(1.0))
         saver.save(1)
         saver.wait()
@@ -505,7 +505,7 @@ class TestAffordable:
     def test_none_is_while_an_upload_takes_long(self, tmp_path, clock):
         saver = self.saver(tmp_path, clock, 0.1)
         going_on = threading.Event()
-        saver._lake.commit_dir = lambda *args: going_on.wait(60)
+        saver._store._lake.commit_dir = lambda *args: going_on.wait(60)
         saver.save(2)
         for secs in (0.3, 2):
             clock[0] += secs
@@ -520,7 +520,7 @@ class TestAffordable:
             clock[0] += 3
             raise LakeError("full")
 
-        saver._lake.commit_dir = failing
+        saver._store._lake.commit_dir = failing
         saver.save(2)
         saver._upload.join()
         assert saver.affordable()

@@ -11,6 +11,7 @@ import pytest
 
 from tfos.cli import main as cli
 from tfos.spec.job import SUBMISSION_CONF, JobSpec
+from tfos.spec.result import Result
 from tfos.version import __version__
 
 
@@ -405,16 +406,16 @@ class TestCommands:
 
 
 ERROR = {"role": "worker", "index": 1, "host": "h", "message": "was killed", "traceback": ""}
-FAILED = {"status": "failed", "error": ERROR}
+FAILED = Result.not_started(ERROR)
 
 
 class TestReport:
     @pytest.mark.parametrize(
         ("result", "status"),
         [
-            ({"status": "succeeded", "error": None}, 0),
+            (Result("r", "succeeded"), 0),
             (FAILED, 1),
-            ({**FAILED, "error": {**ERROR, "message": "interrupted"}}, 130),
+            (FAILED.failed({**ERROR, "message": "interrupted"}), 130),
         ],
     )
     def test_exit_status(self, result, status):
@@ -423,5 +424,5 @@ class TestReport:
     def test_root_cause_is_on_stderr_and_the_result_on_stdout(self, capsys):
         cli._report(FAILED, as_json=True)
         said = capsys.readouterr()
-        assert json.loads(said.out) == FAILED
+        assert json.loads(said.out) == FAILED.as_json()
         assert said.err == "tfos: the run failed: worker 1 on h: was killed\n"

@@ -10,6 +10,7 @@ import tfos
 from tfos.driver.arguments import check_is_app
 from tfos.errors import AppError, UsageError
 from tfos.ml import TFEstimator, TFModel
+from tfos.spec.result import Result
 
 
 class App(tfos.TFOnSparkApp):
@@ -19,7 +20,9 @@ class App(tfos.TFOnSparkApp):
     def run(self, spark=None, args=None, **job):
         self.called = {"spark": spark, "args": args, **job}
         App.last = self
-        return {"model": "/lake/run/model" if job["params"]["export"] else None}
+        return Result(
+            "r", "succeeded", model="/lake/run/model" if job["params"]["export"] else None
+        )
 
 
 class Frame:

@@ -23,6 +23,7 @@ from tfos.inference.predict import output_schema
 from tfos.inference.signature import SIGNATURE, Output, Signature
 from tfos.inference.worker import load_model, rebatch
 from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import Storage
 from tfos.training.export import export_model
 
 pytest_plugins = ["s3"]
@@ -369,9 +370,9 @@ class TestLoading:
         scratch.mkdir()
         monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{scratch},/elsewhere")
         seen = []
-        fetch = RunDirectory.fetch_dir
+        fetch = Storage.fetch_dir
         monkeypatch.setattr(
-            RunDirectory,
+            Storage,
             "fetch_dir",
             lambda lake, *a, **k: (seen.append(a[1]), fetch(lake, *a, **k))[1],
         )

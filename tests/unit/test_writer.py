@@ -77,7 +77,7 @@ class TestFeeds:
         monkeypatch.setattr("tfos.feeding.partition.SHARD_BYTES", 1)
         collected, put = threading.Event(), lake.write
 
-        def slow(path, data):
+        def slow(path, data, is_secret=False):
             if path.endswith("-0.arrow"):
                 assert collected.wait(20)
             put(path, data)
@@ -98,7 +98,7 @@ class TestFeeds:
         monkeypatch.setattr("tfos.feeding.partition.SHARD_BYTES", 1)
         put = lake.write
 
-        def full(path, data):
+        def full(path, data, is_secret=False):
             if path.endswith(f"-{number}.arrow"):
                 raise LakeError("no space")
             put(path, data)

@@ -63,7 +63,7 @@ class World:
             task=Task("chief", 0),
             is_chief=True,
             attempt=1,
-            spec=JobSpec.of("single", checkpoint_secs=every_secs),
+            spec=JobSpec.of("single", checkpoint_secs=every_secs or 1e-9),
             lake=self.lake,
             scratch=self.scratch,
             ledger=self.ledger,
