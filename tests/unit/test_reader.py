@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,22 @@ class TestEpochs:
                 rest += plain(column, reader.read(view(name, seed=4), 2, at, min(at + 6, ROWS)))
             assert rest == whole[start:], start
 
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_what_is_left_of_an_epoch_is_a_sequence(self, reader, shuffle):
+        left = ((2, 9), (11, 12), (WINDOW + 3, 3 * WINDOW), (ROWS - 1, ROWS))
+        whole = reader.read(view("id", shuffle=shuffle), 1, 0, ROWS)[0].tolist()
+        expected = [row for start, stop in left for row in whole[start:stop]]
+        rest = replace(view("id", shuffle=shuffle), left=left)
+        for step in (1, 5, 40):
+            seen = []
+            for at in range(0, len(expected), step):
+                stop = min(at + step, len(expected))
+                seen += reader.read(rest, 1, at, stop)[0].tolist()
+            assert seen == expected
+        assert reader.read(rest, 1, 4, 4)[0].tolist() == []
+        with pytest.raises(ValueError, match="that are left of an epoch"):
+            reader.read(rest, 1, 0, len(expected) + 1)
+
     def test_two_views_at_once_do_not_disturb_each_other(self, reader):
         a, b = view("id", seed=1), view("n_int32", shuffle=False)
         alone = [reader.read(a, 0, i, i + 4)[0].tolist() for i in range(0, 40, 4)]
@@ -317,8 +334,9 @@ class TestManifestAndErrors:
         with pytest.raises((FeedError, KeyError), match="nope"):
             reader.read(view("nope"), 0, 0, 1)
 
-    def test_view_travels_as_text(self):
-        before = View("train", ("a", "b"), False, 7)
+    @pytest.mark.parametrize("left", [None, (), ((2, 5), (9, 11))])
+    def test_view_travels_as_text(self, left):
+        before = View("train", ("a", "b"), False, 7, (1, 40), left)
         assert View.from_text(before.to_text()) == before
 
 

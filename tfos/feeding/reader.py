@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ import pyarrow as pa
 from tfos.errors import FeedError
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
-from tfos.feeding.plan import EpochOrder, Slice, window_rows
+from tfos.feeding.plan import EpochOrder, Range, Slice, window_rows, within
 from tfos.feeding.schema import Manifest
 from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 from tfos.lake.storage import retried
@@ -40,13 +40,15 @@ class View:
     """Which columns of a feed are read, and in which order its rows come.
 
     part: only the rows [first, last) of the feed, counted before any shuffling.
+    left: only these positions [start, stop) of each epoch, one after the other.
     """
 
     feed: str
     columns: tuple[str, ...]
     shuffle: bool
     seed: int
-    part: tuple[int, int] | None = None
+    part: Range | None = None
+    left: tuple[Range, ...] | None = None
 
     def to_text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -55,7 +57,8 @@ class View:
     def from_text(cls, text: str) -> View:
         record = json.loads(text)
         part = tuple(record["part"]) if record["part"] else None
-        return cls(**{**record, "columns": tuple(record["columns"]), "part": part})
+        left = None if record["left"] is None else tuple(map(tuple, record["left"]))
+        return cls(**{**record, "columns": tuple(record["columns"]), "part": part, "left": left})
 
 
 class _Recent(OrderedDict[Hashable, Any]):
@@ -151,10 +154,15 @@ class FeedReader:
         gives for it; strings are bytes objects. Nothing else has their memory: TensorFlow takes it
         for its own, and writes its results there.
         """
-        order = self._order(view, epoch, stop)
+        ranges = [(start, stop)]
+        if view.left is not None:
+            ranges = within(view.left, start, stop)
+            view = replace(view, left=None)
+        order = self._order(view, epoch, max((end for _, end in ranges), default=0))
+        windows = [window for each in ranges for window in order.rows.windows(*each)]
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
-        for window, first, last in order.rows.windows(start, stop) or [(0, 0, 0)]:
+        for window, first, last in windows or [(0, 0, 0)]:
             content = self._window(view, epoch, order, window)
             parts.append([column.read(first, last) for column in content])
         columns = (

@@ -16,9 +16,10 @@ import numpy as np
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
+from tfos.feeding.plan import Part
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
-from tfos.training.loop import Loop, Part, never
+from tfos.training.loop import Loop, never
 from tfos.training.program import Program, prepare, random_state
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +20,7 @@ import tensorflow as tf
 from tfos.fault.reports import Reports
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
-from tfos.feeding.plan import share
+from tfos.feeding.plan import Part, share
 from tfos.training.custom import CustomProgram
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
@@ -31,19 +30,6 @@ from tfos.training.runner import Runner
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
 _IN_FLIGHT = 2
 _PROGRESS_SECS = 0.5
-
-
-@dataclass(frozen=True)
-class Part:
-    """The steps at positions [start, stop) of an epoch of a dataset."""
-
-    epoch: int
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
 
 
 def never() -> None:
