@@ -13,7 +13,12 @@ from helpers import arrive, write_feed
 from tfos.errors import FeedError, LakeError
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column
-from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import (
+    RunDirectory,
+    arrived_path,
+    increment_path,
+    manifest_path,
+)
 from tfos.spec.times import TIMES
 
 ROWS = 53
@@ -305,14 +310,17 @@ class TestArriving:
         assert len(reader.read(view("id"), epoch, 0, stop)[0]) == stop
         assert len(sleeps) == shards - 1
 
+    @pytest.mark.parametrize("path", [arrived_path("train"), increment_path("train", 1, 1)])
     @pytest.mark.parametrize("knows", [True, False])
-    def test_file_that_is_being_written_again(self, growing, fresh, monkeypatch, knows):
+    def test_file_that_is_being_written(self, growing, fresh, monkeypatch, knows, path):
         arrive(*growing, 1)
         reader = fresh()
         if knows:
             assert reader.arrived("train").rows == 17
-        growing[0].write(arrived_path("train"), b'{"feed": "tr')
+        growing[0].write(path, b'{"sha')
         monkeypatch.setattr("tenacity.nap.time.sleep", lambda secs: arrive(*growing, 2))
+        if knows and path == arrived_path("train"):
+            arrive(*growing, 2)  # nobody reads it a second time
         assert reader.arrived("train").rows == 42
 
     def test_file_that_is_damaged(self, growing, fresh, monkeypatch):

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfos.errors import FeedError
+from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Range, Slice, window_rows, within
@@ -119,6 +120,7 @@ class FeedReader:
         # of each view the window after the one that was loaded last
         self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._followers: dict[str, ArrivedReader] = {}
         self._looking = threading.Lock()
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -131,20 +133,23 @@ class FeedReader:
     def arrived(self, feed: str) -> Manifest:
         """What there is of a feed now. Raises LakeError when there is none."""
         if feed not in self._manifests or not self._manifests[feed].complete:
-            paths = manifest_path(feed), arrived_path(feed)
+            is_known = feed in self._manifests
+            follower = self._followers.setdefault(feed, ArrivedReader(self._lake, feed))
 
             def look() -> Manifest:
-                path = next((path for path in paths if self._lake.exists(path)), paths[0])
+                path = manifest_path(feed)
+                is_arriving = is_known or self._lake.exists(arrived_path(feed))
+                if is_arriving and not self._lake.exists(path):
+                    return follower.look()
                 return Manifest.from_json(self._lake.read_json(path))
 
-            # some storages show a file that is written again as missing, or in part
-            passing = (FileNotFoundError, ValueError) if feed in self._manifests else ValueError
-            found = retried(look, lambda error: isinstance(error.__cause__, passing))
-            with self._looking:
-                known = self._manifests.setdefault(feed, found)
-                # another thread may have looked later
-                if not known.complete and len(found.shards) >= len(known.shards):
-                    self._manifests[feed] = found
+            # some storages show a file that has just been written as missing, or in part
+            passing = (FileNotFoundError, ValueError) if is_known else ValueError
+            with self._looking:  # a follower is one thread's at a time, and all see what it has
+                if feed not in self._manifests or not self._manifests[feed].complete:
+                    self._manifests[feed] = retried(
+                        look, lambda error: isinstance(error.__cause__, passing)
+                    )
         return self._manifests[feed]
 
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
