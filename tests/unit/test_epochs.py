@@ -138,14 +138,14 @@ class TestGrowing:
         grow(1, 1, 2)
         (dataset,) = make(1, 8)
         source = GrowingEpoch(dataset, Position())
-        found = [(s.parts, s.due, s.is_whole) for s in source.stretches()]
+        found = [(stretch.parts, stretch.due) for stretch in source.stretches()]
         assert found == [
-            ([Part(0, 0, 24)], 32, False),
-            ([], 32, False),
-            ([], 32, False),
-            ([Part(0, 24, 48)], 52, False),
-            ([], 52, False),
-            ([Part(0, 48, ROWS)], ROWS, True),
+            ([Part(0, 0, 24)], None),
+            ([], None),
+            ([], None),
+            ([Part(0, 24, 48)], None),
+            ([], None),
+            ([Part(0, 48, ROWS)], ROWS),
         ]
         assert (source.rows, source.is_whole, source.steps) == (ROWS, True, None)
 

@@ -23,19 +23,17 @@ class Stretch:
 
     dataset: whose positions the parts are.
     parts: none where a feed that grows has no more steps for the time being.
-    due: rows of the whole epoch of the feed, as far as they are known.
-    is_whole: whether these are all.
+    due: rows of the whole epoch of the feed; None where more may come.
     """
 
     dataset: FeedDataset
     parts: list[Part]
-    due: int
-    is_whole: bool = True
+    due: int | None
 
     def position_after(self, unit: Part) -> Position:
         """Where the training is when it has made the steps up to the end of `unit`."""
         takes = (*self.dataset.takes, (self.dataset.replicas, unit.stop))
-        if self.is_whole and sum(rows for _, rows in takes) == self.due:
+        if sum(rows for _, rows in takes) == self.due:
             return Position(unit.epoch + 1)
         return Position(unit.epoch, takes)
 
@@ -131,7 +129,7 @@ class GrowingEpoch:
             if not here.complete:
                 stop = at + max(stop - 1 - at, 0) // dataset.step_rows * dataset.step_rows
             parts = [Part(0, at, stop)] if stop > at else []
-            yield Stretch(dataset, parts, here.rows, here.complete)
+            yield Stretch(dataset, parts, here.rows if here.complete else None)
             if here.complete:
                 return
             if not parts:

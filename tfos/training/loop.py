@@ -137,10 +137,10 @@ class Loop:
                 left -= dataset.steps_in(unit.rows)
                 yield unit
 
-    def count(self, dataset: FeedDataset, part: Part, due: int) -> None:
+    def count(self, dataset: FeedDataset, part: Part, due: int | None) -> None:
         """Takes a part into account that was trained on.
 
-        due: rows of the whole epoch, as far as they are known.
+        due: rows of the whole epoch; see Ledger.add.
         """
         self.steps += dataset.steps_in(part.rows)
         self._ledger.add(dataset.feed, part.epoch, part.rows, due)
