@@ -73,6 +73,7 @@ class Feed(tfos.TFOnSparkApp):
         rss = []
         for shuffle in (False, True):
             dataset = ctx.dataset("train", self.args.batch_size, label="y", shuffle=shuffle)
+            dataset.wait_complete()
             for epoch in range(self.args.epochs):
                 secs = _timed(_consumer(dataset.positions(0, dataset.rows, epoch)))
                 found.setdefault("shuffled" if shuffle else "in_order", []).append(secs)

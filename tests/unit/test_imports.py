@@ -38,6 +38,7 @@ PURE = {
     "tfos.feeding.schema",
     "tfos.feeding.layout",
     "tfos.feeding.feed",
+    "tfos.feeding.arrival",
     "tfos.feeding.ledger",
     "tfos.feeding.plan",
     "tfos.inference.signature",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.driver.display import Display
 from tfos.errors import AppError, FeedError, LakeError
+from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake.run_directory import AppRecord, RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import AppRecord, RunDirectory, manifest_path
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
@@ -172,8 +173,7 @@ class Feeds:
         feed = self._streamed[1].feed if self._streamed and self._thread else None
         if feed is not None and feed not in self.manifests:
             with contextlib.suppress(LakeError):
-                arrived = self._lake.read_json(arrived_path(feed))
-                self.manifests[feed] = Manifest.from_json(arrived)
+                self.manifests[feed] = ArrivedReader(self._lake, feed).look()
 
     @property
     def _group(self) -> str:

@@ -336,7 +336,7 @@ class _Run:
                 name: {
                     "rows": manifest.rows,
                     "shards": len(manifest.shards),
-                    **accounting(ledger.get(name, {})),
+                    **accounting(ledger.get(name, {}), manifest.rows),
                 }
                 for name, manifest in self._manifests.items()
             },

@@ -4,7 +4,8 @@
   spec.json                     the JobSpec
   registry.json                 the run's credential for ZooKeeper; for the owner's eyes only
   feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
-                                that is read before, arrived.json has what there is so far
+                                that is read before, arrived.json has the columns, and
+                                arrived-<number>-<count>.json the shards that came since
   generation.json               which chief may write checkpoints
   app.pkl                       the app after pre_train; the feeds are complete when all
                                 manifests are there
@@ -42,6 +43,7 @@ _RESULT = "result.json"
 _RUN_FILES = (SPEC, _REGISTRY, _RESULT)
 _CHECKPOINTS = "checkpoints"
 _CHECKPOINT = re.compile(r"(\d+)(?:-(\d+)\.(\d+))?")
+_ARRIVAL = re.compile(r"arrived(-\d+-\d+)?\.json")
 _LOG = re.compile(r"([a-z]+-\d+)\.log")
 
 
@@ -72,8 +74,18 @@ def manifest_path(feed: str) -> str:
 
 
 def arrived_path(feed: str) -> str:
-    """Where the manifest of a feed is while more shards are to come."""
+    """Where a feed that can be read before its shards have come has its manifest, without them."""
     return f"{feed_path(feed)}/arrived.json"
+
+
+def increment_path(feed: str, number: int, count: int) -> str:
+    """Where the shards are that came next: those of `count` increments, from `number` on."""
+    return f"{feed_path(feed)}/arrived-{number:06d}-{count}.json"
+
+
+def is_arrival(file: str) -> bool:
+    """Whether a file in a feed's directory says what has arrived of it."""
+    return _ARRIVAL.fullmatch(file) is not None
 
 
 def log_path(attempt: int, task: object) -> str:
