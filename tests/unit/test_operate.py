@@ -292,6 +292,8 @@ class TestCommandLine:
             (["kill", "r", "worker:1"], "worker:1"),
             (["kill", "r", "--json"], "--json"),
             (["logs", "r", "worker:x"], "'worker:x'"),
+            (["logs", "r", "driver:0"], "'driver:0'"),
+            (["logs", "r", "driver", "--attempt", "1"], "--attempt"),
             (["logs", "r", "--attempt", "0"], "'0'"),
             (["logs", "r", "--attempt", "two"], "'two'"),
         ],
@@ -484,6 +486,14 @@ class TestLogs:
         assert status == 1
         assert "chief-0, ps-0, worker-0, worker-1" in err
 
+    def test_drivers_log_is_of_no_attempt(self, run, started):
+        status, _, err = run("driver")
+        assert status == 1
+        assert "no log of the driver" in err
+        started.write("logs/driver.log", b"WARN a\nWARN b")
+        assert run("driver") == (0, b"WARN a\nWARN b", "")
+        assert b"WARN" not in run()[1]
+
     def test_larger_than_one_read(self, run, started):
         line = b"x" * 99 + b"\n"
         write_log(started, 3, "chief-0", line * 30_000)
@@ -555,6 +565,17 @@ class TestFollow:
         started.write_json("result.json", RESULT)
         assert process.wait(DEADLINE_SECS) == 0
 
+    def test_drivers_log_goes_on_over_attempts(self, started, follow):
+        process = follow("driver")
+        started.write("logs/driver.log", b"one\n")
+        assert process.stdout.readline() == b"one\n"
+        write_log(started, 2, "chief-0", b"of the chief\n")
+        with open(started.path("logs/driver.log"), "ab") as file:
+            file.write(b"two\n")
+        assert process.stdout.readline() == b"two\n"
+        started.write_json("result.json", RESULT)
+        assert process.communicate(timeout=DEADLINE_SECS) == (b"", b"")
+
     def test_one_attempt_is_over_when_the_next_begins(self, started, follow):
         write_log(started, 1, "chief-0", b"one\n")
         process = follow("--attempt", "1")
@@ -603,10 +624,13 @@ class TestLive:
     """Against real ZooKeeper; the test plays the driver."""
 
     @pytest.fixture
+    def lake(self, tmp_path):
+        return RunDirectory(str(tmp_path / "lake"), f"live-{next(_numbers)}")
+
+    @pytest.fixture
     def driver(self, zookeeper, lake):
-        """The registry of run r, whose driver is there."""
+        """The registry of the run, whose driver is there."""
         prepare(zookeeper)
-        lake.run_id = f"live-{next(_numbers)}"
         address = RegistryAddress.new(zookeeper, lake.run_id)
         lake.write_json("registry.json", vars(address))
         lake.write_json("spec.json", JobSpec.of(run_id=lake.run_id).as_json())

@@ -36,7 +36,7 @@ from tfos.runtime.registry import (
 from tfos.runtime.roles import all_tasks
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
-from tfos.spec.result import Result, finite, sum_stats, write_result_file
+from tfos.spec.result import Result, finite, sum_stats, tell_run, write_result_file
 from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
@@ -276,15 +276,19 @@ class _Run:
                 " or leave --resume out"
             )
         if not exists:  # the result of a run that another driver may hold is not ours to write
-            self._lake = lake
+            self._own(lake)
 
     def _claim_lake(self, lake: RunDirectory) -> None:
         """Makes the run directory ours: from here on the run id is taken."""
-        self._lake = lake
+        self._own(lake)
         lake.remove_result()
         lake.write_spec(
             {**self._spec.as_json(), "run_id": self.run_id, "submission": self._submission}
         )
+
+    def _own(self, lake: RunDirectory) -> None:
+        self._lake = lake
+        tell_run(self._spec.lake, self.run_id)
 
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:

@@ -12,6 +12,7 @@
   evaluations.json              what the evaluator has found so far
   model/                        exported SavedModel, COMMIT marker last
   logs/<attempt>/<role>-<i>.log
+  logs/driver.log               what Spark and TensorFlow said around the driver
   events/                       TensorBoard
   output/                       what train() and its callbacks write
   result.json                   written once, at the end, whatever the end
@@ -30,6 +31,7 @@ from tfos.lake.storage import COMMIT, Storage
 MODEL = "model"
 EVENTS = "events"
 OUTPUT = "output"
+DRIVER_LOG = "logs/driver.log"
 # in a checkpoint: the progress that belongs to its weights
 STATE = "state.json"
 SPEC = "spec.json"
