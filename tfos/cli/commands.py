@@ -124,8 +124,8 @@ def _find_run(options: argparse.Namespace) -> RunDirectory:
     if not lake.is_there():
         if lake.exists(""):
             raise LakeError(
-                f"run {run_id} in {lake.url} is still being checked before its start, or never got"
-                " further: there is only its directory"
+                f"run {run_id} in {lake.url} never got further than the checks before its start:"
+                " there is only its directory"
             )
         runs = run_ids(lake.url)
         more = f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else ""
