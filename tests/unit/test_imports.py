@@ -52,6 +52,7 @@ PURE = {
     "tfos.spec.roles",
     "tfos.spec.times",
     "tfos.spec.topology",
+    "tfos.cli.chatter",
     "tfos.strategies.environment",
     "tfos.strategies.workers",
     "tfos.strategies.single.topology",

@@ -94,10 +94,10 @@ class Feeds:
         lake = self._lake
         lake.remove("feed")
         self._registry.remove(f"{keys.run(lake.run_id)}/feeds")
-        self._display.line("pre_train()")
+        self._display.phase("pre_train()")
         feeds = _named_feeds(self._app.pre_train(self._spark))
         _pickle(self._app)  # an attribute that cannot travel is found before the long part
-        self._display.line(f"feeding {', '.join(feeds)}")
+        self._display.phase(f"feeding {', '.join(feeds)}")
         others = dict(feeds)
         # of all, before the first job
         layouts = {name: feed.layout(name) for name, feed in feeds.items()}

@@ -13,6 +13,7 @@
   evaluations.json              what the evaluator has found so far
   model/                        exported SavedModel, COMMIT marker last
   logs/<attempt>/<role>-<i>.log
+  logs/driver.log               what Spark and TensorFlow said around the driver
   events/                       TensorBoard
   output/                       what train() and its callbacks write
   result.json                   written once, at the end, whatever the end
@@ -26,11 +27,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfos.lake.storage import COMMIT, Storage
+from tfos.lake.storage import COMMIT, MARKER, Storage
 
 MODEL = "model"
 EVENTS = "events"
 OUTPUT = "output"
+DRIVER_LOG = "logs/driver.log"
 # in a checkpoint: the progress that belongs to its weights
 STATE = "state.json"
 SPEC = "spec.json"
@@ -116,8 +118,23 @@ class RunDirectory(Storage):
         self.run_id = run_id
 
     def is_there(self) -> bool:
-        """Whether a run has begun, or ended, here."""
+        """Whether a run is being checked here before its start, has begun, or has ended."""
+        return self._has_begun() or self._marker() is not None
+
+    def is_being_checked(self) -> bool:
+        """Whether a run has not begun here, and its driver is at its checks, or has died there."""
+        return not self._has_begun() and self._marker() is not None
+
+    def checked_since(self) -> float | None:
+        """When these checks began, as result_time()."""
+        marker = self._marker()
+        return None if marker is None else self.modified(marker)
+
+    def _has_begun(self) -> bool:
         return any(self.exists(name) for name in _RUN_FILES)
+
+    def _marker(self) -> str | None:
+        return next((name for name in self.list("") if name.startswith(MARKER)), None)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         return dict(self.read_json(name)) if self.exists(name) else None
