@@ -13,13 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from class_data import java_options
+
+from tfos.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 APPS = Path(__file__).parent / "apps"
@@ -27,8 +31,10 @@ DATA = ROOT.parent / "shared" / "data"
 # every process that these tests start inherits it, and no other has it
 _MARK = ("TFOS_TESTS", f"{os.getpid()}-{time.time()}")
 os.environ[_MARK[0]] = _MARK[1]
-# a JVM that compiles little is started and ended sooner, and leaves the cores to what is tested
-os.environ["SPARK_SUBMIT_OPTS"] = os.environ["SPARK_DAEMON_JAVA_OPTS"] = "-XX:TieredStopAtLevel=1"
+# what may come back is waited for as long as a busy machine needs, not a cluster
+os.environ["TFOS_TIMES"] = json.dumps(
+    {"session_secs": 6, "missing_secs": 6, "settled_secs": 10, "driver_grace_secs": 8}
+)
 # their temporary files have a place of their own, so that what is left there is theirs
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="tfos-tests-")
 atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
@@ -37,26 +43,58 @@ _LEAK_SECS = 15.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tfos")
+    group.addoption("--full", action="store_true", help="also the long kill matrices")
     group.addoption("--chaos", action="store_true", help="run the tests marked chaos, no others")
     group.addoption("--chaos-seed", type=int, help="of the schedule of kills; default: a new one")
     group.addoption("--chaos-kills", type=int, default=20, help="how many, in the long test")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "serial: has deadlines on processes; not beside others")
+    config.addinivalue_line("markers", "full: a long kill matrix; runs only with --full")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("--chaos")
     others = [item for item in items if (item.get_closest_marker("chaos") is not None) != wanted]
+    if not config.getoption("--full"):
+        others += [item for item in items if item.get_closest_marker("full")]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
 
 
+@pytest.fixture(scope="session")
+def is_full(pytestconfig: pytest.Config) -> bool:
+    """Whether the long kill matrices are wanted."""
+    return bool(pytestconfig.getoption("--full"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    jvms = ("cluster", "spark")
+    if not session.config.option.collectonly and any(
+        item.get_closest_marker(mark) for item in session.items for mark in jvms
+    ):
+        options = java_options()
+        os.environ["SPARK_SUBMIT_OPTS"] = os.environ["SPARK_DAEMON_JAVA_OPTS"] = options
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints what tests have to tell even when they pass: record_property("tell", text)."""
+    """Prints what tests have to tell even when they pass: record_property("tell", text).
+
+    And how long the tests of each folder took, of the slow ones those of each file.
+    """
+    secs: Counter[str] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
+            if hasattr(report, "duration"):
+                file = report.nodeid.partition("::")[0]
+                secs["tests/unit" if file.startswith("tests/unit/") else file] += report.duration
             if getattr(report, "when", None) == "call":
                 for name, text in report.user_properties:
                     if name == "tell":
                         terminalreporter.write_line(f"{report.nodeid}: {text}")
+    for place, took in secs.most_common():
+        terminalreporter.write_line(f"{took:8.1f} s  {place}")
 
 
 # processes and directories of the servers that all tests share
@@ -163,10 +201,20 @@ class Submitted:
         return after if found else self.stderr.strip().splitlines()[-1]
 
 
+def _with_defaults(argv: Sequence[str]) -> list[str]:
+    """With as few processes as will do, where the test does not ask for more: what it says wins."""
+    if argv and (argv[0] in COMMANDS or "--strategy" in argv):
+        return [*argv] if argv[0] in COMMANDS else ["--spare", "off", *argv]
+    return ["--spare", "off", "--num-workers", "1", *argv]
+
+
 def start_submit(*argv: object, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it."""
+    """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it.
+
+    With one worker and without spares, unless told otherwise.
+    """
     return subprocess.Popen(
-        [str(ROOT / "bin" / "pl_submit"), *map(str, argv)],
+        [str(ROOT / "bin" / "pl_submit"), *_with_defaults([*map(str, argv)])],
         stdout=subprocess.PIPE,
         stderr=stderr,
         stdin=subprocess.DEVNULL,

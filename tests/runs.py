@@ -72,7 +72,7 @@ class Run:
         def found() -> psutil.Process | None:
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 try:
-                    if any(part.endswith("script.py") for part in process.cmdline()[1:2]):
+                    if any(part.endswith("cli/script.py") for part in process.cmdline()[1:2]):
                         return process
                 except psutil.Error:  # it has just ended
                     pass

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
-from conftest import APPS, free_port, poll, role_pids, start_submit, submit
+from conftest import APPS, ROOT, free_port, poll, role_pids, start_submit, submit
 
 from tfos.client.control import read_status
 from tfos.driver.display import describe_progress
@@ -21,9 +23,6 @@ LINEAR = APPS / "linear.py"
     ("argv", "words"),
     [
         (["nowhere/app.py"], ["app.py not found", "nowhere/app.py"]),
-        (["--num-workrs", "2", LINEAR], ["unrecognized", "--num-workrs", "--help"]),
-        (["--num-ps", "0", LINEAR], ["--num-ps", "is 0", "--strategy single"]),
-        (["--num-workers", "two", LINEAR], ["--num-workers", "'two'", "whole number"]),
         (["--conf", "spark.tfos.numWorker=2", LINEAR], ["unknown", "spark.tfos.numWorker"]),
     ],
 )
@@ -38,27 +37,65 @@ def test_bad_command_line_is_refused_at_once(argv, words):
     [
         ([APPS / "no_app.py"], ["no_app.py", "no subclass of tfos.TFOnSparkApp", "class App"]),
         ([APPS / "two_apps.py"], ["several", "First", "Second", "--class"]),
-        ([LINEAR, "--epoch-count", "2"], ["unrecognized arguments: --epoch-count", "usage:"]),
-        ([LINEAR, "--misbehave", "list"], ["pre_train() returned list", "dict of named"]),
-        ([LINEAR, "--misbehave", "empty"], ["feed 'train' has no rows"]),
-        ([LINEAR, "--misbehave", "null"], ["nulls: column 'y' has 4", "fill={'y': ...}"]),
-        ([LINEAR, "--misbehave", "type"], ["column 'odd'", "interval day to second", "cast"]),
-        ([LINEAR, "--misbehave", "unpicklable"], ["self.handle", "lock", "pickled"]),
         ([LINEAR, "--misbehave", "pre_train"], ["KeyError", "no such table: sales"]),
-        (["--master", "local[3]", LINEAR], ["4 slots", "has 3", "--master local[4]"]),
-        (["--lake", "/proc/tfos", LINEAR], ["/proc/tfos", "--lake"]),
+        (["--master", "local[2]", LINEAR], ["3 slots", "has 2", "--master local[3]"]),
     ],
 )
 def test_mistake_before_training_ends_with_one_message(tmp_path, argv, words):
     shut = tmp_path / "shut"
-    lake = [] if "--lake" in argv else ["--lake", tmp_path]
-    ended = submit("--json", *lake, *argv, *(["--shut", shut] if LINEAR in argv else []))
+    ended = submit(
+        "--json", "--lake", tmp_path, *argv, *(["--shut", shut] if LINEAR in argv else [])
+    )
     assert ended.status == 1
     assert all(word in ended.last_words for word in words), ended.stderr
     assert ended.result["status"] == "failed"
     assert ended.result["error"]["role"] == "driver"
-    if LINEAR in argv and "--epoch-count" not in argv:
+    if LINEAR in argv:
         assert shut.read_text() == "failed"
+
+
+# what the app is given, run()'s arguments; the class of the error and words in it
+MISTAKES = {
+    "argument": (["--epoch-count", "2"], {}, "UsageError", ["arguments: --epoch-count", "usage:"]),
+    "list": (["--misbehave", "list"], {}, "AppError", ["returned list", "dict of named"]),
+    "empty": (["--misbehave", "empty"], {}, "FeedError", ["feed 'train' has no rows"]),
+    "null": (["--misbehave", "null"], {}, "FeedError", ["column 'y' has 4", "fill={'y': ...}"]),
+    "type": (
+        ["--misbehave", "type"], {}, "FeedError", ["'odd'", "interval day to second", "cast"]
+    ),
+    "unpicklable": (["--misbehave", "unpicklable"], {}, "AppError", ["self.handle", "pickled"]),
+    "lake": ([], {"lake": "/proc/tfos"}, "LakeError", ["/proc/tfos", "--lake"]),
+    "absent": ([], {"run_id": "absent", "resume": True}, "LakeError", ["no run absent"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """What became of each of MISTAKES, all made in one session; and the lake."""
+    lake = tmp_path_factory.mktemp("lake")
+    requests = []
+    for name, (args, job, _, _) in MISTAKES.items():
+        job = {"lake": str(lake), "run_id": name, "num_workers": 1, "spare": "off", **job}
+        shut = ["--shut", str(lake / f"{name}.shut")]
+        requests.append({"file": str(LINEAR), "app": "Linear", "args": args + shut, "job": job})
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "in_session.py"), "local[3]"],
+        input=json.dumps(requests), env={**os.environ, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    said = map(json.loads, ended.stdout.splitlines()[-len(MISTAKES) :])
+    return dict(zip(MISTAKES, said, strict=True)), lake
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_in_a_session_raises_one_message(mistakes, name):
+    said, lake = mistakes
+    _, _, kind, words = MISTAKES[name]
+    assert said[name]["kind"] == kind, said[name]
+    assert all(word in said[name]["error"] for word in words), said[name]
+    if name != "argument":  # of which --shut is one
+        assert (lake / f"{name}.shut").read_text() == "failed"
 
 
 def test_unreachable_zookeeper_is_named_within_seconds(tmp_path):
@@ -89,7 +126,7 @@ def test_failing_train_is_the_root_cause(tmp_path, misbehave, words):
 
 def test_failures_without_progress_end_the_run_with_the_first_one_first(tmp_path):
     process = start_submit(
-        "--json", "--run-id", "crash", "--lake", tmp_path, "--max-restarts", 1,
+        "--json", "--run-id", "crash", "--lake", tmp_path, "--max-restarts", 1, "--num-workers", 2,
         "--checkpoint-secs", 1000, LINEAR, "--rows", 400_000, "--step-secs", "0.05",
     )  # fmt: skip
     lake = RunDirectory(str(tmp_path), "crash")
@@ -123,15 +160,12 @@ def test_existing_run_id_needs_resume(tmp_path):
     assert ended.status == 1
     assert "taken exists already" in ended.last_words
     assert "--resume" in ended.last_words
-    missing = submit("--run-id", "absent", "--resume", "--lake", tmp_path, LINEAR)
-    assert missing.status == 1
-    assert "no run absent" in missing.last_words
 
 
 def test_roles_that_do_not_come_up_in_time_are_listed(tmp_path):
     ended = submit("--start-timeout-secs", "1", "--lake", tmp_path, LINEAR)
     assert ended.status == 1
-    words = ["not all roles came up within 1 s", "ps-0", "asks for 4 slots", "has 4"]
+    words = ["not all roles came up within 1 s", "ps-0", "asks for 3 slots", "has 3"]
     assert all(word in ended.last_words for word in words), ended.stderr
 
 

@@ -35,7 +35,7 @@ def check_custom_loop(ended: Submitted, epochs: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("strategy", ["ps", "multi-worker"])
 def test_custom_loop(tmp_path: Path, strategy: str) -> None:
-    ended = submit("--json", "--strategy", strategy, "--lake", tmp_path, CUSTOM)
+    ended = submit("--json", "--num-workers", 2, "--strategy", strategy, "--lake", tmp_path, CUSTOM)
     result = check_custom_loop(ended, 5)
     assert len(result["roles"]) == {"ps": 4, "multi-worker": 2}[strategy]
 

@@ -33,7 +33,7 @@ def check(ended: Submitted, lake: Path, epochs: int) -> dict:
 
 
 def test_parameter_servers_in_local_mode_leave_a_model(tmp_path, movielens):
-    ended = submit("--json", "--lake", tmp_path, APP, "--data", movielens)
+    ended = submit("--json", "--num-workers", 2, "--lake", tmp_path, APP, "--data", movielens)
     result = check(ended, tmp_path, 15)
     run = tmp_path / result["run_id"]
     logs = {path.stem for path in run.glob("logs/1/*.log")}

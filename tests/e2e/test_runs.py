@@ -21,7 +21,7 @@ LINEAR = APPS / "linear.py"
 
 def is_runner(process: psutil.Process) -> bool:
     try:
-        return any("runner.py" in part for part in process.cmdline())
+        return any(part.endswith("cli/script.py") for part in process.cmdline())
     except psutil.Error:  # it has just ended
         return False
 
@@ -181,7 +181,7 @@ def test_script_that_calls_run_itself(tmp_path, launcher):
             "local[3]",
             str(script),
         ],
-        "pl_submit": [sys.executable, "-m", "tfos.cli.submit", "--num-workers", "1", str(script)],
+        "pl_submit": [sys.executable, "-m", "tfos.cli", "--num-workers", "1", str(script)],
     }[launcher]
     out = tmp_path / "out.json"
     ended = subprocess.run(

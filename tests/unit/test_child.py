@@ -28,6 +28,7 @@ from tfos.runtime.protocol import (
 from tfos.spec.roles import Task
 from tfos.spec.topology import find
 
+pytestmark = pytest.mark.serial
 DEADLINE_SECS = 10.0
 
 # what each stand-in begins with

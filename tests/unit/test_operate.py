@@ -31,6 +31,7 @@ from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress, prepare
 from tfos.spec.job import JobSpec
 
+pytestmark = pytest.mark.serial
 DEADLINE_SECS = 20.0
 _numbers = itertools.count()
 

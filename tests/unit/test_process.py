@@ -15,6 +15,7 @@ import pytest
 
 from tfos.runtime.process import ChildProcess, describe_status
 
+pytestmark = pytest.mark.serial
 DEADLINE_SECS = 10.0
 
 # A child that starts a grandchild, says both pids in a file, and stays.

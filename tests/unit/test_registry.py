@@ -23,6 +23,7 @@ from tfos.runtime import keys, registry, zookeeper
 from tfos.runtime.registry import Registry, RegistryAddress, prepare, read_public
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 
+pytestmark = pytest.mark.serial
 DEADLINE_SECS = 10.0
 _numbers = itertools.count()
 
