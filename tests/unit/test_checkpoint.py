@@ -18,7 +18,12 @@ from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.fault.checkpoint.store import KEPT, CheckpointStore
 from tfos.feeding.ledger import Ledger
 from tfos.lake import storage
-from tfos.lake.run_directory import RunDirectory, checkpoint_order, checkpoint_path
+from tfos.lake.run_directory import (
+    RunDirectory,
+    checkpoint_name,
+    checkpoint_order,
+    checkpoint_path,
+)
 from tfos.lake.storage import COMMIT
 from tfos.spec.times import TIMES
 
@@ -99,12 +104,12 @@ class TestRestore:
         assert world.steps() == [3, 4, 5]
 
     def test_names_sort_by_step(self):
-        assert sorted(map(checkpoint_path, [9, 100, 20])) == list(
-            map(checkpoint_path, [9, 20, 100])
+        assert sorted(map(checkpoint_name, [9, 100, 20])) == list(
+            map(checkpoint_name, [9, 20, 100])
         )
 
     def test_name_says_who_saved_it(self):
-        assert checkpoint_path(7, "12.3") == "checkpoints/000000000007-12.3"
+        assert checkpoint_path(checkpoint_name(7, "12.3")) == "checkpoints/000000000007-12.3"
         assert checkpoint_order("000000000007-12.3") == (7, 12, 3)
         assert checkpoint_order("000000000007") == (7, 0, 0)
         assert checkpoint_order("lost+found") is None
@@ -185,7 +190,7 @@ class TestRestore:
 
 class TestDamage:
     def files(self, world):
-        path = Path(world.lake.path(checkpoint_path(2)))
+        path = Path(world.lake.path(checkpoint_path(checkpoint_name(2))))
         found = {file.name: file for file in path.iterdir()}
         assert {"state.json", "weights.index", COMMIT} < set(found)
         return found
@@ -216,13 +221,13 @@ class TestDamage:
 
     def test_no_checkpoint_is_left(self, two_saved):
         for step in (1, 2):
-            two_saved.lake.remove(f"{checkpoint_path(step)}/{COMMIT}")
+            two_saved.lake.remove(f"{checkpoint_path(checkpoint_name(step))}/{COMMIT}")
         assert two_saved.restored() == (None, -1.0)
 
     def test_what_was_passed_over_does_not_push_out_newer_ones(self, two_saved):
         """Left-overs of crashed saves have higher steps than what a resumed run saves first."""
         for step in (10, 11, 12):
-            two_saved.lake.write(f"{checkpoint_path(step)}/weights.index", b"half")
+            two_saved.lake.write(f"{checkpoint_path(checkpoint_name(step))}/weights.index", b"half")
         two_saved.save(3)
         assert two_saved.restored() == (3, 3.0)
 
@@ -249,7 +254,7 @@ class TestUpload:
         checkpointer.save(1, state)
         variable.assign(2.0)
         state["row"] = 2
-        assert world.lake.committed(checkpoint_path(1)) is None
+        assert world.lake.committed(checkpoint_path(checkpoint_name(1))) is None
         assert checkpointer.stats["saved"] == checkpointer.stats["step"] == 0
         gate.set()
         checkpointer.wait()
@@ -305,7 +310,9 @@ class TestUpload:
     def test_old_ones_that_cannot_be_removed_are_no_failure(self, world, monkeypatch, caplog):
         with monkeypatch.context() as patch:
             patch.setattr(
-                RunDirectory, "remove", refuse_to_remove(RunDirectory.remove, checkpoint_path(1))
+                RunDirectory,
+                "remove",
+                refuse_to_remove(RunDirectory.remove, checkpoint_path(checkpoint_name(1))),
             )
             world.save(*range(1, 5))
         assert "old checkpoints stay" in caplog.text
@@ -345,7 +352,7 @@ class TestFence:
         seen = []
 
         def fence():
-            seen.append(world.lake.list(checkpoint_path(1)))
+            seen.append(world.lake.list(checkpoint_path(checkpoint_name(1))))
 
         checkpointer = world.checkpointer(fence=fence)
         checkpointer.restore(v=tf.Variable(1.0))
@@ -360,7 +367,7 @@ class TestFence:
         fenced = FencedError("another chief is at work")
 
         def fence():
-            if "state.json" in world.lake.list(checkpoint_path(2, "1.1")):
+            if "state.json" in world.lake.list(checkpoint_path(checkpoint_name(2, "1.1"))):
                 is_fenced.set()
             if is_fenced.is_set():
                 raise fenced

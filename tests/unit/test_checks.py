@@ -94,7 +94,7 @@ class Several(SingleRunner):
         super().__init__()
         self.parallelism, self.replicas = (2, 1) if asynchronous else (1, 2)
         if asynchronous:
-            self.coordinator = object()
+            self.is_asynchronous = True
 
 
 def recurrent(stateful):

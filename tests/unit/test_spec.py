@@ -114,7 +114,7 @@ class TestJobSpec:
         assert JobSpec.of(resume=True, run_id="r").resume
 
     def test_counts_do_not_matter_to_a_single_process(self):
-        assert JobSpec.of(strategy="single", num_ps=0, num_workers=0).num_ps == 0
+        assert JobSpec.of(strategy="single", num_ps=0, num_workers=0).strategy == "single"
 
     def test_too_few_workers_points_at_single(self):
         with pytest.raises(UsageError, match="--strategy single"):
@@ -147,7 +147,7 @@ class TestJobSpecOfConfAndArguments:
         assert spec == JobSpec.of(
             num_ps=2, checkpoint_secs=1.5, resume=True, run_id="r1", zookeeper="a:2181"
         )
-        assert type(spec.num_ps) is int
+        assert type(spec.topology.num_ps) is int
         assert type(spec.resume) is bool
 
     def test_whole_number_is_taken_for_seconds(self):
@@ -156,10 +156,10 @@ class TestJobSpecOfConfAndArguments:
 
     def test_arguments_win_over_conf(self):
         spec = job_spec({"spark.tfos.numPs": "2", "spark.tfos.numWorkers": "5"}, {"num_ps": 7})
-        assert (spec.num_ps, spec.num_workers) == (7, 5)
+        assert spec.topology == ParameterServers(7, 5)
 
     def test_argument_that_is_none_leaves_the_conf(self):
-        assert job_spec({"spark.tfos.numPs": "2"}, {"num_ps": None}).num_ps == 2
+        assert job_spec({"spark.tfos.numPs": "2"}, {"num_ps": None}).topology.num_ps == 2
 
     def test_false_argument_wins_over_true_conf(self):
         conf = {"spark.tfos.resume": "true", "spark.tfos.runId": "r"}
