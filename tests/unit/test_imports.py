@@ -58,6 +58,7 @@ PURE = {
     "tfos.strategies.single.topology",
     "tfos.strategies.ps.topology",
     "tfos.strategies.multi_worker.topology",
+    "tfos.compat.texts",
     "tfos.errors",
 }
 

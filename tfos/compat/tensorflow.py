@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import tensorflow as tf
@@ -9,12 +10,38 @@ import tensorflow as tf
 from tfos.errors import TFOSError
 
 
-def missing(error: Exception, what: str, instead: str) -> TFOSError:
+def _missing(error: Exception, what: str, instead: str = "") -> TFOSError:
     """For a version that keeps something elsewhere. instead: what a person can do about it."""
     return TFOSError(
-        f"TensorFlow {tf.__version__} {what} ({error}): use a version that tfos is tested with"
-        + (f", or {instead}" if instead else "")
+        f"TensorFlow {tf.__version__} {what} elsewhere ({error}): use a version that tfos is tested"
+        " with" + (f", or {instead}" if instead else "")
     )
+
+
+def python_functions() -> MutableMapping[str, Callable[..., Any]]:
+    """What the graph operation PyFunc calls in this process, by its token; held weakly.
+
+    Without it workers could not read feeds: tf.py_function runs on the coordinator.
+    """
+    try:
+        from tensorflow.python.ops import script_ops
+
+        found: MutableMapping[str, Callable[..., Any]] = script_ops._py_funcs._funcs
+    except (ImportError, AttributeError) as error:
+        raise _missing(error, "keeps its registry of PyFunc") from error
+    return found
+
+
+def gradient_recording() -> tuple[Callable[..., None], Callable[[], Any]]:
+    """(record_operation, stop_recording): a gradient of our own for one operation.
+
+    Without it a lookup under parameter servers asks for the table's shape in every step.
+    """
+    try:
+        from tensorflow.python.eager.record import record_operation, stop_recording
+    except ImportError as error:
+        raise _missing(error, "records gradients", "keras.layers.Embedding") from error
+    return record_operation, stop_recording
 
 
 def coordination_context() -> Any:
@@ -28,7 +55,27 @@ def coordination_context() -> Any:
         found = context.context()
         found.configure_coordination_service  # noqa: B018
     except (ImportError, AttributeError) as error:
-        raise missing(
-            error, "configures its coordination service elsewhere", "--strategy ps"
-        ) from error
+        raise _missing(error, "configures its coordination service", "--strategy ps") from error
     return found
+
+
+def number_of_servers() -> int:
+    """How many parameter servers the strategy in whose scope we are has; 1 where it has none.
+
+    Without it tables would not be divided.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        return 1
+    try:
+        return int(strategy.extended._num_ps)
+    except AttributeError as error:
+        raise _missing(error, "counts parameter servers", "keras.layers.Embedding") from error
+
+
+def sharded_variable() -> Any:
+    """The class of a variable in slices, which a checkpoint has as one."""
+    try:
+        return tf.__internal__.distribute.ShardedVariable
+    except AttributeError as error:
+        raise _missing(error, "keeps variables in slices") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import signal
 import socket
 import time
@@ -11,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from tfos.compat.texts import EMPTY_WORDS, RAISED_IN_PYTHON
 
 
 class FailureKind(str, Enum):
@@ -52,13 +53,6 @@ class FailureKind(str, Enum):
             FailureKind.START,
             FailureKind.HANG,
         )
-
-
-# a traceback's last line, from a Python worker inside a Spark exception's text
-_RAISED = re.compile(
-    r"(?!org\.|java\.|scala\.|py4j\.)[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt): "
-)
-_EMPTY_WORDS = ("An error occurred while calling", "An exception was thrown", "at ")
 
 
 @dataclass(frozen=True)
@@ -143,8 +137,8 @@ def may_be_consequence(failure: Failure) -> bool:
 def error_message(error: BaseException) -> str:
     """One line that says what happened: of a Spark exception, what the Python worker raised."""
     lines = [line.strip(" \t:") for line in str(error).splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line)]
-    telling = [line for line in lines if not line.startswith(_EMPTY_WORDS)]
+    raised = [line for line in lines if RAISED_IN_PYTHON.match(line)]
+    telling = [line for line in lines if not line.startswith(EMPTY_WORDS)]
     said = (raised[-1:] or telling[:1] or [""])[0]
     name = type(error).__name__
     return said if raised or name == "Py4JJavaError" else f"{name}: {said}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfos.errors import TFOSError
+from tfos.compat.tensorflow import gradient_recording
 
 
 def own_copy(variable: Any) -> Any:
@@ -28,13 +28,7 @@ def lookup(table: Any, rows: Any) -> Any:
     if not isinstance(table, tf.Variable) or isinstance(table, tf.distribute.DistributedValues):
         return tf.gather(table, rows)
 
-    try:
-        from tensorflow.python.eager.record import record_operation, stop_recording
-    except ImportError as error:
-        raise TFOSError(
-            f"TensorFlow {tf.__version__} records gradients elsewhere ({error}): use a version that"
-            " tfos is tested with, or keras.layers.Embedding"
-        ) from error
+    record_operation, stop_recording = gradient_recording()
 
     def gradient(of_rows: Any) -> list[Any]:
         if isinstance(of_rows, tf.IndexedSlices):

@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfos.compat.tensorflow import sharded_variable
 from tfos.errors import UsageError
 
 PIECE_BYTES = 64 << 20
@@ -60,8 +61,8 @@ def without_large(name: str, value: Any, large: dict[str, list[Any]]) -> Any:
     if isinstance(value, dict):
         left = {key: without_large(f"{name}.{key}", each, large) for key, each in value.items()}
         return {key: each for key, each in left.items() if each is not None}
-    sharded = tf.__internal__.distribute.ShardedVariable
-    shards = list(value.variables) if isinstance(value, sharded) else [value]
+    is_sharded = isinstance(value, sharded_variable())
+    shards = list(value.variables) if is_sharded else [value]
     are_variables = all(isinstance(shard, tf.Variable) for shard in shards)
     if are_variables and sum(map(_bytes, shards)) > PIECE_BYTES:
         large[name] = shards

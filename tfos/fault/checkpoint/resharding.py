@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from tfos.compat.keras import own_trainable_variables
+from tfos.compat.tensorflow import sharded_variable
 from tfos.errors import UsageError
 
 
@@ -53,7 +54,7 @@ def _slots(optimizer: Any) -> Iterator[tuple[Any, str, Any]]:
 
     Keras names a slot after the weight. Only weights of tables that are divided count here.
     """
-    weights = [w for w in optimizer._trainable_variables if hasattr(w, "slice_of")]
+    weights = [w for w in own_trainable_variables(optimizer) if hasattr(w, "slice_of")]
     shards = Counter(id(weight.slice_of) for weight in weights)
     prefixes: dict[str, Any] = {}
     for weight in weights:
@@ -80,7 +81,4 @@ def _whole(variables: Iterable[tuple[Any, str, Any]]) -> list[Any]:
     for variable, name, weight in variables:
         table = getattr(weight, "slice_of", variable)
         groups.setdefault((name, id(table)), []).append(variable.value)
-    return [
-        tf.__internal__.distribute.ShardedVariable(group) if len(group) > 1 else group[0]
-        for group in groups.values()
-    ]
+    return [sharded_variable()(group) if len(group) > 1 else group[0] for group in groups.values()]

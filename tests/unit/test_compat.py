@@ -1,0 +1,151 @@
+"""What tfos needs of TensorFlow, Keras and Spark beside their public names is where it was.
+
+Each test says what a new version breaks when it fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+from pathlib import Path
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tfos.compat import keras as keras_names
+from tfos.compat import tensorflow as names
+from tfos.compat import texts
+from tfos.errors import TFOSError
+
+
+class TestTensorFlow:
+    def test_function_registered_by_a_token_is_what_py_func_calls(self):
+        """Else workers cannot read feeds."""
+
+        def seven(value):
+            return value + 7
+
+        names.python_functions()["tfos-test"] = seven
+        (found,) = tf.raw_ops.PyFunc(input=[tf.constant(1)], token="tfos-test", Tout=[tf.int32])
+        assert int(found) == 8
+
+    def test_gradient_of_ones_own(self):
+        """Else each lookup asks the server for its table's shape."""
+        record_operation, stop_recording = names.gradient_recording()
+        x = tf.Variable(3.0)
+        with tf.GradientTape() as tape:
+            read = x.read_value()
+            with stop_recording():
+                y = tf.identity(read)
+            record_operation("doubled", [y], [x.handle], lambda up: [up * 5.0])
+        assert float(tape.gradient(y, x)) == 5.0
+
+    def test_coordination_service_can_be_configured(self):
+        """Else a process in step counts as dead after 10 s, whatever --hang-secs says."""
+        assert callable(names.coordination_context().configure_coordination_service)
+
+    def test_parameter_servers_are_counted(self, monkeypatch):
+        """Else tables are not divided over them."""
+        assert names.number_of_servers() == 1
+        strategy = object.__new__(tf.distribute.ParameterServerStrategy)
+        source = Path(tf.__file__).parent / "python/distribute/parameter_server_strategy_v2.py"
+        assert "self._num_ps = " in source.read_text()
+        monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+        strategy._extended = type("Extended", (), {"_num_ps": 3})()
+        assert names.number_of_servers() == 3
+        strategy._extended = object()
+        with pytest.raises(TFOSError, match="counts parameter servers elsewhere"):
+            names.number_of_servers()
+
+    def test_variable_in_slices_is_saved_as_one(self, tmp_path):
+        """Else a checkpoint of a divided table cannot be restored with other servers."""
+        halves = [tf.Variable([[1.0], [2.0]]), tf.Variable([[3.0]])]
+        whole = names.sharded_variable()(halves)
+        path = tf.train.Checkpoint(table=whole).write(str(tmp_path / "c"))
+        (shape,) = [s for name, s in tf.train.list_variables(path) if name.startswith("table")]
+        assert shape == [3, 1]
+
+
+class TestKeras:
+    def test_layers_inside_layers(self):
+        """Else stateful layers are not refused under several workers."""
+        inner = keras.Sequential([keras.layers.Dense(2)], name="inner")
+        model = keras.Sequential([keras.Input((3,)), inner])
+        found = {layer.name for layer in keras_names.all_layers(model)}
+        assert {"inner", inner.layers[0].name} <= found
+
+    def test_weights_of_an_optimizer(self):
+        """Else slots of divided tables are not told from others in checkpoints."""
+        weight = keras.Variable([1.0])
+        optimizer = keras.optimizers.Adam()
+        optimizer.build([weight])
+        assert keras_names.own_trainable_variables(optimizer) == [weight]
+        first, second = keras_names.adam_moments(optimizer, weight)
+        assert {v.value.ref() for v in optimizer.variables} >= {first.ref(), second.ref()}
+
+    def test_gradients_reach_the_variables_through_what_is_replaced(self):
+        """Else processes in step clip before they sum up."""
+        weight, seen = keras.Variable([1.0]), []
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build([weight])
+
+        def apply(self, gradients, variables):
+            seen.append(len(gradients))
+            keras_names.apply_gradients(self, gradients, variables)
+
+        place = "backend.tensorflow.optimizer:TFOptimizer"
+        with keras_names.replaced(place, _backend_apply_gradients=apply):
+            optimizer.apply([tf.constant([0.25])], [weight])
+        assert seen == [1]
+        assert float(weight[0]) == 0.75
+
+    @pytest.mark.parametrize(
+        "function", ["scale_loss_for_distribution", "unscale_loss_for_distribution"]
+    )
+    def test_losses_are_scaled_where_we_keep_keras_from_it(self, function):
+        """Else steps in step weight rows twice."""
+        with keras_names.replaced("losses.loss", **{function: lambda value: value}):
+            pass
+
+    def test_a_place_that_is_gone_is_named(self):
+        with (
+            pytest.raises(TFOSError, match=rf"Keras {re.escape(keras.__version__)}.*nowhere"),
+            keras_names.replaced("nowhere", x=None),
+        ):
+            pass
+
+    def test_variables_are_of_one_class(self):
+        """Else Keras's Embedding reads whole tables from parameter servers."""
+        assert isinstance(keras.Variable(1.0), keras_names.variable_class())
+
+
+class TestTexts:
+    """Else a peer's death is taken for an error of the user's, and ends the run."""
+
+    @pytest.fixture(scope="class")
+    def libraries(self):
+        root = Path(tf.__file__).parent
+        files = [*root.glob("libtensorflow_*.so.2"), root / "python/_pywrap_tensorflow_internal.so"]
+        maps = []
+        for path in files:
+            if path.exists():
+                with open(path, "rb") as file:
+                    maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        yield maps
+        for each in maps:
+            each.close()
+
+    @pytest.mark.parametrize(
+        "words", [*texts.PEER_WORDS.pattern.split("|"), "mismatch in the coll"]
+    )
+    def test_tensorflow_has_these_words(self, libraries, words):
+        assert any(each.find(words.encode()) >= 0 for each in libraries), words
+
+    def test_tensorflow_has_these_exceptions(self):
+        from tensorflow.python.distribute.coordinator import cluster_coordinator
+
+        classes = {**vars(tf.errors), **vars(cluster_coordinator)}
+        assert set(texts.PEER_ERRORS) <= classes.keys()
