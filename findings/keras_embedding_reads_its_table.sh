@@ -22,7 +22,7 @@ IDS = tf.TensorSpec([None], tf.int64)
 
 def reads(function):
     graph = tf.function(function).get_concrete_function(IDS).graph
-    return sorted(op.type for op in graph.get_operations() if op.type in READS)
+    return sorted({op.type for op in graph.get_operations()} & READS)
 
 
 READS = {"ReadVariableOp", "GatherV2", "ResourceGather"}
