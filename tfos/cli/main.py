@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         usage="pl_submit [options] app.py [app args]",
         description="Runs a TFOnSparkApp on Spark: ETL, TensorFlow training, recovery.",
         epilog="Runs that were submitted: pl_submit status RUN_ID, pl_submit logs RUN_ID [ROLE:I]"
-        " and pl_submit kill RUN_ID, from any machine that sees the lake; each has a --help.",
+        " and pl_submit cancel RUN_ID, from any machine that sees the lake; each has a --help.",
         allow_abbrev=False,
     )
     ours = result.add_argument_group("tfos", "each also a Spark conf key, in brackets; flags win")
@@ -283,6 +283,16 @@ def _report(result: Result, as_json: bool) -> int:
     return 130 if failure.message == "interrupted" else 1
 
 
+def _before_app(argv: Sequence[str]) -> Sequence[str]:
+    """The words that are ours, of a command line that cannot be parsed."""
+    with_value = {f"--{name}" for name in (*_SPARK_OPTIONS, "conf", "param", "class")}
+    with_value.update(flag(each.name) for each in options() if not isinstance(each.default, bool))
+    for at, word in enumerate(argv):
+        if word.endswith(".py") and not (at and argv[at - 1] in with_value):
+            return argv[:at]
+    return argv
+
+
 def main(argv: Sequence[str]) -> int:
     """pl_submit. Returns the exit status: 0 if and only if the run, or the command, succeeded."""
     if argv and argv[0] in COMMANDS:
@@ -296,9 +306,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         return _report(submit(submission), submission.options.json)
     except TFOSError as error:
-        ours = argv if submission is None else ["--json"] * submission.options.json
-        end = next((at for at, word in enumerate(ours) if word.endswith(".py")), len(ours))
-        if "--json" in ours[:end]:
+        if "--json" in _before_app(argv) if submission is None else submission.options.json:
             print(json.dumps(_failed(str(error)).as_json()), flush=True)
         print(f"tfos: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

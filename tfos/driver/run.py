@@ -314,7 +314,7 @@ class _Run:
         if isinstance(error, KeyboardInterrupt):
             message, trace = "interrupted", ""
             if self._killed_by:
-                message = f"ended by pl_submit kill, from {self._killed_by}"
+                message = f"cancelled by {self._killed_by}"
         elif isinstance(error, TFOSError):
             message, trace = str(error), ""
         else:
