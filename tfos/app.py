@@ -57,7 +57,8 @@ class TFOnSparkApp:
 
         spark: the session to run in; without it one is made, and stopped at the end.
         args: the app's own command line; sys.argv[1:] in a script, none in a notebook.
-        job: what pl_submit's flags take: num_ps=1, lake="...", params={...}.
+        job: what pl_submit's flags take: num_ps=1, lake="...". params={...} is ctx.params in
+        train(), of what JSON can hold: numbers, text, booleans, None, lists and dicts.
         Returns what result.json holds. Raises UsageError, AppError, PreflightError,
         StartTimeout, RegistryError, LakeError or FeedError for what tfos itself found wrong,
         RunFailed for any other failure, its message the root cause.

@@ -42,7 +42,8 @@ class TrainContext:
     attempt: 1, and one more for each time the roles were launched again.
     strategy: the tf.distribute strategy; make and compile models in its scope().
     coordinator: the ClusterCoordinator under --strategy ps, else None.
-    params: what --param K=V gave (text), or run(params={...}).
+    params: what --param K=V gave, the V read as JSON where it is JSON (3, true, [1, 2]) and as text
+    elsewhere; or run(params={...}), as it is.
     log_dir, output_dir: local directories for files of TensorBoard, and all others, e.g. of
     CSVLogger and ModelCheckpoint. They are <run>/events and <run>/output of the lake, or come to be
     there at the end of each epoch and of train(), as the chief has them; a run that goes on finds

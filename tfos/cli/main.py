@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
             )
     ours.add_argument(
         "--param", metavar="K=V", action="append", default=[],
-        help=f"an entry of ctx.params, as text; may be repeated [{PARAM_PREFIX}K]",
+        help=f"an entry of ctx.params: JSON, else text; may be repeated [{PARAM_PREFIX}K]",
     )  # fmt: skip
     ours.add_argument(
         "--class", dest="app_class", metavar="NAME", help="the TFOnSparkApp in app.py"
@@ -143,8 +143,11 @@ class Submission:
             for option in options()
             if (value := getattr(given, option.name)) is not None
         }
-        params = dict(_key_value(text, "--param") for text in given.param)
-        spec = job_spec(conf, {**flags, "params": params})
+        params = {
+            PARAM_PREFIX + key: text
+            for key, text in (_key_value(text, "--param") for text in given.param)
+        }
+        spec = job_spec({**conf, **params}, flags)
         self.app = Path(given.app[0]).resolve()
         if not self.app.is_file():
             raise UsageError(f"app.py not found: there is no file {self.app}")
@@ -163,7 +166,7 @@ class Submission:
             **{key: value for key, value in defaults.items() if key not in conf},
             **dict(_key_value(text, "--conf") for text in given.conf),
             **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
-            **{PARAM_PREFIX + key: value for key, value in params.items()},
+            **params,
             conf_key("lake"): self.lake,
             SUBMISSION_CONF: secrets.token_hex(8),
         }
