@@ -26,6 +26,7 @@ from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
 from tfos.training.runner import Runner
+from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
     from tfos.runtime.host import Host
@@ -151,15 +152,18 @@ class TrainContext:
         initial_epoch: int = 0,
         validation_freq: int | Sequence[int] = 1,
         class_weight: Mapping[int, float] | None = None,
-        verbose: int = 0,
+        verbose: int | str = 0,
         evaluation_callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_data: FeedDataset | str | None = None,
+        validation_split: float = 0.0,
     ) -> keras.callbacks.History:
         """Trains a compiled Keras model, as Model.fit does, under any strategy. Blocks.
 
         validation: a dataset; or the name of a feed with the same columns; or the part of this
         dataset, above 0 and below 1, that is kept from the training: its last rows, before any
         shuffling. It is evaluated at the end of each epoch, or of those that validation_freq
-        (a number, or a list of epochs from 1) names, as val_* in the logs.
+        (a number, or a list of epochs from 1) names, as val_* in the logs. Keras's words for it are
+        taken in its place: validation_data for a dataset or a name, validation_split for a part.
         callbacks: Keras callbacks. on_train_batch_* are called once per execution of several
         steps, with the metrics so far; setting model.stop_training ends the training there, or
         after the epoch. Where train() runs in several processes they are called in each, with the
@@ -169,7 +173,7 @@ class TrainContext:
         epoch goes on where it ends.
         initial_epoch: number of the first epoch, from 0; epochs is the number of the last.
         class_weight: class -> weight of its rows in the loss, times the rows' own weights.
-        verbose: 1: a progress bar in the chief's log; 2: a line per epoch.
+        verbose: 1, or "auto": a progress bar in the chief's log; 2: a line per epoch.
         evaluation_callbacks: callbacks that look at the validation alone, as EarlyStopping on
         "val_auc" does. With --evaluator they are called there, at each checkpoint that it has
         evaluated, and `callbacks` get no val_*; when one stops the training, it ends with the epoch
@@ -188,6 +192,7 @@ class TrainContext:
             validation_freq, class_weight, verbose,
         )  # fmt: skip
         self._datasets[id(model)] = dataset
+        validation = validation_of(validation, validation_data, validation_split)
         if isinstance(validation, int | float):
             dataset, validation = dataset.split(validation)
         elif isinstance(validation, str):
