@@ -7,7 +7,7 @@ FeedDataset, which do, are here for annotations, and imported when they are aske
 import importlib
 from typing import TYPE_CHECKING
 
-from tfos.app import TFOnSparkApp
+from tfos.app import TFOnSparkApp, run
 from tfos.client.status import RoleStatus, Status
 from tfos.errors import (
     AppError,
@@ -69,6 +69,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "predict",
+    "run",
     "runs",
 ]
 

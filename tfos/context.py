@@ -85,6 +85,7 @@ class TrainContext:
         self._loop = Loop(runner, host.ledger, host.reports, self.checkpoint.step)
         self._fits = 0
         self._datasets: dict[int, FeedDataset] = {}
+        self._fitted: list[keras.Model] = []  # the first ones that differ, two at most
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
 
@@ -192,6 +193,8 @@ class TrainContext:
             validation_freq, class_weight, verbose,
         )  # fmt: skip
         self._datasets[id(model)] = dataset
+        if not any(model is other for other in self._fitted):
+            self._fitted = [*self._fitted, model][:2]
         validation = validation_of(validation, validation_data, validation_split)
         if isinstance(validation, int | float):
             dataset, validation = dataset.split(validation)
@@ -281,6 +284,11 @@ class TrainContext:
                 self.checkpoint.fence,
             )
         return self.model_uri
+
+    def export_by_itself(self) -> None:
+        """Exports the one model that fit() was given, where train() has exported none."""
+        if self.model_uri is None and len(self._fitted) == 1:
+            self.export(self._fitted[0])
 
     def report(self, **metrics: Any) -> None:
         """Adds JSON-able values to the metrics of the run's result.

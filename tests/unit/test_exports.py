@@ -49,7 +49,7 @@ def test_unknown_name():
 def test_functions_are_not_shadowed_by_modules():
     """An import of tfos.runs would put the module in the function's place."""
     names = {name for name in tfos.__all__ if not isinstance(getattr(tfos, name), type)}
-    assert {"predict", "runs"} <= names
+    assert {"predict", "run", "runs"} <= names
     assert not [name for name in names if importlib.util.find_spec(f"tfos.{name}")]
 
 

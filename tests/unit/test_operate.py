@@ -600,10 +600,13 @@ class TestLive:
     """Against real ZooKeeper; the test plays the driver."""
 
     @pytest.fixture
+    def lake(self, tmp_path):
+        return RunDirectory(str(tmp_path / "lake"), f"live-{next(_numbers)}")
+
+    @pytest.fixture
     def driver(self, zookeeper, lake):
-        """The registry of run r, whose driver is there."""
+        """The registry of the run, whose driver is there."""
         prepare(zookeeper)
-        lake.run_id = f"live-{next(_numbers)}"
         address = RegistryAddress.new(zookeeper, lake.run_id)
         lake.write_json("registry.json", vars(address))
         lake.write_json("spec.json", JobSpec.of(run_id=lake.run_id).as_json())
