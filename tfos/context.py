@@ -25,6 +25,7 @@ from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
 from tfos.training.runner import Runner
+from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
     from tfos.runtime.host import Host
@@ -41,7 +42,8 @@ class TrainContext:
     attempt: 1, and one more for each time the roles were launched again.
     strategy: the tf.distribute strategy; make and compile models in its scope().
     coordinator: the ClusterCoordinator under --strategy ps, else None.
-    params: what --param K=V gave (text), or run(params={...}).
+    params: what --param K=V gave, the V read as JSON where it is JSON (3, true, [1, 2]) and as text
+    elsewhere; or run(params={...}), as it is.
     log_dir, output_dir: local directories for files of TensorBoard, and all others, e.g. of
     CSVLogger and ModelCheckpoint. They are <run>/events and <run>/output of the lake, or come to be
     there at the end of each epoch and of train(), as the chief has them; a run that goes on finds
@@ -82,6 +84,7 @@ class TrainContext:
         self._loop = Loop(runner, host.ledger, host.reports, self.checkpoint.step)
         self._fits = 0
         self._datasets: dict[int, FeedDataset] = {}
+        self._fitted: list[keras.Model] = []  # the first ones that differ, two at most
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
 
@@ -146,15 +149,18 @@ class TrainContext:
         initial_epoch: int = 0,
         validation_freq: int | Sequence[int] = 1,
         class_weight: Mapping[int, float] | None = None,
-        verbose: int = 0,
+        verbose: int | str = 0,
         evaluation_callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_data: FeedDataset | str | None = None,
+        validation_split: float = 0.0,
     ) -> keras.callbacks.History:
         """Trains a compiled Keras model, as Model.fit does, under any strategy. Blocks.
 
         validation: a dataset; or the name of a feed with the same columns; or the part of this
         dataset, above 0 and below 1, that is kept from the training: its last rows, before any
         shuffling. It is evaluated at the end of each epoch, or of those that validation_freq
-        (a number, or a list of epochs from 1) names, as val_* in the logs.
+        (a number, or a list of epochs from 1) names, as val_* in the logs. Keras's words for it are
+        taken in its place: validation_data for a dataset or a name, validation_split for a part.
         callbacks: Keras callbacks. on_train_batch_* are called once per execution of several
         steps, with the metrics so far; setting model.stop_training ends the training there, or
         after the epoch. Where train() runs in several processes they are called in each, with the
@@ -164,7 +170,7 @@ class TrainContext:
         epoch goes on where it ends.
         initial_epoch: number of the first epoch, from 0; epochs is the number of the last.
         class_weight: class -> weight of its rows in the loss, times the rows' own weights.
-        verbose: 1: a progress bar in the chief's log; 2: a line per epoch.
+        verbose: 1, or "auto": a progress bar in the chief's log; 2: a line per epoch.
         evaluation_callbacks: callbacks that look at the validation alone, as EarlyStopping on
         "val_auc" does. With --evaluator they are called there, at each checkpoint that it has
         evaluated, and `callbacks` get no val_*; when one stops the training, it ends with the epoch
@@ -183,6 +189,9 @@ class TrainContext:
             validation_freq, class_weight, verbose,
         )  # fmt: skip
         self._datasets[id(model)] = dataset
+        if not any(model is other for other in self._fitted):
+            self._fitted = [*self._fitted, model][:2]
+        validation = validation_of(validation, validation_data, validation_split)
         if isinstance(validation, int | float):
             dataset, validation = dataset.wait_complete().split(validation)
         elif isinstance(validation, str):
@@ -271,6 +280,11 @@ class TrainContext:
                 self.checkpoint.fence,
             )
         return self.model_uri
+
+    def export_by_itself(self) -> None:
+        """Exports the one model that fit() was given, where train() has exported none."""
+        if self.model_uri is None and len(self._fitted) == 1:
+            self.export(self._fitted[0])
 
     def report(self, **metrics: Any) -> None:
         """Adds JSON-able values to the metrics of the run's result.

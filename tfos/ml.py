@@ -1,10 +1,11 @@
-"""TFEstimator and TFModel: a TFOnSparkApp as a stage of pyspark.ml, in pipelines and tuning."""
+"""TFEstimator and TFModel: a training as a stage of pyspark.ml, in pipelines and tuning."""
 
 from __future__ import annotations
 
 import base64
 import copy
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyspark import cloudpickle
@@ -20,13 +21,24 @@ from pyspark.ml.util import (
     MLWriter,
 )
 
-from tfos.app import TFOnSparkApp
+from tfos.app import FunctionApp, TFOnSparkApp
 from tfos.errors import AppError, UsageError
 from tfos.inference.predict import predict
 from tfos.spec.result import Result
+from tfos.training.model_function import TrainModel
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+
+# of an estimator with model_fn: name -> (default, converter, text)
+_TRAINING = {
+    "batchSize": (1024, TypeConverters.toInt, "rows of one step of one worker"),
+    "epochs": (1, TypeConverters.toInt, "how often all rows are trained on"),
+    "validationSplit": (
+        0.0, TypeConverters.toFloat, "the part of the rows that is kept for the validation",
+    ),
+}  # fmt: skip
 
 
 class _Writer(MLWriter):
@@ -73,11 +85,16 @@ class _Stage(MLReadable, MLWritable):
 
 
 class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol):
-    """Trains a TFOnSparkApp on a DataFrame: fit(df) is a run of its own, in df's Spark session.
+    """Trains an app or a model on a DataFrame: fit(df) is a run of its own, in df's Spark session.
 
     app: a subclass of TFOnSparkApp, or an instance. Its pre_train() finds the DataFrame as
-    self.fit_data; an app without pre_train() gets it as the feed "train". train() must call
-    ctx.export(model).
+    self.fit_data; an app without pre_train() gets it as the feed "train". The model that train()
+    exports, or the only one that it gives to ctx.fit(), becomes that of the TFModel.
+    model_fn: in place of an app, a function that is called as model_fn(ctx), in the strategy's
+    scope, with train()'s ctx, and returns a compiled Keras model with an input for each column that
+    is fed, of its name. It is fitted to the DataFrame and exported.
+    batchSize, epochs, validationSplit: Params, with model_fn: rows of one step of one worker, how
+    often all are trained on, and the part that is kept for the validation; 1024, 1 and 0.
     featuresCols: the columns that are fed, beside labelCol and weightCol; when not given, all are.
     labelCol, weightCol: columns that are fed as well where featuresCols is given.
     predictionCol: the column that the model adds.
@@ -97,22 +114,40 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
 
     def __init__(
         self,
-        app: TFOnSparkApp | type[TFOnSparkApp],
+        app: TFOnSparkApp | type[TFOnSparkApp] | None = None,
         featuresCols: Sequence[str] | None = None,  # noqa: N803
         labelCol: str = "label",  # noqa: N803
         weightCol: str | None = None,  # noqa: N803
         predictionCol: str = "prediction",  # noqa: N803
         params: Mapping[str, Any] | None = None,
         args: Sequence[str] = (),
+        model_fn: Callable[[Any], Any] | None = None,
+        batchSize: int | None = None,  # noqa: N803
+        epochs: int | None = None,
+        validationSplit: float | None = None,  # noqa: N803
         **job: Any,
     ) -> None:
         super().__init__()
+        if (app is None) == (model_fn is None):
+            raise UsageError("TFEstimator takes an app or model_fn=..., one of the two")
         for name in ("run_id", "resume"):
             if name in job:
                 raise UsageError(
                     f"TFEstimator({name}=...): each fit() is a run of its own; leave it out"
                 )
-        self._app, self._args, self._job = app, list(args), job
+        self._app, self._model_fn, self._args, self._job = app, model_fn, list(args), job
+        training = {"batchSize": batchSize, "epochs": epochs, "validationSplit": validationSplit}
+        training = {name: value for name, value in training.items() if value is not None}
+        if model_fn is not None:
+            _check_model_fn(model_fn)
+            for name, (_, converter, text) in _TRAINING.items():
+                setattr(self, name, Param(self, name, text, converter))
+        elif training:
+            name = next(iter(training))
+            raise UsageError(
+                f"TFEstimator({name}=...) is for model_fn=...; train() of an app finds what it is"
+                f" to use in ctx.params: params={{{name!r}: {training[name]!r}}}"
+            )
         self._hyperparameters = list(params or {})
         for name in self._hyperparameters:
             if not name.isidentifier() or hasattr(self, name):
@@ -122,26 +157,46 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
                 )
             setattr(self, name, Param(self, name, f"ctx.params[{name!r}] in train()"))
         self._params = None  # the list that Params made before there were these
-        self._set(labelCol=labelCol, predictionCol=predictionCol, **(params or {}))
+        if model_fn is not None:
+            self._setDefault(**{name: default for name, (default, *_) in _TRAINING.items()})
+        self._set(labelCol=labelCol, predictionCol=predictionCol, **training, **(params or {}))
         if featuresCols is not None:
             self._set(featuresCols=featuresCols)
         if weightCol is not None:
             self._set(weightCol=weightCol)
 
     def _fit(self, dataset: DataFrame) -> TFModel:
-        app = self._app() if isinstance(self._app, type) else copy.copy(self._app)
-        app.fit_data = self._fed(dataset)
+        app = self._app_for(self._fed(dataset))
+        app._exports_by_itself = True
         params = {name: self.getOrDefault(name) for name in self._hyperparameters}
         result = app.run(dataset.sparkSession, self._args, params=params, **self._job)
         if result.model is None:
             raise AppError(
-                f"train() of {type(app).__name__} exported no model, which TFEstimator needs: call"
-                " ctx.export(model)"
+                f"train() of {type(app).__name__} exported no model, which TFEstimator needs, and"
+                " ctx.fit() was not given exactly one: call ctx.export(model)"
             )
         # with the estimator's uid, as models have it: a ParamMap means both
         model = TFModel(result.model)._resetUid(self.uid)
         model.result = result
         return self._copyValues(model)  # type: ignore[no-any-return]
+
+    def _app_for(self, data: DataFrame) -> TFOnSparkApp:
+        if self._model_fn is not None:
+            value = self.getOrDefault
+            train = TrainModel(
+                self._model_fn,
+                value("featuresCols") if self.isDefined(self.featuresCols) else None,
+                self.getLabelCol(),
+                self.getWeightCol() if self.isDefined(self.weightCol) else None,
+                value("batchSize"),
+                value("epochs"),
+                value("validationSplit"),
+            )
+            return FunctionApp(train, data, code=self._model_fn)
+        assert self._app is not None
+        app = self._app() if isinstance(self._app, type) else copy.copy(self._app)
+        app.fit_data = data
+        return app
 
     def _fed(self, dataset: DataFrame) -> DataFrame:
         if not self.isDefined(self.featuresCols):
@@ -151,14 +206,26 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
 
     def _arguments(self) -> dict[str, Any]:
         # an importable class by name, one of a script or notebook with its code
-        app = base64.b64encode(cloudpickle.dumps(self._app)).decode()
+        word, code = ("app", self._app) if self._model_fn is None else ("model_fn", self._model_fn)
+        text = base64.b64encode(cloudpickle.dumps(code)).decode()
         params = {name: self.getOrDefault(name) for name in self._hyperparameters}
-        return {"app": app, "params": params, "args": self._args, **self._job}
+        return {word: text, "params": params, "args": self._args, **self._job}
 
     @classmethod
     def _from_arguments(cls, arguments: Mapping[str, Any]) -> TFEstimator:
-        app = cloudpickle.loads(base64.b64decode(arguments["app"]))
-        return cls(**{**arguments, "app": app})
+        word = "app" if "app" in arguments else "model_fn"
+        code = cloudpickle.loads(base64.b64decode(arguments[word]))
+        return cls(**{**arguments, word: code})
+
+
+def _check_model_fn(model_fn: Any) -> None:
+    """Raises UsageError, before anything is started, for what cannot be called as model_fn(ctx)."""
+    try:
+        inspect.signature(model_fn).bind("ctx")
+    except TypeError as error:
+        raise UsageError(
+            f"TFEstimator(model_fn={model_fn!r}) cannot be called as model_fn(ctx): {error}"
+        ) from error
 
 
 class TFModel(_Stage, Model, HasPredictionCol):

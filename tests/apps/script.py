@@ -54,4 +54,4 @@ if __name__ == "__main__":
     app = Scripted()
     result = app.run(num_workers=1)
     with open(app.args.out, "w") as file:
-        json.dump(result, file)
+        json.dump(result.as_json(), file)

@@ -13,6 +13,7 @@ from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.feature import SQLTransformer, VectorAssembler
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 
+import tfos
 from tfos.ml import TFEstimator
 
 sys.path.insert(0, str(APPS))
@@ -70,6 +71,56 @@ def test_pipeline_is_fitted_saved_and_loaded(frame, tmp_path):
     assert isinstance(again, TFEstimator)
     assert again.extractParamMap() == stage.extractParamMap()
     assert again._arguments() == stage._arguments()
+
+
+def line(ctx):
+    import keras
+
+    keras.utils.set_random_seed(1)
+    x = keras.Input((), name="x")
+    model = keras.Model(x, keras.layers.Dense(1)(keras.layers.Reshape((1,))(x)))
+    model.compile(keras.optimizers.SGD(ctx.params["rate"]), "mse")
+    return model
+
+
+def test_plain_model_and_app_that_exports_nothing(frame, tmp_path):
+    renamed = frame.selectExpr("b as x", "label")
+    job = {"lake": str(tmp_path), "strategy": "single", "spare": "off"}
+    plain = TFEstimator(
+        model_fn=line, featuresCols=["x"], batchSize=32, validationSplit=0.1,
+        params={"rate": 0.1}, predictionCol="y", **job,
+    )  # fmt: skip
+    plain.write().overwrite().save(str(tmp_path / "stage"))
+    loaded = TFEstimator.load(str(tmp_path / "stage"))
+    assert loaded.extractParamMap() == plain.extractParamMap()
+    model = loaded.fit(renamed, {loaded.epochs: 20})
+    assert model.result.metrics["val_loss"] < 0.01
+    assert model.result.feeds["train"]["rows_trained"] == [900] * 20
+    assert max(abs(row.y - row.label) for row in model.transform(renamed).collect()) < 0.3
+
+    silent = TFEstimator(Line, params={"epochs": 1, "export": False}, **job).fit(renamed)
+    assert silent.transform(renamed).count() == 1000
+
+
+def test_function_in_place_of_an_app(frame, tmp_path):
+    """Also from a lambda; looked at from outside, as another notebook would."""
+    rate = 3
+
+    def train(ctx):
+        rows = sum(len(y) for _, y in ctx.dataset("train", 100, label="label"))
+        print("counted")
+        return {"rows": rows, "rate": rate, "n": ctx.params["n"]}
+
+    job = {"lake": str(tmp_path), "strategy": "single", "spare": "off"}
+    data = frame.select("b", "label")
+    result = tfos.run(train, data, params={"n": "3"}, **job)
+    assert result.metrics == {"rows": 1000, "rate": 3, "n": "3"}
+    (run,) = tfos.runs(str(tmp_path))
+    assert run.run_id == result.run_id and result.run_id.startswith("train-")
+    assert run.wait().metrics == result.metrics
+    assert run.status().state == "succeeded"
+    assert "counted" in list(run.logs("chief:0"))
+    assert tfos.run(lambda ctx: 0.5, {"train": data}, **job)["metrics"] == {"returned": 0.5}
 
 
 def test_cross_validation(frame, tmp_path):

@@ -349,10 +349,12 @@ class TestRefusal:
     def test_unknown_conf_key_of_ours(self, refused, app):
         assert "spark.tfos.workers" in refused("--conf", "spark.tfos.workers=3", app)
 
-    def test_json_gives_the_failure_as_the_last_line(self, capsys, app):
-        assert cli.main(["--json", "--num-ps", "0", str(app)]) == 2
+    @pytest.mark.parametrize("before", [["--json"], ["--py-files", "lib.py", "--json"]])
+    def test_json_gives_the_failure_as_the_last_line(self, capsys, app, before):
+        assert cli.main([*before, "--num-ps", "0", str(app)]) == 2
         said = capsys.readouterr()
         result = json.loads(said.out.splitlines()[-1])
+        assert list(result) == list(Result("r", "succeeded"))
         assert result["status"] == "failed"
         assert "--num-ps" in result["error"]["message"]
         assert "--num-ps" in said.err
@@ -385,7 +387,7 @@ class TestHelp:
 
 
 class TestCommands:
-    @pytest.mark.parametrize("command", ["status", "logs", "kill"])
+    @pytest.mark.parametrize("command", ["status", "logs", "cancel", "kill"])
     def test_first_word_chooses(self, command, capsys, tmp_path, monkeypatch):
         monkeypatch.setattr(cli, "find_java", lambda: pytest.fail("it needs no Java"))
         assert cli.main([command, "nightly", "--lake", str(tmp_path)]) == 1
@@ -401,7 +403,7 @@ class TestCommands:
         with pytest.raises(SystemExit):
             cli.main(["--help"])
         said = " ".join(capsys.readouterr().out.split())
-        for command in ("status", "logs", "kill"):
+        for command in ("status", "logs", "cancel"):
             assert f"pl_submit {command} RUN_ID" in said
 
 

@@ -177,11 +177,18 @@ class TestEpochs:
         assert_same_history(history, expected)
         assert history.epoch == [3, 4]
 
-    @pytest.mark.parametrize("validation", ["eval", "dataset", 0.3])
-    def test_validation(self, world, validation):
+    @pytest.mark.parametrize(
+        ("word", "validation"),
+        [
+            *(("validation", "eval"), ("validation", "dataset"), ("validation", 0.3)),
+            *(("validation_data", "eval"), ("validation_data", "dataset")),
+            ("validation_split", 0.3),
+        ],
+    )
+    def test_validation(self, world, word, validation):
         ours, theirs = functional(), functional()
         given = world.dataset("eval", shuffle=True) if validation == "dataset" else validation
-        history = world.fit(ours, 2, validation=given)
+        history = world.fit(ours, 2, **{word: given})
         if validation == 0.3:
             expected = theirs.fit(
                 {"x": TRAIN["x"]}, TRAIN["y"], 8, 2, validation_split=0.3, shuffle=False, verbose=0
@@ -193,6 +200,31 @@ class TestEpochs:
             )
         assert_same_weights(ours, theirs, 1e-5)
         assert_same_history(history, expected, 1e-6)
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (
+                {"validation": "eval", "validation_data": "test"},
+                r"validation='eval' and validation_data='test'",
+            ),
+            ({"validation_data": "eval", "validation_split": 0.1}, "and validation_split=0.1"),
+            ({"validation": 0.2, "validation_split": 0.1}, "and validation_split=0.1"),
+            ({"validation_data": 0.2}, "validation_data=0.2: give"),
+            ({"validation_data": (1, 2)}, "validation_data=tuple: give"),
+            ({"validation_split": "eval"}, "validation_split='eval': give"),
+            ({"validation_split": 1.5}, "1.5 of the 50 rows"),
+            ({"verbose": "yes"}, "verbose is 'yes': use 0, 1, 2"),
+            ({"verbose": 3}, "verbose is 3"),
+        ],
+    )
+    def test_what_is_not_clear_is_refused(self, world, options, told):
+        with pytest.raises(UsageError, match=told):
+            world.fit(functional(), **options)
+
+    def test_split_of_nothing_is_none(self, world):
+        history = world.fit(functional(), validation="eval", validation_split=0.0)
+        assert "val_loss" in history.history
 
     @pytest.mark.parametrize("fraction", [0.0, 1.0, 1, 0.001])
     def test_fraction_that_leaves_nothing_is_refused(self, world, fraction):
@@ -213,7 +245,9 @@ class TestEpochs:
         assert [epoch + 1 for epoch, logs in enumerate(seen) if "val_loss" in logs] == validated
         assert len(history.history.get("val_loss", [])) == len(validated)
 
-    @pytest.mark.parametrize(("verbose", "words"), [(0, []), (1, ["7/7"]), (2, ["7/7", "loss"])])
+    @pytest.mark.parametrize(
+        ("verbose", "words"), [(0, []), (1, ["7/7"]), ("auto", ["7/7"]), (2, ["7/7", "loss"])]
+    )
     def test_verbose(self, world, capsys, verbose, words):
         world.fit(functional(metrics=[]), verbose=verbose)
         printed = capsys.readouterr().out

@@ -208,6 +208,7 @@ def test_pyspark_is_never_imported_with_a_module():
     ("statement", "absent"),
     [
         ("import tfos", ["tensorflow", "keras", "pyspark", "kazoo", "pyarrow", "numpy"]),
+        ("from tfos import *", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.cli.main", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.cli.script", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runtime.supervisor", ["tensorflow", "keras", "pyspark"]),

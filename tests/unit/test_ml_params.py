@@ -11,6 +11,7 @@ from tfos.driver.arguments import check_is_app
 from tfos.errors import AppError, UsageError
 from tfos.ml import TFEstimator, TFModel
 from tfos.spec.result import Result
+from tfos.training.model_function import TrainModel
 
 
 class App(tfos.TFOnSparkApp):
@@ -117,6 +118,64 @@ class TestEstimator:
         assert again._arguments() == estimator._arguments()
         again.fit(Frame())
         assert App.last.called["num_workers"] == 3
+
+
+def make_model(ctx):
+    return ctx
+
+
+class TestModelFunction:
+    @pytest.fixture
+    def called(self, monkeypatch):
+        """What FunctionApp.run() is called with."""
+        called = []
+
+        def run(app, spark=None, args=None, **job):
+            called.append((app, {"spark": spark, "args": args, **job}))
+            return Result("r", "succeeded", model="/lake/run/model")
+
+        monkeypatch.setattr("tfos.app.FunctionApp.run", run)
+        return called
+
+    def make(self, **options) -> TFEstimator:
+        return TFEstimator(model_fn=make_model, featuresCols=["a"], labelCol="y", **options)
+
+    def test_is_trained_with_the_params(self, called):
+        estimator, frame = self.make(params={"rate": 0.1}, epochs=3, num_workers=2), Frame()
+        model = estimator.fit(frame, {estimator.batchSize: 64})
+        ((app, job),) = called
+        assert app._function == TrainModel(make_model, ["a"], "y", None, 64, 3, 0.0)
+        assert (app.fit_data, app._run_name, app._code_module) == (frame, "make_model", __name__)
+        assert frame.columns == ("a", "y")
+        assert job == {
+            "spark": "the session", "args": [], "params": {"rate": 0.1}, "num_workers": 2,
+        }  # fmt: skip
+        assert model.uri == "/lake/run/model"
+
+    def test_defaults(self, called):
+        TFEstimator(model_fn=make_model).fit(Frame())
+        assert called[0][0]._function == TrainModel(make_model, None, "label", None, 1024, 1, 0.0)
+
+    def test_arguments_and_params_make_the_same_estimator(self):
+        estimator = self.make(epochs=3, params={"rate": 1}, lake="/lake")
+        again = TFEstimator._from_arguments(estimator._arguments())
+        assert again._arguments() == estimator._arguments()
+        assert {"epochs", "batchSize", "validationSplit", "rate"} <= {p.name for p in again.params}
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            ({}, "an app or model_fn"),
+            ({"app": App, "model_fn": make_model}, "one of the two"),
+            ({"app": App, "epochs": 3}, r"params=\{'epochs': 3\}"),
+            ({"model_fn": make_model, "params": {"epochs": 3}}, "names 'epochs'"),
+            ({"model_fn": lambda: None}, r"as model_fn\(ctx\): too many positional"),
+            ({"model_fn": "model"}, r"as model_fn\(ctx\): 'model' is not a callable"),
+        ],
+    )
+    def test_refused(self, options, told):
+        with pytest.raises(UsageError, match=told):
+            TFEstimator(**options)
 
 
 class TestModel:

@@ -1,8 +1,7 @@
-"""pl_submit status, logs and kill: on plain dicts, on real files, and against real ZooKeeper."""
+"""pl_submit status, logs and cancel: on plain dicts, on real files, and against real ZooKeeper."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -320,7 +319,8 @@ class TestCommandLine:
             (["status", "a/b"], "'a/b'"),
             (["status", "r", "--lake", ""], "--lake"),
             (["status", "r", "-f"], "-f"),
-            (["kill", "r", "worker:1"], "worker:1"),
+            (["cancel", "r", "worker:1"], "worker:1"),
+            (["cancel", "r", "--json"], "--json"),
             (["kill", "r", "--json"], "--json"),
             (["logs", "r", "worker:x"], "'worker:x'"),
             (["logs", "r", "driver:0"], "'driver:0'"),
@@ -439,15 +439,15 @@ class TestStatusOfALakeAlone:
         assert "--zookeeper host:port" in err
 
 
-class TestKillOfALakeAlone:
+class TestCancelOfALakeAlone:
     def test_finished_run(self, started, run):
         started.write_json("result.json", RESULT)
-        status, out, err = run("kill")
+        status, out, err = run("cancel")
         assert (status, out) == (1, "")
         assert err.startswith("tfos: run r is not running: it failed at 20")
 
     def test_driver_is_gone(self, started, run, no_patience):
-        status, _, err = run("kill")
+        status, _, err = run("cancel")
         assert status == 1
         assert "run r is not running" in err
         assert "--resume" in err
@@ -548,18 +548,16 @@ class TestLogs:
         assert commands.main(["logs", "young", "--lake", lake.url]) == 1
         assert "no logs" in capsys.readouterr().err
 
-    def test_remote_lake(self, monkeypatch):
+    def test_remote_lake(self):
         lake = RunDirectory(f"memory://logs-{next(_numbers)}", "r")
-        sink = io.BytesIO()
-        printer = logs._Printer(lake, 1, Selection("ps"), sink)
+        found = logs._AttemptLogs(lake, 1, Selection("ps"))
         lake.write("logs/1/ps-0.log", b"one\ntw")
-        printer.print_new(is_last=False)
+        assert list(found.new(False)) == [b"ps-0 | one\n"]
+        assert list(found.new(False)) == []
         lake.write("logs/1/ps-0.log", b"one\ntwo\n")
-        printer.print_new(is_last=False)
-        assert sink.getvalue() == b"ps-0 | one\nps-0 | two\n"
+        assert list(found.new(False)) == [b"ps-0 | two\n"]
         lake.write("logs/1/ps-0.log", b"new\n")  # by a supervisor on another executor
-        printer.print_new(is_last=False)
-        assert sink.getvalue().endswith(b"ps-0 | new\n")
+        assert list(found.new(False)) == [b"ps-0 | new\n"]
 
 
 class TestFollow:
@@ -627,23 +625,22 @@ class TestFollow:
         assert process.communicate(timeout=DEADLINE_SECS) == (b"", b"")
         assert process.returncode == 0
 
-    def test_without_driver_result_and_news_it_is_over(self, started, monkeypatch, capsys):
+    def test_without_driver_result_and_news_it_is_over(self, started, monkeypatch):
         monkeypatch.setattr(logs, "_ASK_SECS", 0.0)
         monkeypatch.setattr(logs, "_LEFT_SECS", 0.2)
         monkeypatch.setattr(logs, "_LOCAL_POLL_SECS", 0.01)
         write_log(started, 1, "chief-0", b"one\n")
         answers = itertools.chain([True] * 50, itertools.repeat(False))
-        asked = []
+        asked, said = [], []
 
         def has_driver():
             asked.append(next(answers))
             return asked[-1]
 
-        sink = io.BytesIO()
-        logs._follow(started, Selection(), None, 1, has_driver, sink)
-        assert sink.getvalue() == b"chief-0 | one\n"
+        parts = logs.follow_logs(started, Selection(), None, has_driver, said.append)
+        assert b"".join(parts) == b"chief-0 | one\n"
         assert len(asked) > 50
-        assert "its driver is gone" in capsys.readouterr().err
+        assert "its driver is gone" in said[0]
 
     def test_interrupt_leaves_no_traceback(self, started, follow):
         write_log(started, 1, "chief-0", b"one\n")
@@ -715,7 +712,7 @@ class TestLive:
     def test_driver_node_is_absent(self, driver, lake, run, no_patience):
         driver.remove(keys.driver(lake.run_id))
         assert json.loads(run("status", "--json")[1])["state"] == "dead"
-        status, _, err = run("kill")
+        status, _, err = run("cancel")
         assert status == 1
         assert "not running" in err
 
@@ -741,19 +738,20 @@ class TestLive:
         thread.start()
         return thread
 
-    def test_kill(self, driver, lake, run):
+    @pytest.mark.parametrize("command", ["cancel", "kill"])
+    def test_cancel(self, driver, lake, run, command):
         thread = self.end(driver, lake, {**RESULT, "error": {**ERROR, "message": "interrupted"}})
-        status, out, err = run("kill")
+        status, out, err = run(command)
         thread.join()
         assert status == 0
         assert out == f"run {lake.run_id} ended: failed: worker 1 on h: interrupted\n"
         assert "asked the driver" in err
         assert "@" in driver.get(keys.kill(lake.run_id))["by"]
 
-    def test_kill_of_a_driver_that_leaves_no_result(self, driver, lake, run, monkeypatch):
+    def test_cancel_of_a_driver_that_leaves_no_result(self, driver, lake, run, monkeypatch):
         monkeypatch.setattr(control, "_LEFT_SECS", 0.5)
         thread = self.end(driver, lake, None)
-        status, out, _ = run("kill")
+        status, out, _ = run("cancel")
         thread.join()
         assert status == 0
         assert "without a result" in out
@@ -761,7 +759,7 @@ class TestLive:
 
     def test_driver_that_does_not_listen(self, driver, lake):
         with pytest.raises(RegistryError, match=r"has not ended within 0\.5 s"):
-            control.kill(lake, secs=0.5)
+            control.cancel(lake, secs=0.5)
         assert "asked to end it" in control.read_status(lake).message
 
     def test_another_credential(self, driver, lake, run):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
 from tfos.errors import UsageError
@@ -221,15 +222,47 @@ class TestJobSpecOfConfAndArguments:
 
 
 class TestParams:
-    def test_conf_params_are_text_and_keep_their_case(self):
+    def test_conf_params_keep_their_case(self):
         spec = job_spec({"spark.tfos.param.learningRate": "0.1", "spark.tfos.param.a.b": "c"}, {})
-        assert spec.params == {"learningRate": "0.1", "a.b": "c"}
+        assert spec.params == {"learningRate": 0.1, "a.b": "c"}
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            *(("3", 3), ("-0.5", -0.5), ("1e-3", 0.001), ("true", True), ("null", None)),
+            *(('"3"', "3"), ('[1, "a"]', [1, "a"]), ('{"a": 1}', {"a": 1})),
+            *(("abc", "abc"), ("True", "True"), ("1.2.3", "1.2.3"), ("", ""), ("a=b", "a=b")),
+            *(("NaN", "NaN"), ("-Infinity", "-Infinity"), ("1e999", "1e999"), ("007", "007")),
+        ],
+    )
+    def test_text_is_json_where_it_is_json(self, text, value):
+        (found,) = job_spec({"spark.tfos.param.k": text}, {}).params.values()
+        assert (found, type(found)) == (value, type(value))
 
     def test_argument_params_win_and_keep_their_types(self):
-        spec = job_spec(
-            {"spark.tfos.param.a": "1", "spark.tfos.param.b": "2"}, {"params": {"a": [1]}}
-        )
-        assert spec.params == {"a": [1], "b": "2"}
+        conf = {"spark.tfos.param.a": "1", "spark.tfos.param.b": "2"}
+        spec = job_spec(conf, {"params": {"a": [1], "c": "3", "d": (1, {"e": None})}})
+        assert spec.params == {"a": [1], "b": 2, "c": "3", "d": [1, {"e": None}]}
+        assert job_spec(conf, {"params": None}).params == {"a": 1, "b": 2}
+
+    @pytest.mark.parametrize(
+        ("value", "told"),
+        [
+            (np.int64(3), r"np.int64\(3\) \(int64\)"),
+            ({1, 2}, r"\{1, 2\} \(set\)"),
+            (float("nan"), "nan"),
+            ([1, {"deep": b"x"}], r"b'x' \(bytes\)"),
+            ({0: 1.0}, "the key 0"),
+        ],
+    )
+    def test_what_json_cannot_hold_is_named(self, value, told):
+        with pytest.raises(UsageError, match=rf"'class_weight' has {told}, which JSON cannot"):
+            job_spec({}, {"params": {"a": 1, "class_weight": value}})
+
+    @pytest.mark.parametrize("params", [{3: "a"}, [("a", 1)], "a=1"])
+    def test_params_are_a_dict_by_name(self, params):
+        with pytest.raises(UsageError, match=r"run\(params=\.\.\.\)"):
+            job_spec({}, {"params": params})
 
 
 class TestNewRunId:

@@ -1,25 +1,29 @@
-"""pl_submit status, logs and kill: their command lines."""
+"""pl_submit status, logs and cancel: their command lines, and what they print."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from tfos.cli.render import print_status
-from tfos.client.control import has_driver, kill, read_status
-from tfos.client.logs import Selection, follow_logs, print_logs
-from tfos.errors import LakeError, RegistryError, TFOSError, UsageError
-from tfos.lake.run_directory import RunDirectory, run_ids
+from tfos.client.control import cancel, check_known, has_driver, how_to_continue, read_status
+from tfos.client.logs import Selection, follow_logs, read_logs
+from tfos.client.status import headline
+from tfos.errors import RegistryError, TFOSError, UsageError
+from tfos.fault.failures import Failure
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys
 from tfos.runtime.registry import read_public
 from tfos.spec.job import JobSpec
+from tfos.spec.result import Result
 
-COMMANDS = ("status", "logs", "kill")
-_RUNS_NAMED = 10
+# kill is another name of cancel
+COMMANDS = ("status", "logs", "cancel", "kill")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +42,8 @@ def parser(command: str) -> argparse.ArgumentParser:
     about = {
         "status": "Prints the state of a run: its roles, progress, checkpoint and failures.",
         "logs": "Prints the logs of a run's processes.",
-        "kill": "Ends a run as Ctrl-C does, from any machine, and waits until it has ended.",
+        "cancel": "Ends a run as Ctrl-C does, from any machine, and waits until it has ended.",
+        "kill": "The same as cancel: ends a run, and waits until it has ended.",
     }
     result = _Parser(f"pl_submit {command}", description=about[command], allow_abbrev=False)
     result.add_argument("run_id", metavar="RUN_ID", help="the name of the run")
@@ -90,13 +95,15 @@ def _run(command: str, options: argparse.Namespace) -> None:
             raise UsageError("--attempt: the driver has one log for all attempts; leave it out")
         lake = _find_run(options)
         if options.follow:
-            follow_logs(
-                lake, selection, options.attempt, lambda: has_driver(lake, options.zookeeper)
-            )
+            is_live = functools.partial(has_driver, lake, options.zookeeper)
+            _print_logs(follow_logs(lake, selection, options.attempt, is_live, _say))
         else:
-            print_logs(lake, selection, options.attempt)
-    elif command == "kill":
-        kill(_find_run(options), options.zookeeper)
+            _print_logs(read_logs(lake, selection, options.attempt))
+    elif command in ("cancel", "kill"):
+        lake = _find_run(options)
+        asked = f"asked the driver of run {lake.run_id} to end it"
+        result = cancel(lake, options.zookeeper, on_asked=lambda: _say(asked))
+        print(f"run {lake.run_id} ended: {_ending(result, lake, options.zookeeper)}")
     else:
         status = read_status(_find_run(options), options.zookeeper)
         if options.json:
@@ -105,6 +112,25 @@ def _run(command: str, options: argparse.Namespace) -> None:
             print(json.dumps(json.loads(text, parse_constant=lambda word: None)))
         else:
             print_status(status)
+
+
+def _say(text: str) -> None:
+    print(f"tfos: {text}", file=sys.stderr, flush=True)
+
+
+def _print_logs(parts: Iterable[bytes]) -> None:
+    # sys.stdout.buffer may be unbuffered (PYTHONUNBUFFERED), and then writes only a part at times
+    with open(sys.stdout.fileno(), "wb", closefd=False) as sink:
+        for part in parts:
+            sink.write(part)
+            sink.flush()
+
+
+def _ending(result: Result | None, lake: RunDirectory, zookeeper: str | None) -> str:
+    if result is None:
+        return f"its driver is gone without a result; {how_to_continue(lake, zookeeper)}"
+    cause = f": {headline(Failure.from_error(result.error))}" if result.error else ""
+    return f"{result.status}{cause}"
 
 
 def _find_run(options: argparse.Namespace) -> RunDirectory:
@@ -121,16 +147,5 @@ def _find_run(options: argparse.Namespace) -> RunDirectory:
                 " has ended; if it has ended, name its lake with --lake"
             )
     lake = RunDirectory(JobSpec.lake if url is None else url, run_id)
-    if not lake.is_there():
-        if lake.exists(""):
-            raise LakeError(
-                f"run {run_id} in {lake.url} never got further than the checks before its start:"
-                " there is only its directory"
-            )
-        runs = run_ids(lake.url)
-        more = f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else ""
-        there = ", ".join(runs[:_RUNS_NAMED]) + more if runs else "no run at all"
-        raise LakeError(
-            f"there is no run {run_id} in {lake.url}, which holds {there}; check RUN_ID and --lake"
-        )
+    check_known(lake)
     return lake

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         usage="pl_submit [options] app.py [app args]",
         description="Runs a TFOnSparkApp on Spark: ETL, TensorFlow training, recovery.",
         epilog="Runs that were submitted: pl_submit status RUN_ID, pl_submit logs RUN_ID [ROLE:I]"
-        " and pl_submit kill RUN_ID, from any machine that sees the lake; each has a --help.",
+        " and pl_submit cancel RUN_ID, from any machine that sees the lake; each has a --help.",
         allow_abbrev=False,
     )
     ours = result.add_argument_group("tfos", "each also a Spark conf key, in brackets; flags win")
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
             )
     ours.add_argument(
         "--param", metavar="K=V", action="append", default=[],
-        help=f"an entry of ctx.params, as text; may be repeated [{PARAM_PREFIX}K]",
+        help=f"an entry of ctx.params: JSON, else text; may be repeated [{PARAM_PREFIX}K]",
     )  # fmt: skip
     ours.add_argument(
         "--class", dest="app_class", metavar="NAME", help="the TFOnSparkApp in app.py"
@@ -148,8 +148,11 @@ class Submission:
             for option in options()
             if (value := getattr(given, option.name)) is not None
         }
-        params = dict(_key_value(text, "--param") for text in given.param)
-        spec = job_spec(conf, {**flags, "params": params})
+        params = {
+            PARAM_PREFIX + key: text
+            for key, text in (_key_value(text, "--param") for text in given.param)
+        }
+        spec = job_spec({**conf, **params}, flags)
         self.app = Path(given.app[0]).resolve()
         if not self.app.is_file():
             raise UsageError(f"app.py not found: there is no file {self.app}")
@@ -168,7 +171,7 @@ class Submission:
             **{key: value for key, value in defaults.items() if key not in conf},
             **dict(_key_value(text, "--conf") for text in given.conf),
             **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
-            **{PARAM_PREFIX + key: value for key, value in params.items()},
+            **params,
             conf_key("lake"): self.lake,
             SUBMISSION_CONF: secrets.token_hex(8),
         }
@@ -301,6 +304,16 @@ def _report(result: Result, as_json: bool) -> int:
     return 130 if failure.message == "interrupted" else 1
 
 
+def _before_app(argv: Sequence[str]) -> Sequence[str]:
+    """The words that are ours, of a command line that cannot be parsed."""
+    with_value = {f"--{name}" for name in (*_SPARK_OPTIONS, "conf", "param", "class")}
+    with_value.update(flag(each.name) for each in options() if not isinstance(each.default, bool))
+    for at, word in enumerate(argv):
+        if word.endswith(".py") and not (at and argv[at - 1] in with_value):
+            return argv[:at]
+    return argv
+
+
 def main(argv: Sequence[str]) -> int:
     """pl_submit. Returns the exit status: 0 if and only if the run, or the command, succeeded."""
     if argv and argv[0] in COMMANDS:
@@ -314,9 +327,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         return _report(submit(submission), submission.options.json)
     except TFOSError as error:
-        ours = argv if submission is None else ["--json"] * submission.options.json
-        end = next((at for at, word in enumerate(ours) if word.endswith(".py")), len(ours))
-        if "--json" in ours[:end]:
+        if "--json" in _before_app(argv) if submission is None else submission.options.json:
             print(json.dumps(_failed(str(error)).as_json()), flush=True)
         print(f"tfos: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -11,10 +11,9 @@ import dataclasses
 import getpass
 import os
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfos.client.status import (
@@ -23,30 +22,51 @@ from tfos.client.status import (
     checked_status,
     dead_status,
     finished_status,
-    headline,
     live_status,
     local_time,
     resume_command,
 )
 from tfos.errors import LakeError, RegistryError, UsageError
-from tfos.fault.failures import Failure
-from tfos.lake.run_directory import RunDirectory, checkpoint_path
+from tfos.lake.run_directory import RunDirectory, checkpoint_path, run_ids
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
+from tfos.spec.result import Result
 
 # the embedded server is gone with its run: most often nobody answers
 _CONNECT_SECS = 3.0
 _ANSWER_SECS = 15.0
 # between the end of a driver's node and its result.json Spark is stopped
 _ENDING_SECS = 3.0
-_KILL_SECS = 60.0
-# without a driver for that long, a run that was asked to end has ended
+CANCEL_SECS = 60.0
+# without a driver for that long, a run has ended
 _LEFT_SECS = 20.0
 _POLL_SECS = 0.2
+# between two looks at a result that may be far away, and at a driver, which take longer
+_WAIT_POLL_SECS = 1.0
+_ASK_SECS = 5.0
+_RUNS_NAMED = 10
 
 
 class _NotLive(RegistryError):
     """A run has no driver; says how that was seen."""
+
+
+def check_known(lake: RunDirectory) -> None:
+    """Raises LakeError when the run has not begun here, naming those there are."""
+    if lake.is_there():
+        return
+    if lake.exists(""):
+        raise LakeError(
+            f"run {lake.run_id} in {lake.url} is still being checked before its start, or never got"
+            " further: there is only its directory"
+        )
+    runs = run_ids(lake.url)
+    more = f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else ""
+    there = ", ".join(runs[:_RUNS_NAMED]) + more if runs else "no run at all"
+    raise LakeError(
+        f"there is no run {lake.run_id} in {lake.url}, which holds {there}; check the name of the"
+        " run, and --lake, or the lake of tfos.Run"
+    )
 
 
 def read_status(lake: RunDirectory, zookeeper: str | None = None) -> Status:
@@ -76,15 +96,20 @@ def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
         result = _await_result(lake, _ENDING_SECS)
     checkpoint = _newest_checkpoint(lake)
     if result is None:
-        ensemble = zookeeper or _own_ensemble(lake)
-        return dead_status(lake.run_id, lake.url, why, ensemble, checkpoint)
+        return dead_status(lake.run_id, lake.url, why, _ensemble(lake, zookeeper), checkpoint)
     return finished_status(lake.run_id, lake.url, result, checkpoint)
 
 
-def kill(lake: RunDirectory, zookeeper: str | None = None, secs: float = _KILL_SECS) -> None:
-    """Asks the driver to end the run, waits until it has, and prints how it ended.
+def cancel(
+    lake: RunDirectory,
+    zookeeper: str | None = None,
+    secs: float = CANCEL_SECS,
+    on_asked: Callable[[], None] = lambda: None,
+) -> Result | None:
+    """Asks the driver to end the run, and blocks until it has.
 
-    Raises RegistryError when the run is not live, or has not ended after `secs`.
+    on_asked: called when the driver has been asked. Returns the result, None when the driver left
+    none. Raises RegistryError when the run is not live, or has not ended after `secs`.
     """
     run_id = lake.run_id
     result = lake.result()
@@ -93,23 +118,51 @@ def kill(lake: RunDirectory, zookeeper: str | None = None, secs: float = _KILL_S
     try:
         with _live(lake, zookeeper) as nodes:
             nodes.create(keys.kill(run_id), {"by": f"{_user()}@{socket.gethostname()}"})
-            print(f"tfos: asked the driver of run {run_id} to end it", file=sys.stderr)
+            on_asked()
             result = _await_end(lake, nodes, secs)
     except _NotLive as gone:
         result = _await_result(lake, _ENDING_SECS)
         if result is not None:
             raise RegistryError(_not_running(lake, result)) from gone
         raise RegistryError(
-            f"run {run_id} is not running: {gone}; continue it with:"
-            f" {resume_command(run_id, lake.url, zookeeper or _own_ensemble(lake))}"
+            f"run {run_id} is not running: {gone}; {how_to_continue(lake, zookeeper)}"
         ) from gone
-    if result is None:
-        resume = resume_command(run_id, lake.url, zookeeper or _own_ensemble(lake))
-        print(
-            f"run {run_id} ended: its driver is gone without a result; continue it with: {resume}"
-        )
-    else:
-        print(f"run {run_id} ended: {_ending(result)}")
+    return None if result is None else Result.from_json(result)
+
+
+def read_result(lake: RunDirectory) -> Result | None:
+    """What came of the run; None while it has not ended, or when its driver left nothing."""
+    result = lake.result()
+    return None if result is None else Result.from_json(result)
+
+
+def wait(lake: RunDirectory, zookeeper: str | None = None, secs: float | None = None) -> Result:
+    """Blocks until the run has ended. secs: the longest to wait; None for as long as it takes.
+
+    Raises TimeoutError after that, RegistryError when the run has had no driver for 20 s.
+    """
+    begun = alive = asked = time.monotonic()
+    while (result := read_result(lake)) is None:
+        now = time.monotonic()
+        if secs is not None and now - begun >= secs:
+            raise TimeoutError(f"run {lake.run_id} in {lake.url} has not ended within {secs:g} s")
+        if now - asked >= _ASK_SECS:
+            if has_driver(lake, zookeeper):
+                alive = time.monotonic()
+            asked = time.monotonic()
+        if now - alive >= _LEFT_SECS:
+            raise RegistryError(
+                f"run {lake.run_id} has no result, and its driver is gone or cannot be reached from"
+                f" here; {how_to_continue(lake, zookeeper)}"
+            )
+        time.sleep(_POLL_SECS if lake.is_local else _WAIT_POLL_SECS)
+    return result
+
+
+def how_to_continue(lake: RunDirectory, zookeeper: str | None = None) -> str:
+    """What to do with a run whose driver left no result."""
+    command = resume_command(lake.run_id, lake.url, _ensemble(lake, zookeeper))
+    return f"continue it with: {command}"
 
 
 def has_driver(lake: RunDirectory, zookeeper: str | None = None) -> bool:
@@ -144,12 +197,6 @@ def _await_end(lake: RunDirectory, nodes: Registry, secs: float) -> dict[str, An
             )
         time.sleep(_POLL_SECS)
     return result
-
-
-def _ending(result: dict[str, Any]) -> str:
-    error = result.get("error")
-    cause = f": {headline(Failure.from_error(error))}" if error else ""
-    return f"{result['status']}{cause}"
 
 
 def _not_running(lake: RunDirectory, result: dict[str, Any]) -> str:
@@ -251,9 +298,9 @@ def _newest_checkpoint(lake: RunDirectory) -> dict[str, Any] | None:
     return None
 
 
-def _own_ensemble(lake: RunDirectory) -> str:
+def _ensemble(lake: RunDirectory, zookeeper: str | None) -> str:
     """The --zookeeper of the run; empty when its driver started a server of its own."""
-    return str((lake.spec() or {}).get("zookeeper", ""))
+    return zookeeper or str((lake.spec() or {}).get("zookeeper", ""))
 
 
 def _user() -> str:

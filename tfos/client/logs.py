@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from tfos.errors import LakeError, UsageError
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory, log_path
@@ -93,37 +92,30 @@ class _Tail:
             self._offset = 0
 
 
-class _Printer:
-    """Prints the logs of one attempt on `sink`, each part once.
+class _AttemptLogs:
+    """The logs of one attempt, each part once.
 
     The log of a single task comes as it is; of others come whole lines, with the task before them.
     """
 
-    def __init__(
-        self, lake: RunDirectory, attempt: int, selection: Selection, sink: BinaryIO
-    ) -> None:
+    def __init__(self, lake: RunDirectory, attempt: int, selection: Selection) -> None:
         self._lake = lake
         self._attempt = attempt
         self._selection = selection
-        self._sink = sink
         self._tails: dict[str, _Tail] = {}
         self._begun_lines: dict[str, bytes] = {}
 
-    def print_new(self, is_last: bool) -> bool:
-        """Returns whether there was anything new.
+    def new(self, is_last: bool) -> Iterator[bytes]:
+        """What there is since the last call; nothing at all when there is nothing new.
 
-        is_last: nothing will be added, and a line that was begun is printed as it is.
+        is_last: nothing will be added, and a line that was begun comes as it is.
         """
-        is_new = False
         for name, path in self._logs():
             tail = self._tails.setdefault(name, _Tail(self._lake, path))
             while data := tail.read():
-                self._print(name, data)
-                is_new = True
+                yield self._shown(name, data)
             if is_last and name in self._begun_lines:
-                self._print(name, b"\n")
-        self._sink.flush()
-        return is_new
+                yield self._shown(name, b"\n")
 
     def _logs(self) -> list[tuple[str, str]]:
         """The logs that are wanted and there: whose each is, and its path."""
@@ -132,14 +124,13 @@ class _Printer:
         tasks = filter(self._selection.takes, log_tasks(self._lake, self._attempt))
         return [(str(task), log_path(self._attempt, task)) for task in tasks]
 
-    def _print(self, name: str, data: bytes) -> None:
+    def _shown(self, name: str, data: bytes) -> bytes:
         if self._selection.is_driver or self._selection.index is not None:
-            self._sink.write(data)
-            return
+            return data
         *lines, rest = (self._begun_lines.pop(name, b"") + data).split(b"\n")
-        self._sink.write(b"".join(b"%s | %s\n" % (name.encode(), line) for line in lines))
         if rest:
             self._begun_lines[name] = rest
+        return b"".join(b"%s | %s\n" % (name.encode(), line) for line in lines)
 
 
 def log_tasks(lake: RunDirectory, attempt: int) -> list[Task]:
@@ -147,8 +138,8 @@ def log_tasks(lake: RunDirectory, attempt: int) -> list[Task]:
     return sorted(map(Task.parse, lake.logged_tasks(attempt)))
 
 
-def print_logs(lake: RunDirectory, selection: Selection, attempt: int | None) -> None:
-    """Prints on stdout what there is. attempt: None for the newest.
+def read_logs(lake: RunDirectory, selection: Selection, attempt: int | None) -> Iterator[bytes]:
+    """What there is, in parts. attempt: None for the newest.
 
     Raises LakeError when there is no such log.
     """
@@ -160,20 +151,21 @@ def print_logs(lake: RunDirectory, selection: Selection, attempt: int | None) ->
     number = attempt or max(known, default=0)
     if not selection.is_driver:
         _check_selection(selection, log_tasks(lake, number), f"attempt {number} has logs of")
-    with _stdout() as sink:
-        _Printer(lake, number, selection, sink).print_new(is_last=True)
+    return _AttemptLogs(lake, number, selection).new(is_last=True)
 
 
 def follow_logs(
     lake: RunDirectory,
     selection: Selection,
     attempt: int | None,
-    has_driver: Callable[[], bool] = lambda: True,
-) -> None:
-    """Prints logs on stdout as they grow, until the run or the attempt is over.
+    has_driver: Callable[[], bool],
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[bytes]:
+    """Logs as they grow, in parts, until the run or the attempt is over; blocks between them.
 
     attempt: None for the newest, and then those that begin meanwhile.
     has_driver: whether the run's driver can be seen; may block for some seconds.
+    say: is told what a person who follows wants to know besides.
     Raises LakeError when the run will have no such log.
     """
     known = _check_attempt(lake, attempt)
@@ -181,8 +173,8 @@ def follow_logs(
     if spec is not None and not selection.is_driver:
         tasks = all_tasks(_job(spec))
         _check_selection(selection, tasks, f"run {lake.run_id} has")
-    with _stdout() as sink:
-        _follow(lake, selection, attempt, attempt or max(known, default=0), has_driver, sink)
+    current = attempt or max(known, default=0)
+    return _follow(lake, selection, attempt, current, has_driver, say)
 
 
 def _follow(
@@ -191,25 +183,27 @@ def _follow(
     wanted: int | None,
     current: int,
     has_driver: Callable[[], bool],
-    sink: BinaryIO,
-) -> None:
+    say: Callable[[str], None],
+) -> Iterator[bytes]:
     """wanted: the one attempt to follow; None for `current` and all after it."""
-    printer = _Printer(lake, current, selection, sink)
+    logs = _AttemptLogs(lake, current, selection)
     alive = asked = time.monotonic()
     while True:
-        # first whether it is over, then the rest: what was printed last is then all there is
+        # first whether it is over, then the rest: what came last is then all there is
         has_ended = lake.result() is not None
         if not has_ended and time.monotonic() - alive > _LEFT_SECS:
             has_ended = True
-            print(
-                f"tfos: run {lake.run_id} has no result and nothing new, and its driver is gone or"
-                " cannot be reached from here",
-                file=sys.stderr,
+            say(
+                f"run {lake.run_id} has no result and nothing new, and its driver is gone or cannot"
+                " be reached from here"
             )
         # the driver has one log for all attempts
         newest = current if selection.is_driver else max(lake.logged_attempts(), default=0)
         is_over = has_ended or newest > current
-        is_new = printer.print_new(is_over)
+        is_new = False
+        for part in logs.new(is_over):
+            is_new = True
+            yield part
         if not is_over:
             if not is_new and time.monotonic() - asked > _ASK_SECS:
                 is_new = has_driver()
@@ -221,14 +215,9 @@ def _follow(
         if wanted is not None or newest <= current:
             return
         if current:
-            print(f"tfos: attempt {newest} begins", file=sys.stderr, flush=True)
+            say(f"attempt {newest} begins")
         current = newest
-        printer = _Printer(lake, current, selection, sink)
-
-
-def _stdout() -> BinaryIO:
-    # sys.stdout.buffer may be unbuffered (PYTHONUNBUFFERED), and then writes only a part at times
-    return open(sys.stdout.fileno(), "wb", closefd=False)
+        logs = _AttemptLogs(lake, current, selection)
 
 
 def _check_attempt(lake: RunDirectory, attempt: int | None) -> list[int]:

@@ -95,7 +95,7 @@ class Feeds:
         lake.remove("feed")
         self._registry.remove(f"{keys.run(lake.run_id)}/feeds")
         self._display.phase("pre_train()")
-        feeds = _named_feeds(self._app.pre_train(self._spark))
+        feeds = named_feeds(self._app.pre_train(self._spark), self._app._feeds_from)
         _pickle(self._app)  # an attribute that cannot travel is found before the long part
         self._display.phase(f"feeding {', '.join(feeds)}")
         others = dict(feeds)
@@ -213,24 +213,27 @@ class _Publisher:
             )
 
 
-def _named_feeds(returned: Any) -> dict[str, Feed]:
-    """pre_train's return value as named feeds. Raises AppError."""
+def named_feeds(returned: Any, source: str) -> dict[str, Feed]:
+    """What pre_train() may return, as named feeds. Raises AppError.
+
+    source: how messages begin, with who gave it.
+    """
     from pyspark.sql import DataFrame
 
     named = returned if isinstance(returned, dict) else {"train": returned}
     if not named:
-        raise FeedError("pre_train() returned an empty dict: return at least one DataFrame")
+        raise FeedError(f"{source} an empty dict: it takes at least one DataFrame")
     feeds = {}
     for name, value in named.items():
         feed = value if isinstance(value, Feed) else Feed(value)
         if not isinstance(feed.df, DataFrame):
             found = f"{type(feed.df).__name__}" + (f" as {name!r}" if named is returned else "")
             raise AppError(
-                f"pre_train() returned {found}: return a DataFrame or a tfos.Feed of one, or a dict"
-                ' of named ones such as {"train": df, "eval": other}'
+                f"{source} {found}: it takes a DataFrame or a tfos.Feed of one, or a dict of named"
+                ' ones such as {"train": df, "eval": other}'
             )
         if not str(name).isidentifier():
-            raise AppError(f"pre_train() returned a feed named {name!r}: use a Python identifier")
+            raise AppError(f"{source} a feed named {name!r}: use a Python identifier")
         feeds[name] = feed
     return feeds
 
@@ -246,7 +249,9 @@ def _pickle(app: TFOnSparkApp) -> dict[str, bytes]:
 
     app = copy.copy(app)
     vars(app).pop("fit_data", None)  # a DataFrame stays on the driver
-    state = {name: value for name, value in vars(app).items() if name not in ("args", "result")}
+    state = {
+        name: value for name, value in vars(app).items() if name not in app._not_from_pre_train
+    }
     try:
         return {"app": cloudpickle.dumps(app), "state": cloudpickle.dumps(state)}
     except Exception as error:

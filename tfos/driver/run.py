@@ -66,7 +66,7 @@ def run_app(
             app.args = parse_args(app, args)
             check_is_app(app)
             find_java()
-            with open_session(type(app).__name__, spark, job) as (session, spec), run.shutdown():
+            with open_session(app._run_name, spark, job) as (session, spec), run.shutdown():
                 run.execute(session, spec)
     except BaseException as raised:
         error = raised
@@ -116,9 +116,7 @@ class _Run:
         self._spec = spec
         self._restarts = {task.role: 0 for task in all_tasks(spec)}
         self._submission = submission(spark)
-        self.run_id = spec.run_id or run_id_of(
-            self._submission, type(self._app).__name__, len(runs)
-        )
+        self.run_id = spec.run_id or run_id_of(self._submission, self._app._run_name, len(runs))
         lake = RunDirectory(spec.lake, self.run_id)
         self._display.line(f"run {self.run_id} in {lake.url}")
         preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
@@ -127,7 +125,7 @@ class _Run:
             marker = lake.check_writable()
             stack.callback(lake.remove, marker)
             self._open_lake(lake)
-            ship_modules(spark, self._app, self.run_id)
+            ship_modules(spark, self._app._code_module, self.run_id)
             preflight.check_slots(spark, spec)
             preflight.check_executors(spark, spec, lake, marker)
             address = self._registry_address(server, lake)
@@ -327,7 +325,7 @@ class _Run:
         if isinstance(error, KeyboardInterrupt):
             message, trace = "interrupted", ""
             if self._killed_by:
-                message = f"ended by pl_submit kill, from {self._killed_by}"
+                message = f"cancelled by {self._killed_by}"
         elif isinstance(error, TFOSError):
             message, trace = str(error), ""
         else:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def ship_modules(spark: SparkSession, app: Any, run_id: str) -> None:
-    """Makes app.py, and the modules and packages beside it, importable on every executor.
+def ship_modules(spark: SparkSession, module_name: str, run_id: str) -> None:
+    """Makes a module, app.py, and the modules and packages beside it importable on every executor.
 
-    A class that lives in an installed package, or in a notebook, needs nothing shipped.
+    Code that lives in an installed package, or in a notebook, needs nothing shipped.
     """
-    root = _source_root(type(app).__module__)
+    root = _source_root(module_name)
     if root is None:
         return
     from pyspark import SparkFiles

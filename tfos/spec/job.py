@@ -7,6 +7,8 @@ default. A flag reaches the driver as a conf key, so only this room knows the sp
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 import secrets
 import time
@@ -147,6 +149,51 @@ def app_stem(app_name: str) -> str:
     return (re.sub(r"[^A-Za-z0-9-]+", "-", app_name).strip("-").lower() or "run")[:60]
 
 
+def param_of_text(text: str) -> Any:
+    """An entry of ctx.params as --param and a conf key spell it: JSON, and all else is text."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # Python reads NaN, and 1e999, which are no JSON
+    except ValueError:
+        return text
+    return value
+
+
+def checked_params(params: Any) -> dict[str, Any]:
+    """run(params=...), as train() will find it. Raises UsageError for what JSON cannot hold.
+
+    A tuple becomes a list; all else is as it is.
+    """
+    if params is None:
+        return {}
+    if not isinstance(params, Mapping):
+        raise UsageError(f"run(params=...) is {params!r}: give a dict by name")
+    for name, value in params.items():
+        if not isinstance(name, str):
+            raise UsageError(f"run(params=...) has the name {name!r}: use text")
+        wrong = _not_json(value)
+        if wrong:
+            raise UsageError(
+                f"run(params=...): {name!r} has {wrong}, which JSON cannot hold: use numbers, text,"
+                " booleans, None, and lists, and dicts by text, of them"
+            )
+    found: dict[str, Any] = json.loads(json.dumps(dict(params)))
+    return found
+
+
+def _not_json(value: Any) -> str:
+    """The part of a value that JSON cannot hold, in words; empty when it can hold all of it."""
+    if isinstance(value, Mapping):
+        keys = (f"the key {key!r}" for key in value if not isinstance(key, str))
+        return next(keys, "") or _not_json(list(value.values()))
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_not_json, value)), "")
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else repr(value)
+    is_plain = value is None or isinstance(value, str | int)
+    return "" if is_plain else f"{value!r} ({type(value).__name__})"
+
+
 def job_spec(conf: Mapping[str, str], arguments: Mapping[str, Any]) -> JobSpec:
     """The JobSpec of Spark conf `conf` (all keys; others are passed over) and run()'s `arguments`.
 
@@ -158,14 +205,14 @@ def job_spec(conf: Mapping[str, str], arguments: Mapping[str, Any]) -> JobSpec:
     params: dict[str, Any] = {}
     for key, text in conf.items():
         if key.startswith(PARAM_PREFIX):
-            params[key[len(PARAM_PREFIX) :]] = text
+            params[key[len(PARAM_PREFIX) :]] = param_of_text(text)
         elif key.startswith(CONF_PREFIX) and key != SUBMISSION_CONF:
             if key not in keys:
                 raise UsageError(f"unknown Spark conf key {key}; tfos knows {sorted(keys)}")
             values[keys[key]] = converted(fields[keys[key]], text, key)
     for name, value in arguments.items():
         if name == "params":
-            params.update(value)
+            params.update(checked_params(value))
         elif name not in fields:
             raise UsageError(
                 f"run() has no argument {name!r}; it takes spark, args, params and {sorted(fields)}"

@@ -39,6 +39,8 @@ def train(host: Host, runner: Runner) -> Trained:
     host.reports.progress({"phase": "train() begins"})
     try:
         returned = app.train(context)
+        if app._exports_by_itself:
+            context.export_by_itself()
     except BaseException:
         # what train() raised is the root cause
         with contextlib.suppress(LakeError), host.reports.quiet():

@@ -34,7 +34,7 @@ class FitOptions:
     initial_epoch: int = 0
     validation_freq: int | Sequence[int] = 1
     class_weight: Mapping[int, float] | None = None
-    verbose: int = 0
+    verbose: int | str = 0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -45,6 +45,8 @@ class FitOptions:
                 raise UsageError(f"{name} is {value}: use {least} or more")
         if isinstance(self.validation_freq, int) and self.validation_freq < 1:
             raise UsageError(f"validation_freq is {self.validation_freq}: use 1 or more")
+        if self.verbose not in ("auto", 0, 1, 2):
+            raise UsageError(f'verbose is {self.verbose!r}: use 0, 1, 2 or "auto"')
 
     @property
     def takes_the_first_epoch_whole(self) -> bool:
