@@ -22,6 +22,7 @@ from pyspark.ml.util import (
 
 from tfos.app import TFOnSparkApp
 from tfos.errors import AppError, UsageError
+from tfos.feeding.feed import quoted
 from tfos.inference.predict import predict
 from tfos.spec.result import Result
 
@@ -147,7 +148,9 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
         if not self.isDefined(self.featuresCols):
             return dataset
         weight = [self.getWeightCol()] if self.isDefined(self.weightCol) else []
-        return dataset.select(*self.getOrDefault("featuresCols"), self.getLabelCol(), *weight)
+        names = [*self.getOrDefault("featuresCols"), self.getLabelCol(), *weight]
+        # of what is no column as it stands select() knows more: "a.b" may be a field
+        return dataset.select(*(quoted(n) if n in dataset.columns else n for n in names))
 
     def _arguments(self) -> dict[str, Any]:
         # an importable class by name, one of a script or notebook with its code

@@ -28,11 +28,13 @@ class App(tfos.TFOnSparkApp):
 class Frame:
     sparkSession = "the session"  # noqa: N815
 
+    columns = ("a", "b", "label", "y", "w", "net.delay")
+
     def __init__(self) -> None:
-        self.columns = None
+        self.selected = None
 
     def select(self, *columns):
-        self.columns = columns
+        self.selected = columns
         return self
 
 
@@ -53,7 +55,7 @@ class TestEstimator:
             "lake": "/lake",
         }
         assert App.last.fit_data is frame
-        assert frame.columns is None
+        assert frame.selected is None
         assert (model.uri, model.uid) == ("/lake/run/model", estimator.uid)
         assert model.getPredictionCol() == "prediction"
 
@@ -68,14 +70,15 @@ class TestEstimator:
     @pytest.mark.parametrize(
         ("options", "fed"),
         [
-            ({"featuresCols": ["a", "b"]}, ("a", "b", "label")),
-            ({"featuresCols": ["a"], "labelCol": "y", "weightCol": "w"}, ("a", "y", "w")),
+            ({"featuresCols": ["a", "b"]}, ("`a`", "`b`", "`label`")),
+            ({"featuresCols": ["a"], "labelCol": "y", "weightCol": "w"}, ("`a`", "`y`", "`w`")),
+            ({"featuresCols": ["net.delay", "s.field"]}, ("`net.delay`", "s.field", "`label`")),
         ],
     )
     def test_columns_that_are_fed(self, options, fed):
         frame = Frame()
         make(**options).fit(frame)
-        assert frame.columns == fed
+        assert frame.selected == fed
 
     def test_instance_is_copied_for_each_fit(self):
         app = App()

@@ -51,6 +51,7 @@ def predict(
     another length than the model takes, and a value that the model refuses make the Spark job fail,
     with the partition, the row and the column in the message.
     """
+    from tfos.feeding.feed import by_position
     from tfos.inference.inputs import input_layout
     from tfos.inference.worker import Job, predict_partition
 
@@ -60,7 +61,7 @@ def predict(
     layout = input_layout(df.schema, signature, columns or {})
     schema = output_schema(df.schema, signature, output)
     job = Job(uri, identity, signature, layout, batch_size, output)
-    return df.mapInArrow(lambda batches: predict_partition(batches, job), schema)
+    return by_position(df).mapInArrow(lambda batches: predict_partition(batches, job), schema)
 
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
