@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import types
 
 import pytest
+from pyspark.sql.types import StringType, StructField, StructType
 
 import tfos
 from tfos.driver.arguments import check_is_app
 from tfos.errors import AppError, UsageError
 from tfos.ml import TFEstimator, TFModel
 from tfos.spec.result import Result
+
+TEXT = StringType()
 
 
 class App(tfos.TFOnSparkApp):
@@ -125,7 +129,14 @@ class TestEstimator:
 class TestModel:
     def test_transform_is_predict(self, monkeypatch):
         called = []
-        monkeypatch.setattr("tfos.ml.predict", lambda *args, **named: called.append((args, named)))
+        text = types.SimpleNamespace(schema=collections.defaultdict(lambda: StructField("", TEXT)))
+
+        def predict(*args, **named):
+            called.append((args, named))
+            return text
+
+        monkeypatch.setattr("tfos.ml.predict", predict)
+        monkeypatch.setattr("tfos.ml.F.col", lambda name: name)
         model = TFModel("/lake/run/model")
         frame = types.SimpleNamespace()
         model.transform(frame)
@@ -134,6 +145,27 @@ class TestModel:
             ((frame, "/lake/run/model"), {"batch_size": 4096, "output": "prediction"}),
             ((frame, "/lake/run/model"), {"batch_size": 10, "output": "p"}),
         ]
+
+    @pytest.mark.parametrize("name", ["prediction", "Prediction"])
+    def test_names_that_are_taken(self, name):
+        model = TFModel("/lake/run/model")
+        frame = types.SimpleNamespace(schema=StructType().add(name, TEXT))
+        with pytest.raises(UsageError, match="has a column of this name already"):
+            model.transform(frame, {model.probabilityCol: "p", model.predictionCol: name})
+
+    def test_one_name_for_both(self):
+        model = TFModel("/lake/run/model")
+        with pytest.raises(UsageError, match="has a column of this name already"):
+            model.transform(
+                types.SimpleNamespace(schema=StructType()),
+                {model.probabilityCol: "p", model.predictionCol: "P"},
+            )
+
+    def test_estimator_hands_its_columns_on(self):
+        model = make(predictionCol="class", probabilityCol="p").fit(Frame())
+        assert model.getPredictionCol() == "class"
+        assert model.getOrDefault("probabilityCol") == "p"
+        assert not make().fit(Frame()).isDefined("probabilityCol")
 
 
 class TestApp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfos.errors import UsageError
@@ -92,18 +92,23 @@ def output_schema(schema: StructType, signature: Signature, output: str) -> Stru
     """The schema of a DataFrame with the new column. Raises UsageError."""
     from pyspark.sql.types import StructField, StructType
 
-    # as a rule Spark does not tell names apart by case
-    if output.lower() in (name.lower() for name in schema.names):
-        raise UsageError(
-            f"predict(output={output!r}): the DataFrame has a column of this name already; choose"
-            f" another, or drop that one first: df.drop({output!r})"
-        )
+    check_is_new(output, schema.names)
     types = [_column_type(each) for each in signature.outputs]
     fields = zip([each.name for each in signature.outputs], types, strict=True)
     kind = (
         StructType([StructField(*field) for field in fields]) if signature.is_struct else types[0]
     )
     return StructType([*schema.fields, StructField(output, kind)])
+
+
+def check_is_new(output: str, names: Sequence[str]) -> None:
+    """Raises UsageError where a DataFrame has a column of this name already."""
+    # as a rule Spark does not tell names apart by case
+    if output.lower() in (name.lower() for name in names):
+        raise UsageError(
+            f"predict(output={output!r}): the DataFrame has a column of this name already; choose"
+            f" another, or drop that one first: df.drop({output!r})"
+        )
 
 
 def _column_type(output: Output) -> DataType:
