@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark import cloudpickle
 from pyspark.ml import Estimator, Model
+from pyspark.ml.functions import array_to_vector
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasLabelCol, HasPredictionCol, HasWeightCol
 from pyspark.ml.util import (
@@ -20,10 +21,13 @@ from pyspark.ml.util import (
     MLWritable,
     MLWriter,
 )
+from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql.types import ArrayType, BooleanType, DataType, NumericType
 
 from tfos.app import FunctionApp, TFOnSparkApp
 from tfos.errors import AppError, UsageError
-from tfos.inference.predict import predict
+from tfos.feeding.feed import quoted
+from tfos.inference.predict import check_is_new, predict
 from tfos.spec.result import Result
 from tfos.training.model_function import TrainModel
 
@@ -84,7 +88,18 @@ class _Stage(MLReadable, MLWritable):
         return _Reader(cls)
 
 
-class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol):
+class _HasOutputCols(HasPredictionCol):
+    """The columns of a model's output. probabilityCol has no default, other than in pyspark.ml."""
+
+    probabilityCol = Param(  # noqa: N815 - pyspark's style
+        Params._dummy(),  # type: ignore[attr-defined]
+        "probabilityCol",
+        "the column of the numbers of which predictionCol has the largest one's index",
+        TypeConverters.toString,
+    )
+
+
+class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, _HasOutputCols):
     """Trains an app or a model on a DataFrame: fit(df) is a run of its own, in df's Spark session.
 
     app: a subclass of TFOnSparkApp, or an instance. Its pre_train() finds the DataFrame as
@@ -97,7 +112,7 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
     often all are trained on, and the part that is kept for the validation; 1024, 1 and 0.
     featuresCols: the columns that are fed, beside labelCol and weightCol; when not given, all are.
     labelCol, weightCol: columns that are fed as well where featuresCols is given.
-    predictionCol: the column that the model adds.
+    predictionCol, probabilityCol: the columns that the model adds, see TFModel.
     params: the app's hyperparameters, in train() as ctx.params. Each is a Param of this estimator,
     as which a ParamMap sets it: params={"epochs": 3} makes est.epochs.
     args: the app's own command line.
@@ -119,6 +134,7 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
         labelCol: str = "label",  # noqa: N803
         weightCol: str | None = None,  # noqa: N803
         predictionCol: str = "prediction",  # noqa: N803
+        probabilityCol: str | None = None,  # noqa: N803
         params: Mapping[str, Any] | None = None,
         args: Sequence[str] = (),
         model_fn: Callable[[Any], Any] | None = None,
@@ -164,6 +180,8 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
             self._set(featuresCols=featuresCols)
         if weightCol is not None:
             self._set(weightCol=weightCol)
+        if probabilityCol is not None:
+            self._set(probabilityCol=probabilityCol)
 
     def _fit(self, dataset: DataFrame) -> TFModel:
         app = self._app_for(self._fed(dataset))
@@ -202,7 +220,9 @@ class TFEstimator(_Stage, Estimator, HasLabelCol, HasWeightCol, HasPredictionCol
         if not self.isDefined(self.featuresCols):
             return dataset
         weight = [self.getWeightCol()] if self.isDefined(self.weightCol) else []
-        return dataset.select(*self.getOrDefault("featuresCols"), self.getLabelCol(), *weight)
+        names = [*self.getOrDefault("featuresCols"), self.getLabelCol(), *weight]
+        # of what is no column as it stands select() knows more: "a.b" may be a field
+        return dataset.select(*(quoted(n) if n in dataset.columns else n for n in names))
 
     def _arguments(self) -> dict[str, Any]:
         # an importable class by name, one of a script or notebook with its code
@@ -228,8 +248,13 @@ def _check_model_fn(model_fn: Any) -> None:
         ) from error
 
 
-class TFModel(_Stage, Model, HasPredictionCol):
-    """Adds a model's predictions to a DataFrame, by tfos.predict.
+class TFModel(_Stage, Model, _HasOutputCols):
+    """Adds a model's predictions to a DataFrame, by tfos.predict, as the types of pyspark.ml.
+
+    predictionCol is a double for an output of [batch] or [batch, 1], a vector for [batch, k]; text,
+    deeper arrays and the struct of a model that returns a dict are as tfos.predict gives them.
+    With probabilityCol the vector is that column, and predictionCol the index of its largest
+    number, as a double: the class, for a model that gives one number per class.
 
     uri: the exported model, see tfos.predict.
     result: what TFOnSparkApp.run() returned; None for a model that was not made by fit().
@@ -249,12 +274,36 @@ class TFModel(_Stage, Model, HasPredictionCol):
         self._setDefault(batchSize=4096)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        return predict(
-            dataset,
-            self.uri,
-            batch_size=self.getOrDefault("batchSize"),
-            output=self.getPredictionCol(),
-        )
+        prediction = self.getPredictionCol()
+        if not self.isDefined(self.probabilityCol):
+            return _as_ml(self._predicted(dataset, prediction), prediction)
+        probability = self.getOrDefault("probabilityCol")
+        check_is_new(prediction, [*dataset.schema.names, probability])
+        scored = self._predicted(dataset, probability)
+        kind = scored.schema[probability].dataType
+        if not _is_numbers(kind):
+            raise UsageError(
+                f"probabilityCol={probability!r}: the model gives {kind.simpleString()} for a row,"
+                " which has no largest number: leave probabilityCol out"
+            )
+        numbers = F.col(quoted(probability))
+        largest = F.array_position(numbers, F.array_max(numbers)) - 1
+        return _as_ml(scored.withColumn(prediction, largest.cast("double")), probability)
+
+    def _predicted(self, dataset: DataFrame, output: str) -> DataFrame:
+        return predict(dataset, self.uri, batch_size=self.getOrDefault("batchSize"), output=output)
 
     def _arguments(self) -> dict[str, Any]:
         return {"uri": self.uri}
+
+
+def _as_ml(frame: DataFrame, name: str) -> DataFrame:
+    """The frame with one column as pyspark.ml has it: its evaluators take no floats, nor arrays."""
+    kind, column = frame.schema[name].dataType, F.col(quoted(name))
+    if isinstance(kind, (NumericType, BooleanType)):
+        return frame.withColumn(name, column.cast("double"))
+    return frame.withColumn(name, array_to_vector(column)) if _is_numbers(kind) else frame
+
+
+def _is_numbers(kind: DataType) -> bool:
+    return isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import APPS
 from pyspark.ml import Pipeline, PipelineModel
-from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.evaluation import (
+    BinaryClassificationEvaluator,
+    MulticlassClassificationEvaluator,
+    RegressionEvaluator,
+)
 from pyspark.ml.feature import SQLTransformer, VectorAssembler
+from pyspark.ml.linalg import DenseVector
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 
 import tfos
-from tfos.ml import TFEstimator
+from tfos.errors import UsageError
+from tfos.feeding.schema import Column
+from tfos.lake.run_directory import RunDirectory
+from tfos.ml import TFEstimator, TFModel
+from tfos.training.export import export_model
 
 sys.path.insert(0, str(APPS))
 from line import Centred, Line
 
 pytest_plugins = ["sessions"]
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-RENAME = "select *, b as x from __THIS__"
+RENAME = "select *, b as x, b as `net.delay` from __THIS__"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +45,8 @@ def frame(spark):
 
 
 def estimator(app, lake: Path, **options) -> TFEstimator:
-    return TFEstimator(
-        app, featuresCols=["x"], params={"epochs": 1}, lake=str(lake), strategy="single",
-        spare="off", **options,
-    )  # fmt: skip
+    given = {"featuresCols": ["x"], "params": {"epochs": 1}, "spare": "off", **options}
+    return TFEstimator(app, lake=str(lake), strategy="single", **given)
 
 
 def predictions(model, frame) -> list[float]:
@@ -44,8 +54,6 @@ def predictions(model, frame) -> list[float]:
 
 
 def test_pipeline_is_fitted_saved_and_loaded(frame, tmp_path):
-    import keras
-
     stage = estimator(Centred, tmp_path, predictionCol="y")
     pipeline = Pipeline(stages=[SQLTransformer(statement=RENAME), stage])
     model = pipeline.fit(frame, {stage.epochs: 3})
@@ -56,6 +64,7 @@ def test_pipeline_is_fitted_saved_and_loaded(frame, tmp_path):
     assert fitted.uid == stage.uid
     assert fitted.uri == str(tmp_path / fitted.result["run_id"] / "model")
 
+    assert model.transform(frame).schema["y"].dataType.simpleString() == "double"
     found = predictions(model, frame)
     x = np.array([row.b for row in frame.collect()], np.float32)
     direct = keras.saving.load_model(Path(fitted.uri, "model.keras")).predict({"x": x}, verbose=0)
@@ -123,17 +132,66 @@ def test_function_in_place_of_an_app(frame, tmp_path):
     assert tfos.run(lambda ctx: 0.5, {"train": data}, **job)["metrics"] == {"returned": 0.5}
 
 
-def test_cross_validation(frame, tmp_path):
-    stage = estimator(Line(), tmp_path)
+def state(session) -> dict:
+    """What is the user's in a session, of which a run could make use."""
+    return {
+        "conf": session.conf.getAll,
+        "environment": dict(os.environ),
+        "module path": list(sys.path),
+        "directory": os.getcwd(),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "job group": session.sparkContext.getLocalProperty("spark.jobGroup.id"),
+    }
+
+
+def test_cross_validation(spark, frame, tmp_path):
+    """Two runs at a time, with a column that has a dot in its name."""
+    before = state(spark)
+    stage = estimator(Line(), tmp_path, featuresCols=["net.delay"])
     validator = CrossValidator(
         estimator=Pipeline(stages=[SQLTransformer(statement=RENAME), stage]),
-        estimatorParamMaps=ParamGridBuilder().addGrid(stage.epochs, [20]).build(),
+        estimatorParamMaps=ParamGridBuilder().addGrid(stage.epochs, [20, 1]).build(),
         evaluator=RegressionEvaluator(),
         numFolds=2,
         seed=1,
+        parallelism=2,
     )
     best = validator.fit(frame)
     assert best.avgMetrics[0] < 0.05  # of labels from 0 to 2
     assert best.bestModel.stages[1].result["metrics"]["epochs"] == 20
     results = list(tmp_path.glob("*/result.json"))
-    assert len(results) == 3  # a run for each fold, and one on all rows
+    assert len(results) == 5  # a run for each fold and map, and one on all rows
+    assert state(spark) == before
+
+
+def test_evaluators_of_classifiers(spark, tmp_path):
+    """TFModel's columns are as those of Spark ML's own models, whatever names stand beside them."""
+    x = keras.Input((2,), name="x")
+    rows = spark.range(40).selectExpr(
+        "array(cast(id % 7 as float), cast(id % 5 as float)) as x",
+        "cast(id % 7 < id % 5 as double) as label",
+        "id as `a.b`",
+        "id as k",
+        "id as k",
+    )
+    uris = []
+    for number, output in enumerate([keras.layers.Softmax()(x), keras.ops.argmax(x, axis=1)]):
+        run = RunDirectory(str(tmp_path), f"run{number}")
+        model = keras.Model({"x": x}, output)
+        uris.append(export_model(model, [Column("x", "float32", 2)], run, str(tmp_path), None))
+    model = TFModel(uris[0])
+    scored = model.transform(rows, {model.probabilityCol: "probability"})
+    types = [kind for _, kind in scored.dtypes]
+    assert types == ["array<float>", "double", "bigint", "bigint", "bigint", "vector", "double"]
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    assert evaluator.evaluate(scored) == 1.0
+    assert 0 < evaluator.setMetricName("logLoss").evaluate(scored) < 0.5
+    binary = BinaryClassificationEvaluator(rawPredictionCol="probability")
+    assert binary.evaluate(scored) == 1.0
+    vector = model.transform(rows).select("prediction").first().prediction
+    assert isinstance(vector, DenseVector)
+
+    classes = TFModel(uris[1])
+    assert evaluator.setMetricName("accuracy").evaluate(classes.transform(rows)) == 1.0
+    with pytest.raises(UsageError, match=r"the model gives bigint .*leave probabilityCol out"):
+        classes.transform(rows, {classes.probabilityCol: "probability"})

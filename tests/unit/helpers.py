@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -93,6 +94,13 @@ def arrive(lake: RunDirectory, manifest: Manifest, shards: int) -> None:
         lake.write_json(manifest_path(manifest.feed), whole.as_json())
 
 
+def check_names(columns):
+    """What Spark's mapInArrow does not find, it says in words of its own."""
+    for name in columns:
+        if "." in name or "`" in name or columns.count(name) > 1:
+            raise ValueError(f"UNRESOLVED_COLUMN or AMBIGUOUS_REFERENCE: {name}")
+
+
 class Frame:
     """As much of a DataFrame as write_feeds needs.
 
@@ -102,20 +110,25 @@ class Frame:
     def __init__(self, fields, *partitions):
         schema = struct(**{name: kind for name, (kind, _) in fields.items()})
         self.schema = types.SimpleNamespace(jsonValue=lambda: schema)
-        conf = types.SimpleNamespace(get=lambda key: "10000", set=lambda key, value: None)
-        self.sparkSession = types.SimpleNamespace(conf=conf)
+        self.columns = list(fields)
         self._kind = pa.schema([(name, kind) for name, (_, kind) in fields.items()])
         self._partitions = partitions
+
+    def toDF(self, *names):
+        renamed = copy.copy(self)
+        renamed.columns = list(names)
+        return renamed
 
     def mapInArrow(self, function, schema):
         from pyspark import TaskContext
 
+        check_names(self.columns)
         rows = []
         for number, partition in enumerate(self._partitions):
             context = TaskContext()
             context._partitionId, context._taskAttemptId = number, number
             TaskContext._taskContext = context
-            table = pa.Table.from_pylist(partition, self._kind)
+            table = pa.Table.from_pylist(partition, self._kind).rename_columns(self.columns)
             try:
                 for batch in function(iter(table.to_batches(max_chunksize=2))):
                     rows += [types.SimpleNamespace(**row) for row in batch.to_pylist()]

@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import sys
+import tempfile
+import zipfile
 
 import pytest
 
@@ -213,6 +215,23 @@ class TestClusterMode:
         assert given == "lib.zip"
         assert sorted(rest) == [str(app.parent / "features.py"), str(app)]
         assert command.after_runner == ["my_app.py"]
+
+    def test_packages_travel_in_an_archive(self, dry_run, app, tmp_path, monkeypatch):
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+        app.write_text("import tfos\nfrom towers.deep import tower\n")
+        for name in ("lib/__init__.py", "lib/nets.py", "towers/deep.py", "data/notes.py"):
+            file = app.parent / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("")
+        cluster = ("--master", "yarn", "--deploy-mode", "cluster", "--lake", "hdfs:///runs")
+        found = dry_run(*cluster, app).options["--py-files"].split(",")
+        assert found[0] == str(app)
+        (archive,) = found[1:]
+        assert sorted(zipfile.ZipFile(archive).namelist()) == [
+            "lib/", "lib/__init__.py", "lib/nets.py", "towers/", "towers/deep.py",
+        ]  # fmt: skip
 
     def test_not_in_client_mode(self, dry_run, app):
         assert "--py-files" not in dry_run("--master", "yarn", app).options

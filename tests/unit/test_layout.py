@@ -96,7 +96,7 @@ class TestTypes:
 
     def test_two_columns_of_one_name_are_refused(self):
         schema = struct(**{"a.b": "long", "a": struct(b="long")})
-        with pytest.raises(FeedError, match=r"two columns named 'a\.b'.*rename"):
+        with pytest.raises(FeedError, match=r"2 columns named 'a\.b'.*rename"):
             layout_of("train", schema)
 
     @pytest.mark.parametrize("schema", [struct(), struct(a=struct())])

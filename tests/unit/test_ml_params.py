@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import types
 
 import pytest
+from pyspark.sql.types import StringType, StructField, StructType
 
 import tfos
 from tfos.driver.arguments import check_is_app
@@ -12,6 +14,8 @@ from tfos.errors import AppError, UsageError
 from tfos.ml import TFEstimator, TFModel
 from tfos.spec.result import Result
 from tfos.training.model_function import TrainModel
+
+TEXT = StringType()
 
 
 class App(tfos.TFOnSparkApp):
@@ -29,11 +33,13 @@ class App(tfos.TFOnSparkApp):
 class Frame:
     sparkSession = "the session"  # noqa: N815
 
+    columns = ("a", "b", "label", "y", "w", "net.delay")
+
     def __init__(self) -> None:
-        self.columns = None
+        self.selected = None
 
     def select(self, *columns):
-        self.columns = columns
+        self.selected = columns
         return self
 
 
@@ -54,7 +60,7 @@ class TestEstimator:
             "lake": "/lake",
         }
         assert App.last.fit_data is frame
-        assert frame.columns is None
+        assert frame.selected is None
         assert (model.uri, model.uid) == ("/lake/run/model", estimator.uid)
         assert model.getPredictionCol() == "prediction"
 
@@ -69,14 +75,15 @@ class TestEstimator:
     @pytest.mark.parametrize(
         ("options", "fed"),
         [
-            ({"featuresCols": ["a", "b"]}, ("a", "b", "label")),
-            ({"featuresCols": ["a"], "labelCol": "y", "weightCol": "w"}, ("a", "y", "w")),
+            ({"featuresCols": ["a", "b"]}, ("`a`", "`b`", "`label`")),
+            ({"featuresCols": ["a"], "labelCol": "y", "weightCol": "w"}, ("`a`", "`y`", "`w`")),
+            ({"featuresCols": ["net.delay", "s.field"]}, ("`net.delay`", "s.field", "`label`")),
         ],
     )
     def test_columns_that_are_fed(self, options, fed):
         frame = Frame()
         make(**options).fit(frame)
-        assert frame.columns == fed
+        assert frame.selected == fed
 
     def test_instance_is_copied_for_each_fit(self):
         app = App()
@@ -146,7 +153,7 @@ class TestModelFunction:
         ((app, job),) = called
         assert app._function == TrainModel(make_model, ["a"], "y", None, 64, 3, 0.0)
         assert (app.fit_data, app._run_name, app._code_module) == (frame, "make_model", __name__)
-        assert frame.columns == ("a", "y")
+        assert frame.selected == ("a", "y")
         assert job == {
             "spark": "the session", "args": [], "params": {"rate": 0.1}, "num_workers": 2,
         }  # fmt: skip
@@ -181,7 +188,14 @@ class TestModelFunction:
 class TestModel:
     def test_transform_is_predict(self, monkeypatch):
         called = []
-        monkeypatch.setattr("tfos.ml.predict", lambda *args, **named: called.append((args, named)))
+        text = types.SimpleNamespace(schema=collections.defaultdict(lambda: StructField("", TEXT)))
+
+        def predict(*args, **named):
+            called.append((args, named))
+            return text
+
+        monkeypatch.setattr("tfos.ml.predict", predict)
+        monkeypatch.setattr("tfos.ml.F.col", lambda name: name)
         model = TFModel("/lake/run/model")
         frame = types.SimpleNamespace()
         model.transform(frame)
@@ -190,6 +204,27 @@ class TestModel:
             ((frame, "/lake/run/model"), {"batch_size": 4096, "output": "prediction"}),
             ((frame, "/lake/run/model"), {"batch_size": 10, "output": "p"}),
         ]
+
+    @pytest.mark.parametrize("name", ["prediction", "Prediction"])
+    def test_names_that_are_taken(self, name):
+        model = TFModel("/lake/run/model")
+        frame = types.SimpleNamespace(schema=StructType().add(name, TEXT))
+        with pytest.raises(UsageError, match="has a column of this name already"):
+            model.transform(frame, {model.probabilityCol: "p", model.predictionCol: name})
+
+    def test_one_name_for_both(self):
+        model = TFModel("/lake/run/model")
+        with pytest.raises(UsageError, match="has a column of this name already"):
+            model.transform(
+                types.SimpleNamespace(schema=StructType()),
+                {model.probabilityCol: "p", model.predictionCol: "P"},
+            )
+
+    def test_estimator_hands_its_columns_on(self):
+        model = make(predictionCol="class", probabilityCol="p").fit(Frame())
+        assert model.getPredictionCol() == "class"
+        assert model.getOrDefault("probabilityCol") == "p"
+        assert not make().fit(Frame()).isDefined("probabilityCol")
 
 
 class TestApp:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from helpers import check_names
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T  # noqa: N812
 
@@ -79,17 +80,30 @@ class Frame:
 
     def __init__(self, schema: T.StructType = SCHEMA) -> None:
         self.schema = schema
+        self.columns = schema.names
+
+    def toDF(self, *names):
+        self.columns = list(names)
+        return self
 
     def mapInArrow(self, task, schema):
+        check_names(self.columns)
         self.task, self.schema = task, schema
         return self
 
     def run(self, found: list[dict], batch_rows: int = 10, schema: pa.Schema = ARROW) -> list[dict]:
         table = pa.Table.from_pylist(found, schema)
         return [
+            dict(zip(self.schema.names, row, strict=True)) for row in self.values(table, batch_rows)
+        ]
+
+    def values(self, table: pa.Table, batch_rows: int = 10) -> list[tuple]:
+        """The rows of one partition: Spark goes by position, not by the names in a batch."""
+        table = table.rename_columns(self.columns)
+        return [
             row
             for batch in self.task(iter(table.to_batches(max_chunksize=batch_rows)))
-            for row in batch.to_pylist()
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         ]
 
 
@@ -223,6 +237,36 @@ class TestInputs:
         assert "'user' has type bigint" in str(caught.value)
         assert f"is {wanted}: cast it first" in str(caught.value)
 
+    def test_remedy_for_a_wrong_type_quotes_a_column_with_a_dot(self):
+        flat = T.StructType().add("a.b", T.LongType())
+        with pytest.raises(FeedError, match=r"withColumn\('a\.b', df\['`a\.b`'\]\.cast\('float'"):
+            self.paths([Column("a.b", "float32")], flat)
+        nested = T.StructType().add("a", T.StructType().add("b", T.LongType()))
+        with pytest.raises(FeedError, match=r"df\['a\.b'\]"):
+            self.paths([Column("a.b", "float32")], nested)
+
+    def test_column_with_a_dot_beside_a_struct_of_that_field(self):
+        schema = T.StructType().add("a.b", T.LongType())
+        schema.add("a", T.StructType().add("b", T.LongType()))
+        with pytest.raises(FeedError, match=r"2 columns 'a\.b'"):
+            self.paths([Column("a.b", "int64")], schema)
+
+    def test_thousands_of_columns(self):
+        """The work per input does not grow with the columns: each is looked at once."""
+        looked = []
+
+        class Name(str):
+            def __eq__(self, other):
+                looked.append(other)
+                return str.__eq__(self, other)
+
+            __hash__ = str.__hash__
+
+        schema = T.StructType([T.StructField(Name(f"c{i}"), T.FloatType()) for i in range(500)])
+        inputs = [Column(f"c{i}", "float32") for i in range(500)]
+        assert self.paths(inputs, schema) == [((i,), "whole") for i in range(500)]
+        assert len(looked) < 5000
+
     def test_unknown_name_in_columns(self):
         with pytest.raises(UsageError, match=r"names 'usr', but .*\['user', 'x', 'tags'\]"):
             self.paths(COLUMNS, SCHEMA, {"usr": "id"})
@@ -255,6 +299,31 @@ class TestPredict:
         found = frame.run(rows(), batch_rows)
         assert [{k: v for k, v in row.items() if k != "prediction"} for row in found] == rows()
         np.testing.assert_allclose([row["prediction"] for row in found], expected(rows()), 1e-6)
+
+    def test_columns_may_have_any_names(self, uri):
+        """Two of one name, too, where the model takes neither."""
+        names = ["a.b", "user", "x", "tags", "k", "k", "`"]
+        numbers = pa.array(range(ROWS))
+        table = pa.Table.from_pylist(rows(), ARROW)
+        for _ in range(3):
+            table = table.append_column("more", numbers)
+        schema = T.StructType()
+        for name, field in zip(names, [*SCHEMA.fields, *SCHEMA.fields[1:2] * 3], strict=True):
+            schema.add(name, field.dataType)
+        frame = tfos.predict(Frame(schema), uri)
+        assert frame.schema.names == [*names, "prediction"]
+        found = frame.values(table)
+        np.testing.assert_allclose([row[-1] for row in found], expected(rows()), 1e-6)
+        assert [row[0] for row in found] == [row[-2] for row in found] == list(range(ROWS))
+
+    def test_input_may_have_a_dot(self, tmp_path):
+        x = keras.Input((), name="x")
+        model = keras.Model({"net.delay": x}, keras.layers.Rescaling(2.0)(x))
+        lake = RunDirectory(str(tmp_path), "run")
+        uri = export(lake, model, [Column("net.delay", "float32")])
+        schema = T.StructType().add("net.delay", T.FloatType())
+        found = tfos.predict(Frame(schema), uri).values(pa.table({"x": pa.array([1.5], "float32")}))
+        assert found == [(1.5, 3.0)]
 
     def test_batches_have_the_size_asked_for(self, uri, monkeypatch):
         sizes = []

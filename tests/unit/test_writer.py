@@ -74,6 +74,20 @@ class TestFeeds:
             [row["x"] for row in rows],
         ]
 
+    def test_names_may_have_any_signs(self, lake, write, tmp_path):
+        names = ("net.delay", "a`b", "`q`", "two words", "x")
+        rows = [{name: 10 * i + n for n, name in enumerate(names)} for i in range(5)]
+        manifest = write(train=Feed(Frame(dict.fromkeys(names, LONG), rows[:3], rows[3:])))["train"]
+        assert [column.name for column in manifest.columns] == list(names)
+        read = FeedReader(lake, str(tmp_path)).read(View("train", names, False, 0), 0, 0, 5)
+        for name, found in zip(names, read, strict=True):
+            assert found.tolist() == [row[name] for row in rows]
+
+    def test_session_is_not_touched(self, write):
+        """Neither its conf nor anything else: the frame has none."""
+        assert not hasattr(Frame({"x": LONG}, [{"x": 1}]), "sparkSession")
+        assert write(train=Feed(Frame({"x": LONG}, [{"x": 1}])))["train"].rows == 1
+
     def test_rows_are_collected_while_a_shard_is_on_its_way(self, lake, write, monkeypatch):
         monkeypatch.setattr("tfos.feeding.partition.SHARD_BYTES", 1)
         collected, put = threading.Event(), lake.write

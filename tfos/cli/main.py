@@ -24,7 +24,7 @@ from tfos.cli.driver_log import DriverLog
 from tfos.cli.relay import Relay
 from tfos.driver.display import TERMINAL_ENV
 from tfos.driver.run import DRIVER_PID, STARTED_ENV
-from tfos.driver.shipping import sources
+from tfos.driver.shipping import archive_of, sources
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake.run_directory import RunDirectory
@@ -179,20 +179,33 @@ class Submission:
             self._conf[conf_key("run_id")] = self.run_id
         else:  # the executors' Python may lie inside an archive
             self._conf.setdefault("spark.pyspark.driver.python", sys.executable)
+        files = sources(self.app.parent) if self.is_cluster_mode else []
+        self._modules = [file for file in files if file.parent == self.app.parent]
+        self._packages = [file for file in files if file.parent != self.app.parent]
+        # --py-files takes no folders
+        self._archive = Path(tempfile.gettempdir(), f"tfos-app-{self.run_id}.zip")
         self._master = given.master or conf.get("spark.master") or local_master(spec)
 
+    def write_archive(self) -> Path | None:
+        """Writes the packages that travel to the driver, which command() names, if there are any.
+
+        Returns the file: spark-submit reads it while it submits.
+        """
+        if not self._packages:
+            return None
+        self._archive.write_bytes(archive_of(self.app.parent, self._packages))
+        return self._archive
+
     def command(self) -> list[str]:
-        """The spark-submit command, ready to run."""
+        """The spark-submit command, ready to run; see write_archive()."""
         given = self.options
         command = [str(spark_home() / "bin" / "spark-submit"), "--master", self._master]
         for name in _SPARK_OPTIONS:
             value = getattr(given, name.replace("-", "_"))
             if name == "py-files" and self.is_cluster_mode:
                 # the driver is on another machine: the app travels with its modules
-                modules = [
-                    str(file) for file in sources(self.app.parent) if file.parent == self.app.parent
-                ]
-                value = ",".join([*([value] if value else []), *modules])
+                packages = [self._archive] if self._packages else []
+                value = ",".join([*([value] if value else []), *map(str, self._modules + packages)])
             if name == "files" and self.is_cluster_mode:
                 value = ",".join([*([value] if value else []), str(self.app)])
             if name == "name":
@@ -230,6 +243,7 @@ def submit(submission: Submission) -> Result:
         relay = Relay(stderr, log, shows_all=submission.options.verbose)
     # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
     # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
+    archive = submission.write_archive()
     process = ChildProcess(
         submission.command(), env=env, scratch=scratch,
         log=relay.driver if relay else stderr, errors=relay.jvm if relay else None,
@@ -251,6 +265,8 @@ def submit(submission: Submission) -> Result:
         if relay:  # who told of no result may have told why, in what is not shown
             relay.close(shows_unplaced=status != 0 and not result_file.exists())
         shutil.rmtree(scratch, ignore_errors=True)
+        if archive is not None:
+            archive.unlink()
     if submission.is_cluster_mode:
         lake = RunDirectory(submission.lake, submission.run_id)
         record = lake.result()
@@ -323,6 +339,7 @@ def main(argv: Sequence[str]) -> int:
         find_java()
         submission = Submission(argv)
         if submission.options.dry_run:
+            submission.write_archive()  # and leaves it: the command is printed to be run
             print(shlex.join(submission.command()))
             return 0
         return _report(submit(submission), submission.options.json)

@@ -17,7 +17,7 @@ from tfos.driver.attempt import Attempt
 from tfos.driver.display import Display
 from tfos.driver.feeds import Feeds
 from tfos.driver.session import open_session
-from tfos.driver.shipping import ship_modules
+from tfos.driver.shipping import ship_modules, tell_of_missing
 from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
 from tfos.fault.failures import Failure, describe, error_message
 from tfos.fault.policy import GiveUp, Incident, NewAttempt
@@ -125,9 +125,10 @@ class _Run:
             marker = lake.check_writable()
             stack.callback(lake.remove, marker)
             self._open_lake(lake)
-            ship_modules(spark, self._app._code_module, self.run_id)
+            ship_modules(spark, self._app._code_module)
             preflight.check_slots(spark, spec)
             preflight.check_executors(spark, spec, lake, marker)
+            tell_of_missing(spark, self._app._code_module, self._display.line)
             address = self._registry_address(server, lake)
             with self._claim(address, lake) as registry:
                 self._claim_lake(lake)

@@ -23,24 +23,40 @@ def open_session(
 
     job: the arguments of run(); they win over the conf. Raises UsageError.
     """
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from pyspark.sql import SparkSession
 
     spark = spark or SparkSession.getActiveSession()
     if spark is not None:
         yield spark, job_spec(_tfos_conf(spark), job)
         return
-    conf = _launch_conf()
-    spec = job_spec(dict(conf.getAll()), job)
-    if _is_default_master(conf):
-        conf.setMaster(local_master(spec))
-        conf.set("spark.ui.showConsoleProgress", "false")
-    conf.setIfMissing("spark.app.name", app_name)
-    spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    with _our_python():
+        conf = _launch_conf()
+        spec = job_spec(dict(conf.getAll()), job)
+        if _is_default_master(conf):
+            conf.setMaster(local_master(spec))
+            conf.set("spark.ui.showConsoleProgress", "false")
+        conf.setIfMissing("spark.app.name", app_name)
+        spark = SparkSession.builder.config(conf=conf).getOrCreate()
     try:
         yield spark, spec
     finally:
         spark.stop()
+
+
+@contextlib.contextmanager
+def _our_python() -> Iterator[None]:
+    """A session that begins in the block has this Python on its executors, if the user names none.
+
+    Spark reads it from the environment alone, once.
+    """
+    name = "PYSPARK_PYTHON"
+    is_named = name in os.environ
+    os.environ.setdefault(name, sys.executable)
+    try:
+        yield
+    finally:
+        if not is_named:
+            del os.environ[name]
 
 
 def _launch_conf() -> Any:

@@ -102,7 +102,8 @@ class FeedDataset:
         labels = [label] if isinstance(label, str) else list(label or ())
         weights = [weight] if weight is not None else []
         if features is None:
-            features = [c.name for c in manifest.columns if c.name not in [*labels, *weights]]
+            others = {*labels, *weights}
+            features = [c.name for c in manifest.columns if c.name not in others]
         inputs = [features] if isinstance(features, str) else list(features)
         self._columns = [manifest.column(name) for name in [*inputs, *labels, *weights]]
         self._features, self._labels = len(inputs), len(labels)

@@ -7,6 +7,7 @@ docs/COLUMNS.md has the table of all types.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -85,13 +86,14 @@ def layout_of(
     builder = _Builder(feed, fill or {}, decimal or {}, sparse or ())
     leaves = list(_leaves(schema["fields"]))
     sources = [source for leaf in leaves for source in builder.sources(*leaf)]
-    names = [source.column.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
+    counts = Counter(source.column.name for source in sources)
+    for name, count in counts.items():
+        if count > 1:
             raise FeedError(
-                f"feed {feed!r} has two columns named {name!r}; rename one in pre_train"
+                f"feed {feed!r} has {count} columns named {name!r}; rename or drop all but one in"
+                " pre_train"
             )
-    if not names:
+    if not sources:
         raise FeedError(f"feed {feed!r} has no columns")
     builder.check_all_used([name for name, _, _ in leaves])
     return Layout(feed, tuple(sources))
@@ -216,8 +218,9 @@ class _Builder:
             ("decimal", self._decimal, self._decimals, "decimal column"),
             ("sparse", self._sparse, self._vectors, "vector column"),
         ]:
+            known_names = set(known)
             for name in declared:
-                if name not in known:
+                if name not in known_names:
                     raise FeedError(
                         f"{option}= of feed {self._feed!r} names {name!r}, but the feed has no"
                         f" {what} of that name; it has {known}"

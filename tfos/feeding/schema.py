@@ -110,11 +110,14 @@ class Manifest:
     def bytes(self) -> int:
         return sum(shard.bytes for shard in self.shards)
 
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, Column]:
+        return {column.name: column for column in self.columns}
+
     def column(self, name: str) -> Column:
         """The column `name`. Raises FeedError that lists the columns there are."""
-        for column in self.columns:
-            if column.name == name:
-                return column
+        if name in self._by_name:
+            return self._by_name[name]
         raise FeedError(
             f"feed {self.feed!r} has no column {name!r}; it has {[c.name for c in self.columns]}"
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.errors import FeedError, LakeError, RegistryError
 from tfos.feeding.arrived import ArrivedWriter
-from tfos.feeding.feed import Feed
+from tfos.feeding.feed import Feed, by_position
 from tfos.feeding.layout import Layout
 from tfos.feeding.partition import add_counts, widen, write_partition
 from tfos.feeding.schema import Column, Manifest, Shard, resolve_lengths
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 # between two looks at what has been published of a feed that is read already
 _TELL_SECS = 1.0
-_BATCH_ROWS = 65_536
-_BATCH_ROWS_DEFAULT = "10000"
-_BATCH_ROWS_CONF = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 def write_feeds(
@@ -165,17 +162,11 @@ def _run_job(
     frame: DataFrame, lake: RunDirectory, layout: Layout, connect: Callable[[], Any]
 ) -> set[int]:
     """Writes and publishes all partitions; returns their numbers. Raises FeedError."""
-    # a call of write() per 64k rows instead of 10k; put back as it was, it is the user's session
-    conf = frame.sparkSession.conf
-    before = conf.get(_BATCH_ROWS_CONF)
-    if before == _BATCH_ROWS_DEFAULT:  # somebody who chose another size has wide rows
-        conf.set(_BATCH_ROWS_CONF, str(_BATCH_ROWS))
-    try:
-        rows = frame.mapInArrow(
-            lambda batches: write_partition(batches, lake, layout, connect), "wrong string"
-        ).collect()
-    finally:
-        conf.set(_BATCH_ROWS_CONF, before)
+    rows = (
+        by_position(frame)
+        .mapInArrow(lambda batches: write_partition(batches, lake, layout, connect), "wrong string")
+        .collect()
+    )
     nulls: dict[str, int] = {}
     null_elements: dict[str, int] = {}
     written = set()

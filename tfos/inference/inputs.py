@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tfos.errors import FeedError, UsageError
+from tfos.feeding.feed import quoted
 from tfos.feeding.layout import Layout, Source, layout_of
 from tfos.feeding.schema import Column
 from tfos.inference.signature import Signature
@@ -33,18 +34,20 @@ def input_layout(schema: StructType, signature: Signature, columns: Mapping[str,
     Raises FeedError for a column that is missing or of a wrong type, UsageError for `columns`.
     """
     names = [column.name for column in signature.inputs]
+    known = {part for name in names for part in _wholes(name)}
     for key in columns:
-        if not any(_is_part(name, key) for name in names):
+        if key not in known:
             raise UsageError(
                 f"predict(columns=...) names {key!r}, but the model's inputs are {names}"
             )
     sources = []
+    fields = _Fields(schema)
     for column in signature.inputs:
         name = column.name
-        for key, other in columns.items():
-            if _is_part(column.name, key):
-                name = other + column.name[len(key) :]
-        found = list(_find(name, schema))
+        for key in _wholes(column.name):
+            if key in columns:
+                name = columns[key] + column.name[len(key) :]
+        found = list(fields.find(name))
         if len(found) != 1:
             what = f"{len(found)} columns" if found else "no column"
             raise FeedError(
@@ -55,22 +58,30 @@ def input_layout(schema: StructType, signature: Signature, columns: Mapping[str,
     return Layout("predict", tuple(sources))
 
 
-def _is_part(name: str, key: str) -> bool:
-    return name == key or name.startswith(f"{key}.")
+def _wholes(name: str) -> Sequence[str]:
+    """What `name` can be a part of, and itself: "a", "a.b" and "a.b.c" for "a.b.c"."""
+    return [name[:at] for at, sign in enumerate(name) if sign == "."] + [name]
 
 
-def _find(
-    name: str, schema: StructType, path: tuple[int, ...] = ()
-) -> Iterator[tuple[tuple[int, ...], DataType]]:
-    """Path and type of what is called `name`: "x", a field "a.x", or "m.keys" and "m.values"."""
-    for index, field in enumerate(schema.fields):
-        kind, rest = field.dataType, name[len(field.name) :]
-        if name == field.name or (
-            _is_part(name, field.name) and kind.typeName() == "map" and rest in _MAP_PARTS
-        ):
-            yield (*path, index), kind
-        elif _is_part(name, field.name) and kind.typeName() == "struct":
-            yield from _find(rest[1:], kind, (*path, index))  # type: ignore[arg-type]
+class _Fields:
+    """The fields of a schema by their names: there may be thousands, and as many are looked for."""
+
+    def __init__(self, schema: StructType) -> None:
+        self._schema = schema
+        self._named: dict[str, list[int]] = {}
+        for index, field in enumerate(schema.fields):
+            self._named.setdefault(field.name, []).append(index)
+
+    def find(self, name: str) -> Iterator[tuple[tuple[int, ...], DataType]]:
+        """Path and type of what is called `name`: "x", a field "a.x", or "m.keys", "m.values"."""
+        for whole in _wholes(name):
+            for index in self._named.get(whole, ()):
+                kind, rest = self._schema.fields[index].dataType, name[len(whole) :]
+                if not rest or (kind.typeName() == "map" and rest in _MAP_PARTS):
+                    yield (index,), kind
+                elif kind.typeName() == "struct":
+                    for path, inner in _Fields(kind).find(rest[1:]):  # type: ignore[arg-type]
+                        yield (index, *path), inner
 
 
 def _source(name: str, path: tuple[int, ...], kind: DataType, column: Column) -> Source:
@@ -91,9 +102,10 @@ def _source(name: str, path: tuple[int, ...], kind: DataType, column: Column) ->
         if _kind(source.column) == _kind(column):
             return replace(source, path=path)
     wanted = _sql(column)
+    expression = name if path[1:] else quoted(name)  # a field of a struct, or a column
     raise FeedError(
         f"column {name!r} has type {kind.simpleString()}, but the model's input {column.name!r} is"
-        f" {wanted}: cast it first, df.withColumn({name!r}, df[{name!r}].cast({wanted!r}))"
+        f" {wanted}: cast it first, df.withColumn({name!r}, df[{expression!r}].cast({wanted!r}))"
     )
 
 

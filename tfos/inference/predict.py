@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfos.errors import UsageError
@@ -51,6 +51,7 @@ def predict(
     another length than the model takes, and a value that the model refuses make the Spark job fail,
     with the partition, the row and the column in the message.
     """
+    from tfos.feeding.feed import by_position
     from tfos.inference.inputs import input_layout
     from tfos.inference.worker import Job, predict_partition
 
@@ -60,7 +61,7 @@ def predict(
     layout = input_layout(df.schema, signature, columns or {})
     schema = output_schema(df.schema, signature, output)
     job = Job(uri, identity, signature, layout, batch_size, output)
-    return df.mapInArrow(lambda batches: predict_partition(batches, job), schema)
+    return by_position(df).mapInArrow(lambda batches: predict_partition(batches, job), schema)
 
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
@@ -91,18 +92,23 @@ def output_schema(schema: StructType, signature: Signature, output: str) -> Stru
     """The schema of a DataFrame with the new column. Raises UsageError."""
     from pyspark.sql.types import StructField, StructType
 
-    # as a rule Spark does not tell names apart by case
-    if output.lower() in (name.lower() for name in schema.names):
-        raise UsageError(
-            f"predict(output={output!r}): the DataFrame has a column of this name already; choose"
-            f" another, or drop that one first: df.drop({output!r})"
-        )
+    check_is_new(output, schema.names)
     types = [_column_type(each) for each in signature.outputs]
     fields = zip([each.name for each in signature.outputs], types, strict=True)
     kind = (
         StructType([StructField(*field) for field in fields]) if signature.is_struct else types[0]
     )
     return StructType([*schema.fields, StructField(output, kind)])
+
+
+def check_is_new(output: str, names: Sequence[str]) -> None:
+    """Raises UsageError where a DataFrame has a column of this name already."""
+    # as a rule Spark does not tell names apart by case
+    if output.lower() in (name.lower() for name in names):
+        raise UsageError(
+            f"predict(output={output!r}): the DataFrame has a column of this name already; choose"
+            f" another, or drop that one first: df.drop({output!r})"
+        )
 
 
 def _column_type(output: Output) -> DataType:
