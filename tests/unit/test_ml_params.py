@@ -153,7 +153,7 @@ class TestModelFunction:
         ((app, job),) = called
         assert app._function == TrainModel(make_model, ["a"], "y", None, 64, 3, 0.0)
         assert (app.fit_data, app._run_name, app._code_module) == (frame, "make_model", __name__)
-        assert frame.selected == ("a", "y")
+        assert frame.selected == ("`a`", "`y`")
         assert job == {
             "spark": "the session", "args": [], "params": {"rate": 0.1}, "num_workers": 2,
         }  # fmt: skip
