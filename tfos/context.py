@@ -26,6 +26,7 @@ from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
 from tfos.training.runner import Runner
+from tfos.training.serving import ServedFeatures
 
 if TYPE_CHECKING:
     from tfos.runtime.host import Host
@@ -268,7 +269,7 @@ class TrainContext:
         with self._reports.quiet():
             self.model_uri = export_model(
                 model,
-                dataset.feature_columns,
+                ServedFeatures.of(dataset),
                 self._lake,
                 self._scratch,
                 self._runner.io_device,
