@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
@@ -26,7 +27,7 @@ from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
 from tfos.training.runner import Runner
-from tfos.training.serving import ServedFeatures
+from tfos.training.serving import ServedFeatures, warn_of_export
 
 if TYPE_CHECKING:
     from tfos.runtime.host import Host
@@ -83,7 +84,7 @@ class TrainContext:
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output
         self._loop = Loop(runner, host.ledger, host.reports, self.checkpoint.step)
         self._fits = 0
-        self._datasets: dict[int, FeedDataset] = {}
+        self._datasets: WeakKeyDictionary[keras.Model, FeedDataset] = WeakKeyDictionary()
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
 
@@ -176,6 +177,7 @@ class TrainContext:
         under way, or at its next checkpoint. Without one they are callbacks as others.
         Begins on a feed that is still being written (--overlap) where it can: then callbacks find
         None as params["steps"] in the first epoch.
+        Warns, before the first step, when ctx.export() could not write this model.
         Saves a checkpoint at the end of each epoch where that is cheap (a tenth of the time at
         most), every --checkpoint-secs and at the end, and continues from
         the newest one when there is one: epochs counts those of earlier attempts as well.
@@ -187,7 +189,7 @@ class TrainContext:
             steps_per_execution, steps_per_epoch, initial_epoch,
             validation_freq, class_weight, verbose,
         )  # fmt: skip
-        self._datasets[id(model)] = dataset
+        given = dataset
         if isinstance(validation, int | float):
             dataset, validation = dataset.split(validation)
         elif isinstance(validation, str):
@@ -200,10 +202,14 @@ class TrainContext:
         def told_to_stop() -> bool:
             return has_evaluator and self._lake.evaluations()["stop"] == number
 
-        return Fit(
+        fit = Fit(
             self._loop, self.checkpoint, f"fit{number}", model, dataset,
             None if has_evaluator else validation, options, told_to_stop, self._publish,
-        ).run()  # fmt: skip
+        )  # fmt: skip
+        if self.is_chief and self._datasets.get(model) is not given:
+            warn_of_export(model, ServedFeatures.of(given))
+        self._datasets[model] = given
+        return fit.run()
 
     def _publish(self) -> None:
         with self._reports.quiet():
@@ -220,7 +226,7 @@ class TrainContext:
 
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
-        self._datasets.setdefault(id(model), dataset)
+        self._datasets.setdefault(model, dataset)
         prepare(model, dataset, self._runner)
         return self._loop.evaluate(Program(model, dataset, self._runner), dataset)
 
@@ -230,7 +236,7 @@ class TrainContext:
         Returns a NumPy array [rows, ...], or the model's structure of such; all of it in this
         process's memory: for more rows export the model and use tfos.predict().
         """
-        self._datasets.setdefault(id(model), dataset)
+        self._datasets.setdefault(model, dataset)
         return self._loop.predict(model, dataset)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
@@ -258,10 +264,15 @@ class TrainContext:
     def export(self, model: keras.Model, dataset: FeedDataset | None = None) -> str:
         """Writes `model` as SavedModel and Keras file to <run>/model; returns its URI.
 
-        dataset: gives names and types of the inputs; needed only when the model has seen neither
-        fit nor evaluate. A second call replaces the first's model.
+        The model takes the columns of the feed: what dataset.map() makes of the features before the
+        model sees them is done there as well. Several outputs keep their names.
+        dataset: gives names and types of the inputs, and map(); when not given, the one that the
+        model was last given to fit, or first to evaluate or predict. A second call replaces the
+        first's model.
+        Raises UsageError for a model that cannot be served, e.g. when what map() makes of the
+        features depends on the label.
         """
-        dataset = dataset or self._datasets.get(id(model))
+        dataset = dataset or self._datasets.get(model)
         if dataset is None:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         if not self.is_chief:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class TestInputNames:
 
     def test_none_of_a_features_tensors_is_anothers(self):
         columns = [Column("x", "int64", -1), Column("x_row_splits", "int64")]
-        assert input_names(columns) == [["x_1", "x_1_row_splits"], ["x_row_splits"]]
+        assert input_names(columns) == [["x", "x_row_splits"], ["x_row_splits_1"]]
 
 
 NAMES = ["class", "self", "价格", "年龄"]
@@ -114,8 +115,7 @@ class TestOutputs:
 
 def test_heads_in_a_list_are_trained_and_exported(world):
     model = two_towers()
-    heads = keras.Model(model.inputs, list(model.output.values()))
-    heads = keras.Model(dict(zip(["x", "id"], model.inputs, strict=True)), heads.outputs)
+    heads = keras.Model(model.input, [model.output[name] for name in ("y", "kind")])
     heads.compile("sgd", {"y": "binary_crossentropy", "kind": "sparse_categorical_crossentropy"})
     context = world.context()
     context.fit(heads, world.dataset(features=["x", "id"], label=["y", "kind"]))
@@ -168,6 +168,7 @@ class TestMap:
     def test_conditions_and_functions_of_tensorflow_are_taken(self, world):
         @tf.function
         def clipped(f, y):
+            tf.debugging.assert_all_finite(f["x"], "finite")
             if tf.reduce_max(f["x"]) > 0:  # Python's own, which AutoGraph makes TensorFlow's
                 return f["x"] * 2, y
             return f["x"], y
@@ -215,3 +216,28 @@ class TestMap:
         with pytest.raises(UsageError, match=r"is random .*export\(model, dataset=...\)"):
             context.export(model)
         assert served(context.export(model, plain), x=EVAL["x"])["predictions"].shape == (21,)
+
+
+class TestWarning:
+    def test_of_a_model_that_cannot_be_exported_comes_before_the_first_step(self, world, caplog):
+        seen = []
+        begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(caplog.text))
+        model, context = functional(), world.context()
+        dataset = world.dataset().map(lambda f, y: ({"x": f["x"] * y[:, tf.newaxis]}, y))
+        context.fit(model, dataset, callbacks=[begin])
+        assert "ctx.export() of this model will fail: what map() makes of the features" in seen[0]
+        with pytest.raises(UsageError, match="depends on the label"):
+            context.export(model)
+
+    def test_is_not_given_of_others(self, world, caplog):
+        world.fit(functional())
+        assert "ctx.export()" not in caplog.text
+
+
+def test_dataset_of_a_model_that_is_gone_is_not_taken_for_anothers(world):
+    context = world.context()
+    for _ in range(3):  # so that one has the place in memory that another had
+        context.fit(functional(), world.dataset(), 0)
+        gc.collect()
+        with pytest.raises(UsageError, match="pass dataset="):
+            context.export(functional())

@@ -32,3 +32,15 @@ def coordination_context() -> Any:
             error, "configures its coordination service elsewhere", "--strategy ps"
         ) from error
     return found
+
+
+def function_graph(operation: Any, attribute: str) -> Any:
+    """The FuncGraph of the function that an attribute of an operation in a graph names.
+
+    Without it nobody knows which outputs of a call or a condition need which of its inputs.
+    """
+    name = operation.get_attr(attribute).name
+    try:
+        return operation.graph._get_function(name).graph
+    except AttributeError as error:
+        raise missing(error, "keeps the functions of a graph elsewhere", "") from error

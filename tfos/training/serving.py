@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from tfos.training.graphs import reached
 
 # parts of the names of operations that give other values each time
 _RANDOM = ("Random", "Multinomial", "Rng", "StatefulStandardNormal", "StatefulUniform")
+
+_log = logging.getLogger(__name__)
 
 
 class ServedFeatures:
@@ -85,18 +88,28 @@ def serving_function(model: keras.Model, features: ServedFeatures) -> Any:
         return _named(model, model(features.arrange(tensors), training=False))
 
     try:
-        return tf.function(serve).get_concrete_function(**serving_specs(columns))
+        return tf.function(serve, autograph=False).get_concrete_function(**serving_specs(columns))
     except TFOSError:
         raise
     except Exception as error:  # of the user's code, or of Keras about it
         raise UsageError(
             f"model {model.name!r} cannot be called on the features {[c.name for c in columns]},"
-            f" as the exported model would be: {type(error).__name__}: {_first_lines(error)}"
+            f" as the exported model would be: {type(error).__name__}: {str(error).strip()[:400]}"
         ) from error
 
 
-def _first_lines(error: Exception) -> str:
-    return str(error).strip()[:400]
+def warn_of_export(model: keras.Model, features: ServedFeatures) -> None:
+    """Says in the log when a model cannot be served, while its training has not begun.
+
+    The model has been built: where a layer has not, it would be built in this process alone, and
+    nothing is said.
+    """
+    if not all(layer.built for layer in model._flatten_layers(include_self=False)):
+        return
+    try:
+        serving_function(model, features)
+    except UsageError as error:
+        _log.warning("ctx.export() of this model will fail: %s", error)
 
 
 def _named(model: keras.Model, outputs: Any) -> dict[str, Any]:
@@ -133,9 +146,8 @@ def _mapped(dataset: FeedDataset, tensors: list[Any]) -> Any:
     absent = [_absent(column, rows) for column in dataset.target_columns]
     element = dataset.arranged([*tensors, *absent])
     for function in dataset.functions:
-        # a tf.function's own, so that what depends on what can be seen
-        function = getattr(function, "python_function", function)
-        element = function(*element) if isinstance(element, tuple) else function(element)
+        # with AutoGraph, as tf.data calls it
+        element = tf.function(function)(*element if isinstance(element, tuple) else (element,))
     features = keras.utils.unpack_x_y_sample_weight(element)[0]
     _check_maps(features, absent)
     return features
