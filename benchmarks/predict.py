@@ -40,6 +40,7 @@ def export(directory: str) -> str:
     from tfos.feeding.schema import Column
     from tfos.lake.run_directory import RunDirectory
     from tfos.training.export import export_model
+    from tfos.training.serving import ServedFeatures
 
     inputs = {name: keras.Input((), dtype="int64", name=name) for name in IDS}
     inputs |= {name: keras.Input((), name=name) for name in FLOATS}
@@ -51,7 +52,9 @@ def export(directory: str) -> str:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
     model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
     columns = [Column(name, "int64") for name in IDS] + [Column(name, "float32") for name in FLOATS]
-    return export_model(model, columns, RunDirectory(directory, "run"), directory, None)
+    return export_model(
+        model, ServedFeatures(columns), RunDirectory(directory, "run"), directory, None
+    )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,7 @@ from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.program import Program, prepare
 from tfos.training.runner import Runner
+from tfos.training.serving import ServedFeatures, warn_of_export
 from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class TrainContext:
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output
         self._loop = Loop(runner, host.ledger, host.reports, self.checkpoint.step)
         self._fits = 0
-        self._datasets: dict[int, FeedDataset] = {}
+        self._datasets: WeakKeyDictionary[keras.Model, FeedDataset] = WeakKeyDictionary()
         self._fitted: list[keras.Model] = []  # the first ones that differ, two at most
         self.reported: dict[str, Any] = {}
         self.model_uri: str | None = None
@@ -177,6 +179,7 @@ class TrainContext:
         under way, or at its next checkpoint. Without one they are callbacks as others.
         Begins on a feed that is still being written (--overlap) where it can: then callbacks find
         None as params["steps"] in the first epoch.
+        Warns, before the first step, when ctx.export() could not write this model.
         Saves a checkpoint at the end of each epoch where that is cheap (a tenth of the time at
         most), every --checkpoint-secs and at the end, and continues from
         the newest one when there is one: epochs counts those of earlier attempts as well.
@@ -188,7 +191,7 @@ class TrainContext:
             steps_per_execution, steps_per_epoch, initial_epoch,
             validation_freq, class_weight, verbose,
         )  # fmt: skip
-        self._datasets[id(model)] = dataset
+        given = dataset
         if not any(model is other for other in self._fitted):
             self._fitted = [*self._fitted, model][:2]
         validation = validation_of(validation, validation_data, validation_split)
@@ -204,10 +207,14 @@ class TrainContext:
         def told_to_stop() -> bool:
             return has_evaluator and self._lake.evaluations()["stop"] == number
 
-        return Fit(
+        fit = Fit(
             self._loop, self.checkpoint, f"fit{number}", model, dataset,
             None if has_evaluator else validation, options, told_to_stop, self._publish,
-        ).run()  # fmt: skip
+        )  # fmt: skip
+        if self.is_chief and self._datasets.get(model) is not given:
+            warn_of_export(model, ServedFeatures.of(given))
+        self._datasets[model] = given
+        return fit.run()
 
     def _publish(self) -> None:
         with self._reports.quiet():
@@ -224,7 +231,7 @@ class TrainContext:
 
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
-        self._datasets.setdefault(id(model), dataset)
+        self._datasets.setdefault(model, dataset)
         prepare(model, dataset.wait_complete(), self._runner)
         return self._loop.evaluate(Program(model, dataset, self._runner), dataset)
 
@@ -234,7 +241,7 @@ class TrainContext:
         Returns a NumPy array [rows, ...], or the model's structure of such; all of it in this
         process's memory: for more rows export the model and use tfos.predict().
         """
-        self._datasets.setdefault(id(model), dataset)
+        self._datasets.setdefault(model, dataset)
         return self._loop.predict(model, dataset)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
@@ -262,10 +269,15 @@ class TrainContext:
     def export(self, model: keras.Model, dataset: FeedDataset | None = None) -> str:
         """Writes `model` as SavedModel and Keras file to <run>/model; returns its URI.
 
-        dataset: gives names and types of the inputs; needed only when the model has seen neither
-        fit nor evaluate. A second call replaces the first's model.
+        The model takes the columns of the feed: what dataset.map() makes of the features before the
+        model sees them is done there as well. Several outputs keep their names.
+        dataset: gives names and types of the inputs, and map(); when not given, the one that the
+        model was last given to fit, or first to evaluate or predict. A second call replaces the
+        first's model.
+        Raises UsageError for a model that cannot be served, e.g. when what map() makes of the
+        features depends on the label.
         """
-        dataset = dataset or self._datasets.get(id(model))
+        dataset = dataset or self._datasets.get(model)
         if dataset is None:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         if not self.is_chief:
@@ -273,7 +285,7 @@ class TrainContext:
         with self._reports.quiet():
             self.model_uri = export_model(
                 model,
-                dataset.feature_columns,
+                ServedFeatures.of(dataset),
                 self._lake,
                 self._scratch,
                 self._runner.io_device,

@@ -19,6 +19,7 @@ import tfos
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 from tfos.training.export import export_model
+from tfos.training.serving import ServedFeatures
 
 pytest_plugins = ["sessions"]
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(200)]
@@ -27,7 +28,9 @@ ROWS = 10_000
 
 def export(directory: str, model: keras.Model, columns: list[Column]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        return export_model(model, columns, RunDirectory(directory, "run"), scratch, None)
+        return export_model(
+            model, ServedFeatures(columns), RunDirectory(directory, "run"), scratch, None
+        )
 
 
 @pytest.fixture(scope="module")

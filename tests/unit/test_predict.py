@@ -26,6 +26,7 @@ from tfos.inference.worker import load_model, rebatch
 from tfos.lake.run_directory import RunDirectory
 from tfos.lake.storage import Storage
 from tfos.training.export import export_model
+from tfos.training.serving import ServedFeatures
 
 pytest_plugins = ["s3"]
 ROWS = 25
@@ -109,7 +110,7 @@ class Frame:
 
 def export(lake: RunDirectory, model: keras.Model, columns=COLUMNS) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        return export_model(model, columns, lake, scratch, None)
+        return export_model(model, ServedFeatures(columns), lake, scratch, None)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 from helpers import write_feed
 
-from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset, serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
-from tfos.training.export import export_model, serving_specs
+from tfos.training.export import export_model
+from tfos.training.serving import ServedFeatures, serving_specs
 
 ROWS, WIDE = 11, 1_000_000
 COLUMNS = [
@@ -159,7 +159,11 @@ class TestKeras:
         (batch,) = dataset
         model(batch)
         uri = export_model(
-            model, dataset.feature_columns, RunDirectory(str(tmp_path), "run"), str(tmp_path), None
+            model,
+            ServedFeatures.of(dataset),
+            RunDirectory(str(tmp_path), "run"),
+            str(tmp_path),
+            None,
         )
         serve = tf.saved_model.load(uri).signatures["serving_default"]
         _, inputs = serve.structured_input_signature
@@ -198,8 +202,3 @@ class TestServingNames:
         assert list(serving_specs(columns)) == [
             "a_b", "with_space", "arg__1", "arg_2nd", "gr__e", "plain_name"
         ]  # fmt: skip
-
-    @pytest.mark.parametrize("other", [Column("a_b", "int8"), Column("a-b", "float32", -1)])
-    def test_two_features_of_one_name_are_refused(self, other):
-        with pytest.raises(UsageError, match=r"a_b.*rename"):
-            serving_specs([Column("a.b", "float32"), other])

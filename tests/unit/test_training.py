@@ -16,6 +16,7 @@ from tfos.lake.storage import COMMIT
 from tfos.strategies.single.backend import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
+from tfos.training.serving import ServedFeatures
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")
@@ -239,7 +240,7 @@ class TestMakeAtomic:
 
 class TestExport:
     def export(self, world, model, dataset):
-        uri = export_model(model, dataset.feature_columns, world.lake, world.scratch, None)
+        uri = export_model(model, ServedFeatures.of(dataset), world.lake, world.scratch, None)
         assert uri == world.lake.uri("model")
         return uri
 

@@ -79,3 +79,15 @@ def sharded_variable() -> Any:
         return tf.__internal__.distribute.ShardedVariable
     except AttributeError as error:
         raise _missing(error, "keeps variables in slices") from error
+
+
+def function_graph(operation: Any, attribute: str) -> Any:
+    """The FuncGraph of the function that an attribute of an operation in a graph names.
+
+    Without it nobody knows which outputs of a call or a condition need which of its inputs.
+    """
+    name = operation.get_attr(attribute).name
+    try:
+        return operation.graph._get_function(name).graph
+    except AttributeError as error:
+        raise _missing(error, "keeps the functions of a graph") from error

@@ -169,6 +169,16 @@ class FeedDataset:
         return self._columns[: self._features]
 
     @property
+    def target_columns(self) -> list[Column]:
+        """The columns of the labels, and of the weight, as the feed has them."""
+        return self._columns[self._features :]
+
+    @property
+    def functions(self) -> list[Callable[..., Any]]:
+        """What map() was given, in order."""
+        return list(self._maps)
+
+    @property
     def element_spec(self) -> Any:
         """The type of one batch, as tf.data has it."""
         return self.positions(tf.constant(0, tf.int64), tf.constant(0, tf.int64), 0).element_spec
@@ -314,11 +324,14 @@ class FeedDataset:
             tensor_of(column, [tf.ensure_shape(next(parts), spec.shape) for spec in each])
             for column, each in zip(self._columns, specs, strict=True)
         ]
-        return self._arranged(tensors)
+        return self.arranged(tensors)
 
-    def _arranged(self, tensors: list[Any]) -> Any:
-        """One element from the tensors of its columns."""
-        named = list(zip(self._view.columns, tensors, strict=True))
+    def arranged(self, tensors: list[Any]) -> Any:
+        """One element, before any map(), from the tensors of its columns; or features from theirs.
+
+        tensors: those of feature_columns, and of target_columns where there are such.
+        """
+        named = list(zip(self._view.columns, tensors, strict=False))
         upto = self._features + self._labels
         features: Any = dict(named[: self._features])
         label: Any = dict(named[self._features : upto])

@@ -5,8 +5,10 @@ Whoever applies the model knows its columns and outputs from it, without TensorF
 
 from __future__ import annotations
 
+import itertools
+import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,17 +53,37 @@ class Output:
         return 0 if self.shape[1:] == (1,) else len(self.shape) - 1
 
 
-def input_names(column: Column) -> list[str]:
-    """The tensors of the serving signature that a feature comes as: those of convert.components().
+def input_names(columns: Sequence[Column]) -> list[list[str]]:
+    """The tensors of the serving signature that each feature comes as: convert.components().
 
     TF Serving has neither ragged nor sparse tensors. A ragged feature x is x, its flat values, and
     x_row_splits, of ragged rank 2 also x_inner_row_splits; a sparse one is x_indices, x_values and
     x_dense_shape. What is neither an ASCII letter nor a digit is "_" in them: a.b is a_b. Names
-    that begin with another sign than a letter get "arg_" before it.
+    that begin with another sign than a letter, or are words of Python's, get "arg_" before them:
+    TensorFlow makes them parameters. Where that makes two names one, a column that has the name
+    itself keeps it, then the first one; the others get _1, _2, ... after theirs.
     """
-    name = re.sub(r"[^a-zA-Z0-9]", "_", column.name)
-    if not name[:1].isalpha():
-        name = f"arg_{name}"
+    found: dict[int, list[str]] = {}
+    taken: set[str] = set()
+    stems = [_stem(column.name) for column in columns]
+    # in two turns: those whose name is as it is before those whose name is made
+    for at in sorted(range(len(columns)), key=lambda at: stems[at] != columns[at].name):
+        for number in itertools.count():
+            names = _component_names(stems[at] + (f"_{number}" if number else ""), columns[at])
+            if taken.isdisjoint(names):
+                break
+        taken.update(names)
+        found[at] = names
+    return [found[at] for at in range(len(columns))]
+
+
+def _stem(name: str) -> str:
+    stem = re.sub(r"[^a-zA-Z0-9]", "_", name)
+    reserved = keyword.iskeyword(stem) or stem == "self"
+    return f"arg_{stem}" if reserved or not stem[:1].isalpha() else stem
+
+
+def _component_names(name: str, column: Column) -> list[str]:
     if column.sparse:
         return [f"{name}_indices", f"{name}_values", f"{name}_dense_shape"]
     if column.is_ragged:

@@ -101,6 +101,7 @@ def _tensors(batch: pa.RecordBatch, job: Job, where: _Where) -> dict[str, np.nda
     inputs = canonical(batch, job.layout)
     facts = inspect(inputs, job.layout)
     found: dict[str, np.ndarray] = {}
+    names = input_names(job.signature.inputs)
     for index, column in enumerate(job.signature.inputs):
         array = inputs.column(index)
         spans = zip(column.shape, facts.spans.get(column.name, []), strict=False)
@@ -111,7 +112,7 @@ def _tensors(batch: pa.RecordBatch, job: Job, where: _Where) -> dict[str, np.nda
         ):
             raise _bad_row(array, column, job.layout.sources[index].name, where)
         parts = components(to_numpy(array, column), column)
-        found.update(zip(input_names(column), parts, strict=True))
+        found.update(zip(names[index], parts, strict=True))
     return found
 
 

@@ -203,9 +203,9 @@ class Program:
         with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
             sums = [(i + v).astype(i.dtype) for i, v in zip(self._initial, total, strict=True)]
         mapping = list(zip(self._metrics, map(tf.constant, sums), strict=True))
+        # a result may be a variable itself, whose value is in the scope alone
         with keras.StatelessScope(state_mapping=mapping):
-            results = self._model.get_metrics_result()
-        return _as_logs(results)
+            return _as_logs(self._model.get_metrics_result())
 
 
 def _as_logs(results: Mapping[str, Any]) -> dict[str, Any]:
