@@ -5,6 +5,7 @@
   registry.json                 the run's credential for ZooKeeper; for the owner's eyes only
   feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
                                 that is read before, arrived.json has what there is so far
+  driver.json                   the lease of the driver that lives; gone when the run is over
   generation.json               which chief may write checkpoints
   app.pkl                       the app after pre_train; the feeds are complete when all
                                 manifests are there
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfos.errors import LakeError
 from tfos.lake.storage import COMMIT, Storage
 
 MODEL = "model"
@@ -34,6 +36,7 @@ OUTPUT = "output"
 STATE = "state.json"
 SPEC = "spec.json"
 _REGISTRY = "registry.json"
+_LEASE = "driver.json"
 _GENERATION = "generation.json"
 _APP = "app.pkl"
 _EVALUATIONS = "evaluations.json"
@@ -93,6 +96,20 @@ class AppRecord:
     feeds: Sequence[str]
 
 
+@dataclass(frozen=True)
+class DriverLease:
+    """What the driver of a run leaves of itself, again and again, while it lives.
+
+    submission: as spec.json has it. token: of this driver and no other. beat: one more each time.
+    """
+
+    host: str
+    pid: int
+    submission: str
+    token: str
+    beat: int
+
+
 class RunDirectory(Storage):
     """The directory of run `run_id` in the lake at `url`. Picklable; thread-safe.
 
@@ -123,6 +140,20 @@ class RunDirectory(Storage):
 
     def write_registry(self, address: Mapping[str, Any]) -> None:
         self.write_json(_REGISTRY, address, is_secret=True)
+
+    def lease(self) -> DriverLease | None:
+        try:
+            return DriverLease(**self.read_json(_LEASE))
+        except LakeError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def write_lease(self, lease: DriverLease) -> None:
+        self.write_json(_LEASE, vars(lease))
+
+    def remove_lease(self) -> None:
+        self.remove(_LEASE)
 
     def result(self) -> dict[str, Any] | None:
         return self._json(_RESULT)
