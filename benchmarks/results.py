@@ -1,4 +1,4 @@
-"""Runs all benchmarks, and writes RESULTS.md: python benchmarks/results.py [--quick] [NAME...]
+"""Runs all benchmarks, and writes RESULTS.md: bin/bench [--quick] [NAME...]
 
 NAME: only these; what RESULTS.md has of the others stays.
 """
@@ -65,7 +65,7 @@ def main() -> None:
             f"\n`python {' '.join(command)}`, {datetime.date.today()}, on {machine()}:\n\n"
             f"```\n{ended.stdout.rstrip()}\n```\n"
         )
-        head = "# Results\n\nWritten by `python benchmarks/results.py`.\n"
+        head = "# Results\n\nWritten by `bin/bench`.\n"
         body = (f"\n## {each}\n{found[each]}" for each in NAMES if each in found)
         RESULTS.write_text(head + "".join(body))
 

@@ -1,4 +1,4 @@
-# Sourced by bin/pl_submit and bin/test: makes .venv on first use, and again when pyproject.toml changes.
+# Sourced by bin/pl_submit, bin/test and bin/bench: makes .venv on first use, and again when pyproject.toml changes.
 # Usage: tfos_venv ROOT [EXTRA]; leaves the interpreter's path in $TFOS_PYTHON.
 tfos_venv() {
   local root=$1 extra=${2:-} venv=$1/.venv base="" candidate stamp want

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.fault.checkpoint.store import CheckpointStore
-from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
+from tfos.feeding.arrival import Arrival
+from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.schema import Manifest
 from tfos.lake.run_directory import MODEL
 from tfos.spec.roles import EVALUATOR
@@ -112,18 +111,15 @@ class TrainContext:
         Raises LakeError for an unknown feed, FeedError for an unknown column.
         """
         return FeedDataset(
-            self._reader.arrived(name), batch_size, features, label, weight, shuffle, seed,
+            self._arrival(name), batch_size, features, label, weight, shuffle, seed,
             replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_rows,
-            arrived=lambda all_of_it: self._arrived(name, all_of_it),
         )  # fmt: skip
 
-    def _arrived(self, feed: str, all_of_it: bool) -> Manifest:
-        with self._reports.quiet() if all_of_it else contextlib.nullcontext():
-            while True:
-                manifest = self._reader.arrived(feed)
-                if manifest.complete or not all_of_it:
-                    return manifest
-                time.sleep(ARRIVAL_SECS)
+    def _arrival(self, feed: str) -> Arrival:
+        def look() -> Manifest:
+            return self._reader.arrived(feed)
+
+        return Arrival(look(), look, self._reports.quiet)
 
     def _refuse_evaluator(self) -> None:
         if self.role == EVALUATOR:
@@ -188,9 +184,9 @@ class TrainContext:
         )  # fmt: skip
         self._datasets[id(model)] = dataset
         if isinstance(validation, int | float):
-            dataset, validation = dataset.split(validation)
+            dataset, validation = dataset.wait_complete().split(validation)
         elif isinstance(validation, str):
-            validation = dataset.of(self._arrived(validation, True))
+            validation = dataset.of(self._arrival(validation).wait_complete())
         number = self._fits
         self._fits += 1
         if self.role == EVALUATOR:
@@ -220,7 +216,7 @@ class TrainContext:
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
         self._datasets.setdefault(id(model), dataset)
-        prepare(model, dataset, self._runner)
+        prepare(model, dataset.wait_complete(), self._runner)
         return self._loop.evaluate(Program(model, dataset, self._runner), dataset)
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:

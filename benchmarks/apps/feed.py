@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 import tfos
 
 if TYPE_CHECKING:
@@ -67,12 +69,11 @@ class Feed(tfos.TFOnSparkApp):
                 shutil.rmtree(path, ignore_errors=True)
 
     def train(self, ctx: Any) -> dict[str, Any]:
-        import psutil
-
         found: dict[str, Any] = {"pre_train_secs": self.pre_train_secs}
         rss = []
         for shuffle in (False, True):
             dataset = ctx.dataset("train", self.args.batch_size, label="y", shuffle=shuffle)
+            dataset.wait_complete()
             for epoch in range(self.args.epochs):
                 secs = _timed(_consumer(dataset.positions(0, dataset.rows, epoch)))
                 found.setdefault("shuffled" if shuffle else "in_order", []).append(secs)

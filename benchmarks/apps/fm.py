@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 import tfos
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ NAMES = ("user", "item")
 
 def _memory() -> dict[str, int]:
     """The most resident memory that each process of this run has had, in MiB, by role."""
-    import psutil
 
     def role_and_run(process: psutil.Process) -> list[str]:
         line = process.cmdline()

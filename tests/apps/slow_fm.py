@@ -33,7 +33,8 @@ class SlowFM(FMMovieLens):
 
         def slow_dataset(*args, **kwargs):
             data = dataset(*args, **kwargs)
-            at["steps"] = at["steps"] or data.steps_per_epoch  # the first is what is trained on
+            # the first is what is trained on
+            at["steps"] = at["steps"] or data.wait_complete().steps_per_epoch
             return _slow(data, until, unit_secs / unit_steps)
 
         def begin_epoch(epoch, logs):

@@ -204,6 +204,45 @@ class Here:
         yield
 
 
+class Interrupted(Exception):
+    """In place of a crash."""
+
+
+def go_on(
+    runner: Any, reader: FeedReader, root: Path, batch: int, steps: int | None = None
+) -> tuple[keras.Model, keras.callbacks.History, Ledger]:
+    """One process, or all in step, go on with the epoch in which others were interrupted.
+
+    steps: after which they are interrupted themselves; then Interrupted is raised.
+    """
+    ledger, lake = Ledger(), RunDirectory(str(root), "onward")
+    store = CheckpointStore(lake, is_owner=runner.replica == 0)
+    shared = ledger.as_json, ledger.restore
+    saver = Checkpointer(store, str(root), 0.0, shared=shared)
+    keras.utils.set_random_seed(7)
+    with runner.strategy.scope():
+        model = dense()
+    made = 0
+
+    def count(batch: int, logs: Any) -> None:
+        nonlocal made
+        made += 1
+        if steps is not None and made > steps:
+            raise Interrupted
+
+    dataset = FeedDataset(
+        reader.manifest("many"), batch, ["x"], "y", shuffle=False, replica=runner.replica,
+        replicas=runner.replicas,
+    )  # fmt: skip
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=count)
+    options = FitOptions(1, [callback], steps_per_execution=1)
+    own = Loop(runner, ledger, Here(), saver.step)
+    try:
+        return model, Fit(own, saver, "fit0", model, dataset, None, options).run(), ledger
+    finally:
+        saver.wait()
+
+
 # scenario -> (feed, columns, model, epochs): those that one process can be compared with
 FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "dense": ("many", "x", dense, 3),
@@ -282,6 +321,9 @@ def main(index: int, ports: list[str], root: Path) -> None:
             logs = own.evaluate(Program(model, validation, runner), validation)
             predicted = own.predict(model, data("many", "x", shuffle=True))
             leave("evaluated", None, **logs, predicted=predicted)
+
+    with contextlib.suppress(Interrupted):
+        go_on(runner, reader, root, BATCH, steps=1)
 
     model = made(normalized)
     fit("normalized", model, data("many", "x"), None, 2)

@@ -9,15 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, free_port
-from in_step import BATCH, FITS, dense, overshooting, stopping, two_tables
+from in_step import (
+    BATCH,
+    FITS,
+    Interrupted,
+    dense,
+    go_on,
+    overshooting,
+    stopping,
+    two_tables,
+)
 
+from tfos.feeding.dataset import serve_reads
 from tfos.feeding.plan import share
+from tfos.feeding.reader import FeedReader
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
+from tfos.strategies.single.backend import SingleRunner
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
@@ -63,6 +76,8 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shards in SHARDS.items():
         rows = {column: array.tolist() for column, array in values(sum(shards)).items()}
         write_feed(RunDirectory(str(root), "run"), name, COLUMNS, rows, shards)
+    with pytest.raises(Interrupted):
+        go_on(SingleRunner(), served(root), root, 8, steps=2)
     ports = ",".join(str(free_port()) for _ in range(WORKERS))
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cluster")])
     env = {**os.environ, "PYTHONPATH": path, "GRPC_FAIL_FAST": "use_caller"}
@@ -87,6 +102,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
             process.kill()
             process.wait()
     return root
+
+
+def served(root: Path) -> FeedReader:
+    """Reads the feeds, in this process."""
+    reader = FeedReader(RunDirectory(str(root), "run"), str(root))
+    serve_reads(reader)
+    return reader
 
 
 def results(left: Path, name: str) -> list[dict[str, np.ndarray]]:
@@ -221,6 +243,28 @@ def test_step_of_ones_own_with_two_tables_is_that_of_one_process(left: Path) -> 
         np.testing.assert_allclose(worker["losses"], losses, rtol=1e-5)
         np.testing.assert_allclose(worker["id"], weights[0], rtol=1e-5)
         np.testing.assert_allclose(worker["tags"], weights[1], rtol=1e-5)
+
+
+def test_epoch_is_divided_anew_by_whoever_goes_on(left: Path) -> None:
+    """One process took 16 of 41 rows, then three a step of the rest, and one takes what is left."""
+    state = RunDirectory(str(left), "onward").checkpoint_state(f"{3:012d}")
+    assert state["sections"]["fit0"]["takes"] == [[1, 16], [3, 12]]
+    model, history, ledger = go_on(SingleRunner(), served(left), left, 5)
+    # of the shares [16, 24) [24, 32) [32, 41) each has lost four rows
+    steps = [*np.split(np.arange(16), 2), np.r_[16:20, 24:28, 32:36]]
+    rest = np.r_[20:24, 28:32, 36:41]
+    steps += [rest[at : at + 5] for at in range(0, len(rest), 5)]
+    data, loss = values(41), 0.0
+    keras.utils.set_random_seed(7)
+    one = dense()
+    for rows in steps:
+        found = one.train_on_batch({"x": data["x"][rows]}, data["y"][rows])
+        loss += float(found[0]) * len(rows) / 41
+    for mine, theirs in zip(model.weights, one.weights, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(history.history["loss"], [loss], rtol=1e-5, atol=1e-5)
+    record = ledger.as_json()["many"]
+    assert record == {"rows_due": [41], "rows_trained": [41], "rows_repeated": [0]}
 
 
 def test_only_the_chief_saves(left: Path) -> None:

@@ -38,6 +38,12 @@ def test_parameter_servers_in_local_mode_leave_a_model(tmp_path, movielens):
     run = tmp_path / result["run_id"]
     logs = {path.stem for path in run.glob("logs/1/*.log")}
     assert logs == {"chief-0", "ps-0", "worker-0", "worker-1"}
+    # what Spark and TensorFlow say of themselves is in the driver's log alone
+    chatter = ("incubator modules", "NativeCodeLoader", "absl::InitializeLog", "cpu_feature_guard")
+    driver_log = (run / "logs" / "driver.log").read_text()
+    for words in chatter:
+        assert words in driver_log
+        assert words not in ended.stderr
     for user in (1, 2, 3):  # a table each, of ten rated titles
         _, found, table = ended.stderr.partition(f"Unseen movies for user {user}")
         ratings = re.findall(r"│ (\d\.\d\d) +│ \S", table.partition("└")[0])

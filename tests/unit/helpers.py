@@ -11,8 +11,9 @@ import pyarrow as pa
 from spark_types import struct
 
 from tfos.errors import RegistryError
+from tfos.feeding.arrived import ArrivedWriter
 from tfos.feeding.schema import Column, Manifest, Shard
-from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import RunDirectory, feed_path, is_arrival, manifest_path
 
 _ARROW = {
     "int8": pa.int8(),
@@ -80,9 +81,13 @@ def arrive(lake: RunDirectory, manifest: Manifest, shards: int) -> None:
     arrival = tuple(reversed(range(len(manifest.shards))))
     if shards < len(manifest.shards):
         lake.remove(manifest_path(manifest.feed))
+        for file in filter(is_arrival, lake.list(feed_path(manifest.feed))):
+            lake.remove(f"{feed_path(manifest.feed)}/{file}")
+        writer = ArrivedWriter(lake, replace(manifest, shards=(), complete=False))
+        writer.begin()
         came = tuple(manifest.shards[number] for number in arrival[:shards])
-        here = replace(manifest, shards=came, complete=False)
-        lake.write_json(arrived_path(manifest.feed), here.as_json())
+        for count in range(shards):  # each in a file of its own, which is always the same
+            writer.tell(came[: count + 1])
     else:
         whole = replace(manifest, arrival=arrival)
         lake.write_json(manifest_path(manifest.feed), whole.as_json())

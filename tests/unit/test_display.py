@@ -55,6 +55,16 @@ class TestPlainDisplay:
         assert line.startswith("tfos ")
         assert line.endswith("array[0] in [bold]x[/bold]")
 
+    def test_a_phase_is_a_line_and_is_told(self, display, capsys):
+        told = []
+        display.phase("pre_train()")
+        display.tell = told.append
+        display.phase("feeding train")
+        assert told == ["feeding train"]
+        assert [line.split("  ")[-1] for line in self.lines(capsys)] == [
+            "pre_train()", "feeding train",
+        ]  # fmt: skip
+
     def test_a_long_line_is_not_wrapped(self, display, capsys):
         display.line("x" * 500)
         assert len(self.lines(capsys)) == 1

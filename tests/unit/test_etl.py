@@ -82,7 +82,7 @@ def make(lake, nodes, monkeypatch):
         context = types.SimpleNamespace(setJobGroup=lambda *of: None, cancelJobGroup=cancelled)
         spark = types.SimpleNamespace(sparkContext=context)
         lines = []
-        display = types.SimpleNamespace(line=lines.append)
+        display = types.SimpleNamespace(line=lines.append, phase=lines.append)
         address = RegistryAddress("h:1", "run", "secret")
         feeds = Feeds(App(returned), spark, lake, address, nodes, display)
         feeds.lines = lines

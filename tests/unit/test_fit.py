@@ -22,8 +22,9 @@ from zoo import (
     functional,
 )
 
-from tfos.errors import UsageError
+from tfos.errors import FeedError, UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.feeding.arrival import Arrival
 from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
 from tfos.lake.run_directory import RunDirectory
@@ -344,8 +345,8 @@ class TestArriving:
     @pytest.fixture
     def growing(self, tmp_path, monkeypatch):
         """Makes contexts on a feed of which more arrives each time that somebody waits for it."""
-        monkeypatch.setattr("tfos.training.fit.ARRIVAL_SECS", 0.0)
-        monkeypatch.setattr("tfos.context.ARRIVAL_SECS", 0.0)
+        monkeypatch.setattr("tfos.feeding.epochs.ARRIVAL_SECS", 0.0)
+        monkeypatch.setattr("tfos.feeding.arrival.ARRIVAL_SECS", 0.0)
         lake = RunDirectory(str(tmp_path / "growing"), "run")
         manifest = write_feed(lake, "train", COLUMNS, as_lists(TRAIN), [0, 9, 0, 13, 28])
 
@@ -381,8 +382,8 @@ class TestArriving:
     @pytest.mark.parametrize("options", [{"shuffle": False}, {"split": 0.2}])
     def test_others_wait_until_all_is_there(self, growing, monkeypatch, options):
         world, context = growing("growing", 1, 2, 5)
-        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
-        monkeypatch.setattr("tfos.training.fit.Fit._arrivals", None)
+        monkeypatch.setattr("tfos.feeding.arrival.time.sleep", lambda secs: world.heard.moved())
+        monkeypatch.setattr("tfos.training.fit.GrowingEpoch", None)
         shuffle = options.get("shuffle", True)
         dataset = context.dataset("train", BATCH, ["x"], "y", shuffle=shuffle)
         context.fit(functional(), dataset, validation=options.get("split"))
@@ -399,7 +400,7 @@ class TestArriving:
         newest = world.lake.newest_checkpoint()
         assert int(newest.partition("-")[0]) == at
         state = world.lake.read_json(f"checkpoints/{newest}/state.json")["sections"]["fit0"]
-        assert state["division"] == [BATCH, 1, 0]
+        assert (state["data_epoch"], state["takes"]) == (0, [[1, at * BATCH]])
         one, two = functional(), functional()
         again, context = growing("growing", *then)
         history = self.fit(again, context, one, 2)
@@ -409,14 +410,24 @@ class TestArriving:
         assert_same_weights(one, two, 1e-5)
         assert_same_history(history, expected, 1e-5)
 
-    def test_cannot_go_on_with_other_batches(self, growing):
+    @pytest.mark.parametrize("then", [(1, 2, 5), (5,)], ids=["more to come", "complete"])
+    def test_goes_on_with_other_batches(self, growing, then):
         world, context = growing("growing", 1, 5)
         with pytest.raises(Interrupted):
             self.fit(world, context, functional(), 2, callbacks=[interrupt(on_train_batch_end=2)])
-        world, context = growing("growing", 5)
-        dataset = context.dataset("train", BATCH + 1, ["x"], "y")
-        with pytest.raises(UsageError, match="2 steps into epoch 1"):
-            context.fit(functional(), dataset, 2)
+        world, context = growing("growing", *then)
+        model, expected = functional(), functional()
+        history = self.fit(world, context, model, 2, batch_size=5)
+        assert world.trained == {"train": [ROWS] * 2}
+        assert world.saver.stats["step"] == 2 + 7 + 10
+        eights, fives = (context.dataset("train", size, ["x"], "y") for size in (BATCH, 5))
+        first = [*eights.positions(0, 16, 0), *fives.positions(16, ROWS, 0)]
+        losses = []
+        for rows in (first, fives.positions(0, ROWS, 1)):
+            found = [(expected.train_on_batch(x, y)[0], len(y)) for x, y in rows]
+            losses.append(sum(loss * size for loss, size in found) / ROWS)
+        assert_same_weights(model, expected, 1e-5)
+        assert history.history["loss"] == pytest.approx(losses, abs=1e-5)
 
     def test_is_saved_between_arrivals_too(self, growing):
         """Of units as long as what has come there is none in between."""
@@ -459,16 +470,19 @@ class TestArriving:
 
     def test_callback_that_asks_for_all_rows_loses_none(self, growing, monkeypatch):
         world, context = growing("growing", 2, 5)
-        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        monkeypatch.setattr("tfos.feeding.arrival.time.sleep", lambda secs: world.heard.moved())
         dataset = context.dataset("train", BATCH, ["x"], "y")
-        asked = keras.callbacks.LambdaCallback(on_train_batch_end=lambda at, logs: dataset.rows)
+        asked = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: dataset.wait_complete()
+        )
         context.fit(functional(), dataset, 1, callbacks=[asked])
         world.saver.wait()
         assert world.trained == {"train": [ROWS]}
 
-    def test_is_stopped_by_a_callback(self, growing, monkeypatch):
+    def test_is_stopped_by_a_callback_and_waits_for_no_more_rows(self, growing, monkeypatch):
         world, context = growing("growing", 1, 2, 5)
-        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        monkeypatch.setattr(Arrival, "wait_complete", None)
+        world.heard.moved = None
         model = functional(metrics=[])
 
         def stop(batch, logs):
@@ -477,14 +491,22 @@ class TestArriving:
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
         history = self.fit(world, context, model, 3, callbacks=[callback])
         assert len(history.epoch) == 1
+        assert world.saver.stats["step"] == 1
         record = world.ledger.as_json()["train"]
-        assert (record["rows_trained"], record["rows_due"]) == ([BATCH], [ROWS])
+        assert (record["rows_trained"], record["rows_due"]) == ([BATCH], [None])
+        # who finds the run so has nothing to do, and nothing to wait for
+        again, context = growing("growing", 1, 2, 5)
+        again.heard.moved = None
+        assert self.fit(again, context, functional(metrics=[]), 3).epoch == [0]
 
     def test_what_needs_all_rows_waits_for_them(self, growing, monkeypatch):
         world, context = growing("growing", 1, 2, 5)
-        monkeypatch.setattr("tfos.context.time.sleep", lambda secs: world.heard.moved())
+        monkeypatch.setattr("tfos.feeding.arrival.time.sleep", lambda secs: world.heard.moved())
         train = context.dataset("train", BATCH, ["x"], "y")
-        assert train.is_arriving
-        assert train.steps_per_epoch == 7
-        assert not train.is_arriving
+        for ask in (lambda: train.rows, lambda: train.steps_per_epoch, lambda: train.split(0.2)):
+            with pytest.raises(FeedError, match=r"28 so far.*wait_complete\(\).*--overlap off"):
+                ask()
+        assert not train.is_complete
         assert sum(len(label) for _, label in train) == ROWS
+        assert train.is_complete
+        assert (train.rows, train.steps_per_epoch) == (ROWS, 7)

@@ -613,3 +613,16 @@ class TestFullDisk:
         RunDirectory(str(small_disk), "run").write("x", bytes(500 << 10))
         assert len(warned) == 1
         assert len((small_disk / "run/x").read_bytes()) == 500 << 10
+
+
+def test_the_run_s_credential_is_for_its_owner_alone(tmp_path):
+    lake = RunDirectory(str(tmp_path), "run")
+    before = os.umask(0o022)
+    try:
+        lake.write_registry({"hosts": "h:1", "user": "run", "password": "secret"})
+        lake.write_spec({})
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "run").iterdir()}
+    assert modes == {"registry.json": 0o600, "spec.json": 0o644}
+    assert lake.registry() == {"hosts": "h:1", "user": "run", "password": "secret"}

@@ -29,6 +29,18 @@ def test_counts_by_feed_and_epoch():
     }
 
 
+def test_rows_that_are_due_may_be_known_later():
+    ledger = Ledger()
+    ledger.add("train", 0, 10, None)
+    saved = json.loads(json.dumps(ledger.as_json()))
+    assert saved["train"]["rows_due"] == [None]
+    other = Ledger()
+    other.restore(saved)
+    other.add("train", 0, 5, 15)
+    other.add("train", 1, 5, 15)
+    assert other.as_json()["train"]["rows_due"] == [15, 15]
+
+
 def test_epoch_that_was_passed_over_counts_0():
     ledger = Ledger()
     ledger.add("train", 2, 4, 10)
@@ -84,7 +96,7 @@ def test_what_was_saved_does_not_change_afterwards():
 
 class TestAccounting:
     def test_of_a_feed_that_was_not_trained_on(self):
-        assert accounting({}) == {"rows_trained": [], "rows_repeated": [], "rows_missed": []}
+        assert accounting({}, 100) == {"rows_trained": [], "rows_repeated": [], "rows_missed": []}
 
     @pytest.mark.parametrize(
         ("due", "counts", "missed"),
@@ -94,20 +106,21 @@ class TestAccounting:
             ([0, 100], [0, 100], [0, 0]),  # fit(initial_epoch=1)
             ([80], [80], [0]),  # fit(validation=0.2)
             ([100], [200], [0]),
+            ([None], [40], [60]),  # stopped before the feed was complete
         ],
     )
     def test_rows_missed_of_each_epoch(self, due, counts, missed):
         record = {"rows_trained": counts, "rows_repeated": [0] * len(counts)}
-        assert accounting({**record, "rows_due": due}) == {**record, "rows_missed": missed}
+        assert accounting({**record, "rows_due": due}, 100) == {**record, "rows_missed": missed}
 
     def test_repeated_rows_make_up_for_no_missed_ones(self):
         record = {"rows_due": [100], "rows_trained": [90], "rows_repeated": [10]}
-        assert accounting(record)["rows_missed"] == [10]
+        assert accounting(record, 100)["rows_missed"] == [10]
 
     def test_of_a_ledger(self):
         ledger = Ledger()
         ledger.add("train", 1, 8, 9)
         ledger.repeat("train", 1, 2)
-        assert accounting(ledger.as_json()["train"]) == {
+        assert accounting(ledger.as_json()["train"], 9) == {
             "rows_trained": [0, 8], "rows_repeated": [0, 2], "rows_missed": [0, 1],
         }  # fmt: skip

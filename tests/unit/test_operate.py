@@ -91,7 +91,32 @@ class TestLiveStatus:
         assert status.state == "running"
         assert status.attempt is None
         assert status.roles == ()
-        assert "pre_train" in status.progress["phase"]
+        assert status.progress == {"phase": "the roles are to start", "secs": None}
+
+    def test_what_the_driver_is_at(self):
+        phase = {"text": "feeding train", "secs": 3.0}
+        expected = {"phase": "feeding train", "secs": 3.0}
+        assert live(phase=phase).progress == expected
+        # between two attempts, too
+        assert live(self.nodes(), phase=phase).progress == expected
+
+    @pytest.mark.parametrize(
+        ("nodes", "text"),
+        [
+            ({"members": {}, "ready": {}}, "0 of 4 roles are up; waiting for"),
+            ({"ready": {"ps-0": 1, "worker-1": 1}}, "2 of 4 roles are up; waiting for"),
+            ({}, "3 of 4 roles are up; waiting for chief-0"),
+        ],
+    )
+    def test_which_roles_are_missing(self, nodes, text):
+        status = live(self.nodes(progress=None, **nodes), phase={"text": "", "secs": 5.0})
+        assert status.progress["secs"] == 5.0
+        assert status.progress["phase"].startswith(text)
+        missing = {name for name, state in states(status).items() if state != "up"}
+        assert set(status.progress["phase"].partition("for ")[2].split(", ")) == missing
+
+    def test_training_says_more_than_the_phase(self):
+        assert live(self.nodes(), phase={"text": "", "secs": 5.0}).progress == PROGRESS
 
     def test_training(self):
         status = live(self.nodes())
@@ -239,6 +264,11 @@ class TestText:
         assert facts["checkpoint"] == "step 1,200, 3 min ago"
         assert "me asked to end it" in text
 
+    def test_for_how_long_something_is_waited_for(self, capsys):
+        status = live(phase={"text": "pre_train()", "secs": 130.0})
+        assert "pre_train(), for 2 min" in self.text(status, capsys)
+        assert "the roles are to start\n" in self.text(live(), capsys)
+
     def test_brackets_are_kept(self, capsys):
         result = {**RESULT, "failures": [failure(message="[bold]a[0][/bold] :smile:")]}
         text = self.text(finished_status("r", "/lake", result, None), capsys)
@@ -292,6 +322,8 @@ class TestCommandLine:
             (["kill", "r", "worker:1"], "worker:1"),
             (["kill", "r", "--json"], "--json"),
             (["logs", "r", "worker:x"], "'worker:x'"),
+            (["logs", "r", "driver:0"], "'driver:0'"),
+            (["logs", "r", "driver", "--attempt", "1"], "--attempt"),
             (["logs", "r", "--attempt", "0"], "'0'"),
             (["logs", "r", "--attempt", "two"], "'two'"),
         ],
@@ -325,10 +357,22 @@ class TestCommandLine:
         assert "no run at all" in run("status")[2]
 
     def test_run_that_is_about_to_start(self, lake, run):
-        lake.write(".tfos-marker", b"")
-        status, _, err = run("status")
+        marker = lake.check_writable()
+        os.utime(lake.path(marker), (time.time() - 300,) * 2)
+        status, out, err = run("status")
+        assert (status, err) == (0, "")
+        assert "checking" in out
+        assert ", for 5 min" in out
+        status, _, err = run("kill")
         assert status == 1
         assert "still being checked" in err
+
+    def test_run_that_never_got_further_than_its_checks(self, lake, run):
+        lake.remove(lake.check_writable())
+        lake.write("logs/driver.log", b"")
+        status, _, err = run("status")
+        assert status == 1
+        assert "never got further" in err
 
     def test_lake_of_a_live_run_is_in_zookeeper(self, lake, capsys, monkeypatch):
         lake.write_json("result.json", RESULT)
@@ -484,6 +528,14 @@ class TestLogs:
         assert status == 1
         assert "chief-0, ps-0, worker-0, worker-1" in err
 
+    def test_drivers_log_is_of_no_attempt(self, run, started):
+        status, _, err = run("driver")
+        assert status == 1
+        assert "no log of the driver" in err
+        started.write("logs/driver.log", b"WARN a\nWARN b")
+        assert run("driver") == (0, b"WARN a\nWARN b", "")
+        assert b"WARN" not in run()[1]
+
     def test_larger_than_one_read(self, run, started):
         line = b"x" * 99 + b"\n"
         write_log(started, 3, "chief-0", line * 30_000)
@@ -555,6 +607,17 @@ class TestFollow:
         started.write_json("result.json", RESULT)
         assert process.wait(DEADLINE_SECS) == 0
 
+    def test_drivers_log_goes_on_over_attempts(self, started, follow):
+        process = follow("driver")
+        started.write("logs/driver.log", b"one\n")
+        assert process.stdout.readline() == b"one\n"
+        write_log(started, 2, "chief-0", b"of the chief\n")
+        with open(started.path("logs/driver.log"), "ab") as file:
+            file.write(b"two\n")
+        assert process.stdout.readline() == b"two\n"
+        started.write_json("result.json", RESULT)
+        assert process.communicate(timeout=DEADLINE_SECS) == (b"", b"")
+
     def test_one_attempt_is_over_when_the_next_begins(self, started, follow):
         write_log(started, 1, "chief-0", b"one\n")
         process = follow("--attempt", "1")
@@ -603,10 +666,13 @@ class TestLive:
     """Against real ZooKeeper; the test plays the driver."""
 
     @pytest.fixture
+    def lake(self, tmp_path):
+        return RunDirectory(str(tmp_path / "lake"), f"live-{next(_numbers)}")
+
+    @pytest.fixture
     def driver(self, zookeeper, lake):
-        """The registry of run r, whose driver is there."""
+        """The registry of the run, whose driver is there."""
         prepare(zookeeper)
-        lake.run_id = f"live-{next(_numbers)}"
         address = RegistryAddress.new(zookeeper, lake.run_id)
         lake.write_json("registry.json", vars(address))
         lake.write_json("spec.json", JobSpec.of(run_id=lake.run_id).as_json())
@@ -621,6 +687,11 @@ class TestLive:
     def test_status(self, driver, lake, run):
         run_id = lake.run_id
         put = driver.put
+        put(keys.phase(run_id), {"text": "pre_train()", "since": time.time() - 60})
+        found = json.loads(run("status", "--json")[1])
+        assert found["progress"]["phase"] == "pre_train()"
+        assert found["progress"]["secs"] >= 60
+        put(keys.phase(run_id), {"text": "", "since": time.time()})
         put(keys.lives(run_id, 1), {"lives": {"chief-0": 1, "ps-0": 2}, "hung": False})
         put(f"{keys.failures(run_id, 1)}/ps-0.1", failure("ps-0", message="ended"))
         put(keys.lives(run_id, 2), {"lives": {"chief-0": 1, "ps-0": 1}, "hung": False})

@@ -11,10 +11,13 @@ from tfos.feeding.plan import (
     WINDOW_BYTES,
     WINDOW_ROWS,
     EpochOrder,
+    Position,
     Slice,
+    left,
     share,
     units,
     window_rows,
+    within,
 )
 
 SHARDS = st.lists(st.integers(0, 30), max_size=12)
@@ -167,6 +170,83 @@ class TestShare:
             if step < steps - 1:
                 assert set(taken) == {batch}
         assert all(len(each[steps * batch :]) == 0 for each in shares)
+
+
+def positions(ranges):
+    return [position for start, stop in ranges for position in range(start, stop)]
+
+
+class TestLeft:
+    """What is left of an epoch that several processes in step, and then others, have begun."""
+
+    # (replicas, batch_size, steps) in turn
+    TURNS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9), st.integers(0, 6)), max_size=6)
+
+    def take(self, rows, position, replicas, batch, steps):
+        """Lets processes make steps as they do: (positions taken in each step, where they are)."""
+        takes, start = position.resumed_by(replicas)
+        sequence = positions(left(rows, takes))
+        shares = [share(len(sequence), replica, replicas) for replica in range(replicas)]
+        made, stop = [], start
+        while len(made) < steps and stop < len(sequence):
+            begins = [first + stop // replicas for first, _ in shares]
+            ends = [min(at + batch, last) for at, (_, last) in zip(begins, shares, strict=True)]
+            batches = positions(zip(begins, ends, strict=True))
+            made.append([sequence[at] for at in batches])
+            stop = min(stop + replicas * batch, len(sequence))
+        return made, Position(0, (*takes, (replicas, stop)) if stop else takes)
+
+    @QUICK
+    @given(st.integers(0, 200), TURNS)
+    def test_every_row_is_taken_once_or_left(self, rows, turns):
+        position, taken = Position(), []
+        for turn in turns:
+            made, position = self.take(rows, position, *turn)
+            for step in made[:-1]:
+                assert len(step) == turn[0] * turn[1]
+            taken += [at for step in made for at in step]
+            rest = positions(left(rows, position.takes))
+            assert rest == sorted(rest)
+            assert sorted(taken + rest) == list(range(rows))
+        # whoever comes then ends it
+        made, position = self.take(rows, position, 3, 5, rows)
+        taken += [at for step in made for at in step]
+        assert sorted(taken) == list(range(rows))
+        assert left(rows, position.takes) == []
+
+    @QUICK
+    @given(st.integers(0, 200), TURNS)
+    def test_ranges_are_as_few_as_processes(self, rows, turns):
+        position = Position()
+        for turn in turns:
+            _, position = self.take(rows, position, *turn)
+        assert len(left(rows, position.takes)) <= 1 + sum(replicas for replicas, *_ in turns)
+
+    def test_as_many_processes_keep_their_shares(self):
+        position = Position(2, ((3, 12), (2, 8)))
+        assert position.resumed_by(2) == (((3, 12),), 8)
+        assert position.resumed_by(4) == (((3, 12), (2, 8)), 0)
+        assert Position(2).resumed_by(1) == ((), 0)
+
+    def test_shares_that_were_begun(self):
+        # shares [0, 13) [13, 27) [27, 41), of which each has lost a batch of 4
+        assert left(41, [(3, 12)]) == [(4, 13), (17, 27), (31, 41)]
+        # 29 rows are left: 14 and 15 of them are the shares of two, which take 2 each
+        assert left(41, [(3, 12), (2, 4)]) == [(6, 13), (17, 22), (24, 27), (31, 41)]
+
+    @QUICK
+    @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5), st.data())
+    def test_positions_in_ranges(self, gaps, data):
+        ranges, at = [], 0
+        for gap, length in gaps:
+            ranges.append((at + gap, at + gap + length))
+            at += gap + length
+        whole = positions(ranges)
+        start = data.draw(st.integers(0, len(whole)))
+        stop = data.draw(st.integers(start, len(whole)))
+        assert positions(within(ranges, start, stop)) == whole[start:stop]
+        with pytest.raises(ValueError, match=f"of the {len(whole)} that are left"):
+            within(ranges, start, len(whole) + 1)
 
 
 class TestUnits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,12 @@ from helpers import arrive, write_feed
 from tfos.errors import FeedError, LakeError
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column
-from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import (
+    RunDirectory,
+    arrived_path,
+    increment_path,
+    manifest_path,
+)
 from tfos.spec.times import TIMES
 
 ROWS = 53
@@ -191,6 +197,22 @@ class TestEpochs:
                 rest += plain(column, reader.read(view(name, seed=4), 2, at, min(at + 6, ROWS)))
             assert rest == whole[start:], start
 
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_what_is_left_of_an_epoch_is_a_sequence(self, reader, shuffle):
+        left = ((2, 9), (11, 12), (WINDOW + 3, 3 * WINDOW), (ROWS - 1, ROWS))
+        whole = reader.read(view("id", shuffle=shuffle), 1, 0, ROWS)[0].tolist()
+        expected = [row for start, stop in left for row in whole[start:stop]]
+        rest = replace(view("id", shuffle=shuffle), left=left)
+        for step in (1, 5, 40):
+            seen = []
+            for at in range(0, len(expected), step):
+                stop = min(at + step, len(expected))
+                seen += reader.read(rest, 1, at, stop)[0].tolist()
+            assert seen == expected
+        assert reader.read(rest, 1, 4, 4)[0].tolist() == []
+        with pytest.raises(ValueError, match="that are left of an epoch"):
+            reader.read(rest, 1, 0, len(expected) + 1)
+
     def test_two_views_at_once_do_not_disturb_each_other(self, reader):
         a, b = view("id", seed=1), view("n_int32", shuffle=False)
         alone = [reader.read(a, 0, i, i + 4)[0].tolist() for i in range(0, 40, 4)]
@@ -288,14 +310,17 @@ class TestArriving:
         assert len(reader.read(view("id"), epoch, 0, stop)[0]) == stop
         assert len(sleeps) == shards - 1
 
+    @pytest.mark.parametrize("path", [arrived_path("train"), increment_path("train", 1, 1)])
     @pytest.mark.parametrize("knows", [True, False])
-    def test_file_that_is_being_written_again(self, growing, fresh, monkeypatch, knows):
+    def test_file_that_is_being_written(self, growing, fresh, monkeypatch, knows, path):
         arrive(*growing, 1)
         reader = fresh()
         if knows:
             assert reader.arrived("train").rows == 17
-        growing[0].write(arrived_path("train"), b'{"feed": "tr')
+        growing[0].write(path, b'{"sha')
         monkeypatch.setattr("tenacity.nap.time.sleep", lambda secs: arrive(*growing, 2))
+        if knows and path == arrived_path("train"):
+            arrive(*growing, 2)  # nobody reads it a second time
         assert reader.arrived("train").rows == 42
 
     def test_file_that_is_damaged(self, growing, fresh, monkeypatch):
@@ -317,8 +342,9 @@ class TestManifestAndErrors:
         with pytest.raises((FeedError, KeyError), match="nope"):
             reader.read(view("nope"), 0, 0, 1)
 
-    def test_view_travels_as_text(self):
-        before = View("train", ("a", "b"), False, 7)
+    @pytest.mark.parametrize("left", [None, (), ((2, 5), (9, 11))])
+    def test_view_travels_as_text(self, left):
+        before = View("train", ("a", "b"), False, 7, (1, 40), left)
         assert View.from_text(before.to_text()) == before
 
 

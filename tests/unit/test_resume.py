@@ -6,6 +6,7 @@ import logging
 
 import keras
 import pytest
+import tensorflow as tf
 from worlds import Halving, Interrupted, World, assert_same_history, assert_same_weights, interrupt
 from zoo import ROWS, TRAIN, as_tf_data, functional, unsteady
 
@@ -189,19 +190,39 @@ class TestResumedCallbacks:
 
 
 class TestResumedDivision:
-    """The batches of an epoch that was begun are those of its begin."""
+    """What is left of an epoch is divided anew, with the batches that are wanted now."""
 
-    def test_other_batch_size_in_the_middle_of_an_epoch_is_refused(self, world):
+    def begin(self, world, epochs=2, **options):
+        """Trains for ten steps, the last three in the second epoch, each with a checkpoint."""
         with pytest.raises(Interrupted):
-            world.fit(
-                functional(metrics=[]), 2, callbacks=[interrupt(on_train_batch_end=9)], every_secs=0
-            )
-        with pytest.raises(
-            UsageError, match=r"steps into epoch 2.*'batch_size': 8.*'batch_size': 5"
-        ):
-            world.fit(functional(metrics=[]), 2, dataset=world.dataset(batch_size=5))
+            callbacks = [interrupt(on_train_batch_end=10)]
+            world.fit(functional(), epochs, every_secs=0, callbacks=callbacks, **options)
 
-    def test_at_the_end_of_an_epoch_it_is_taken(self, world):
+    @pytest.mark.parametrize("batch_size", [5, 13, 50])
+    def test_other_batch_size_in_the_middle_of_an_epoch(self, world, batch_size):
+        self.begin(world)
+        model, expected, steps = functional(), functional(), []
+        watch = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: steps.append(watch.params["steps"]),
+            on_train_batch_begin=lambda batch, logs: steps.append(batch),
+        )
+        dataset = world.dataset(batch_size=batch_size)
+        history = world.fit(model, 3, dataset=dataset, callbacks=[watch])
+        assert world.trained == {"train": [ROWS] * 3}
+        rows = as_tf_data(TRAIN)
+        rest = rows.skip(3).unbatch().batch(batch_size)
+        both, whole = [*rows.take(3), *rest], [*rows.unbatch().batch(batch_size)]
+        epochs = [
+            expected.fit(_dataset_of(each, rows), verbose=0).history
+            for each in ([*rows], both, whole)
+        ]
+        assert_same_weights(model, expected, 1e-5)
+        for name, values in history.history.items():
+            assert values == pytest.approx([e[name][0] for e in epochs], abs=1e-5), name
+        counts = len(both), len(whole)
+        assert steps == [counts[0], *range(3, counts[0]), counts[1], *range(counts[1])]
+
+    def test_at_the_end_of_an_epoch(self, world):
         model, expected = functional(metrics=[]), functional(metrics=[])
         with pytest.raises(Interrupted):
             world.fit(functional(metrics=[]), 2, callbacks=[interrupt(on_epoch_begin=1)])
@@ -211,15 +232,35 @@ class TestResumedDivision:
         assert_same_weights(model, expected, 1e-5)
         assert world.trained == {"train": [ROWS, ROWS]}
 
-    def test_epochs_of_own_length_keep_it(self, world):
-        with pytest.raises(Interrupted):
-            world.fit(
-                functional(metrics=[]),
-                3,
-                steps_per_epoch=3,
-                callbacks=[interrupt(on_epoch_begin=1)],
-            )
-        with pytest.raises(UsageError, match=r"'steps_per_epoch': 3.*'steps_per_epoch': 7"):
-            world.fit(functional(metrics=[]), 3)
-        world.fit(functional(metrics=[]), 3, steps_per_epoch=3)
-        assert world.trained == {"train": [ROWS, 16]}
+    def test_epochs_of_so_many_steps_go_on_through_the_feed(self, world):
+        """Ten steps are seven of the first epoch of the feed, and three of the second."""
+        self.begin(world, 5, steps_per_epoch=4)
+        history = world.fit(functional(), 4, dataset=world.dataset(batch_size=5), steps_per_epoch=4)
+        assert history.epoch == [0, 1, 2, 3]
+        assert world.trained == {"train": [ROWS, 24 + 6 * 5 - 4]}
+
+    def test_another_number_of_steps_per_epoch(self, world):
+        """An epoch without one ends with that of the feed."""
+        self.begin(world, 5, steps_per_epoch=4)
+        with pytest.raises(UsageError, match=r"2 steps into epoch 3.*is 2: use 3 or more"):
+            world.fit(functional(), 5, steps_per_epoch=2)
+        world.fit(functional(), 4)
+        assert world.trained == {"train": [ROWS, ROWS, ROWS]}
+
+    @pytest.mark.parametrize("options", [{"shuffle": True}, {"seed": 3}])
+    def test_another_order_in_the_middle_of_an_epoch_is_refused(self, world, options):
+        self.begin(world)
+        with pytest.raises(UsageError, match=r"step 10.*'shuffle': False.*the same feed, shuffle"):
+            world.fit(functional(), 2, dataset=world.dataset(**options))
+
+    def test_another_part_for_validation_in_the_middle_of_an_epoch_is_refused(self, world):
+        self.begin(world)
+        with pytest.raises(UsageError, match=r"'part': None.*'part': \[0, 45\].*for validation"):
+            world.fit(functional(), 2, validation=0.1)
+
+
+def _dataset_of(batches, like):
+    """Batches of several sizes as a tf.data.Dataset, of as many: Keras counts a step more else."""
+    spec = like.element_spec
+    dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=spec)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))

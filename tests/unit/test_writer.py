@@ -13,12 +13,13 @@ from helpers import Frame
 from spark_types import VECTOR, VECTOR_TYPE, array, map_of
 
 from tfos.errors import FeedError, LakeError
+from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.convert import inspect
 from tfos.feeding.feed import Feed
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import RunDirectory, manifest_path
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ class TestStream:
         def wait_until_told():
             deadline = time.monotonic() + 20
             wanted = len(here) + 1
-            while len(lake.read_json(arrived_path("train"))["shards"]) < wanted:
+            while len(ArrivedReader(lake, "train").look().shards) < wanted:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             here.append(FeedReader(lake, "").arrived("train"))

@@ -45,7 +45,8 @@ def parser(command: str) -> argparse.ArgumentParser:
     if command == "logs":
         result.add_argument(
             "role", metavar="ROLE[:I]", nargs="?",
-            help="only the logs of a role, or of one of its processes, e.g. worker:1",
+            help="only the logs of a role, or of one of its processes, e.g. worker:1; driver: what"
+            " Spark and TensorFlow said around it",
         )  # fmt: skip
         result.add_argument(
             "--attempt", metavar="N", type=_attempt, help="logs of that attempt, not the newest"
@@ -85,6 +86,8 @@ def main(argv: Sequence[str]) -> int:
 def _run(command: str, options: argparse.Namespace) -> None:
     if command == "logs":
         selection = Selection.parse(options.role)
+        if selection.is_driver and options.attempt is not None:
+            raise UsageError("--attempt: the driver has one log for all attempts; leave it out")
         lake = _find_run(options)
         if options.follow:
             follow_logs(
@@ -121,8 +124,8 @@ def _find_run(options: argparse.Namespace) -> RunDirectory:
     if not lake.is_there():
         if lake.exists(""):
             raise LakeError(
-                f"run {run_id} in {lake.url} is still being checked before its start, or never got"
-                " further: there is only its directory"
+                f"run {run_id} in {lake.url} never got further than the checks before its start:"
+                " there is only its directory"
             )
         runs = run_ids(lake.url)
         more = f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else ""

@@ -20,6 +20,8 @@ from typing import NoReturn
 
 from tfos.cli.commands import COMMANDS
 from tfos.cli.commands import main as operate
+from tfos.cli.driver_log import DriverLog
+from tfos.cli.relay import Relay
 from tfos.driver.display import TERMINAL_ENV
 from tfos.driver.run import DRIVER_PID, STARTED_ENV
 from tfos.driver.shipping import sources
@@ -32,7 +34,7 @@ from tfos.runtime.process import ChildProcess, describe_status
 from tfos.runtime.roles import local_master
 from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, options
 from tfos.spec.options import conf_key, flag
-from tfos.spec.result import RESULT_FILE_ENV, Result
+from tfos.spec.result import RESULT_FILE_ENV, RUN_FILE, Result
 from tfos.version import __version__
 
 # spark-submit's own options with a value, passed through; --conf and --class are handled apart
@@ -93,7 +95,10 @@ def parser() -> argparse.ArgumentParser:
     for name in _SPARK_OPTIONS:
         spark.add_argument(f"--{name}", metavar="X")
     spark.add_argument("--conf", metavar="K=V", action="append", default=[])
-    spark.add_argument("--verbose", action="store_true")
+    spark.add_argument(
+        "-v", "--verbose", action="store_true",
+        help="show what Spark and TensorFlow say as well, at level INFO",
+    )  # fmt: skip
     result.add_argument(
         "app", metavar="app.py [args]", nargs=argparse.REMAINDER,
         help="the file with the TFOnSparkApp, and its own arguments",
@@ -215,10 +220,20 @@ def submit(submission: Submission) -> Result:
     if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
+    stderr = sys.stderr.fileno()
+    relay = None
+    if not submission.is_cluster_mode:  # where all that spark-submit says is of the application
+        log = DriverLog(result_file.with_name(RUN_FILE), scratch)
+        relay = Relay(stderr, log, shows_all=submission.options.verbose)
     # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
     # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
-    process = ChildProcess(submission.command(), env=env, log=sys.stderr.fileno(), scratch=scratch)
+    process = ChildProcess(
+        submission.command(), env=env, scratch=scratch,
+        log=relay.driver if relay else stderr, errors=relay.jvm if relay else None,
+    )  # fmt: skip
     try:
+        if relay:
+            relay.begin()
         ended = _wait(process, result_file.with_name(DRIVER_PID))
         if result_file.exists():
             result = Result.from_json(json.loads(result_file.read_text()))
@@ -229,7 +244,10 @@ def submit(submission: Submission) -> Result:
         if process.poll() == 0 and not submission.is_cluster_mode:
             return Result(None, "succeeded")  # app.py --help
     finally:
-        process.end()
+        status = process.end(keep_scratch=True)
+        if relay:  # who told of no result may have told why, in what is not shown
+            relay.close(shows_unplaced=status != 0 and not result_file.exists())
+        shutil.rmtree(scratch, ignore_errors=True)
     if submission.is_cluster_mode:
         lake = RunDirectory(submission.lake, submission.run_id)
         record = lake.result()

@@ -16,7 +16,7 @@ from tfos.driver.display import describe_progress
 _STYLES = {
     **dict.fromkeys(("up", "training", "running", "succeeded"), "green"),
     **dict.fromkeys(("failed", "gone", "dead"), "red"),
-    "starting": "yellow",
+    **dict.fromkeys(("starting", "checking"), "yellow"),
 }
 # no text is wider, so that nothing is cut or wrapped where no terminal limits it
 _PIPE_COLUMNS = 100_000
@@ -58,7 +58,9 @@ def print_status(status: Status) -> None:
         facts.add_row("", status.message)
     facts.add_row("lake", status.lake)
     if status.progress:
-        facts.add_row("progress", describe_progress(status.progress))
+        secs = status.progress.get("secs")
+        since = "" if secs is None else f", for {_duration(secs)}"
+        facts.add_row("progress", describe_progress(status.progress) + since)
     facts.add_row(
         "checkpoint", _checkpoint_text(status.checkpoint) if status.checkpoint else "none"
     )

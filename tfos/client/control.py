@@ -20,6 +20,7 @@ from typing import Any
 from tfos.client.status import (
     AttemptNodes,
     Status,
+    checked_status,
     dead_status,
     finished_status,
     headline,
@@ -56,6 +57,8 @@ def read_status(lake: RunDirectory, zookeeper: str | None = None) -> Status:
 
 
 def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
+    if lake.is_being_checked():
+        return checked_status(lake.run_id, lake.url, _secs_since(lake.checked_since()))
     result = lake.result()
     if result is None:
         try:
@@ -66,6 +69,7 @@ def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
                     _attempts(nodes, lake.run_id),
                     _newest_checkpoint(lake),
                     (nodes.get(keys.kill(lake.run_id)) or {}).get("by"),
+                    _phase(nodes, lake.run_id),
                 )
         except _NotLive as gone:
             why = str(gone)
@@ -164,6 +168,11 @@ def _await_result(lake: RunDirectory, secs: float) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _live(lake: RunDirectory, zookeeper: str | None) -> Iterator[Registry]:
     """The registry of a run whose driver is there. Raises _NotLive when it is not."""
+    if lake.is_being_checked():
+        raise RegistryError(
+            f"run {lake.run_id} is still being checked before its start, or its driver has died at"
+            " that; where it was submitted, Ctrl-C ends it"
+        )
     record = lake.registry() or {}
     hosts = zookeeper or record.get("hosts")
     if not hosts:
@@ -218,6 +227,16 @@ def _attempts(nodes: Registry, run_id: str) -> dict[int, AttemptNodes]:
         )
         for number in numbers
     }
+
+
+def _phase(nodes: Registry, run_id: str) -> dict[str, Any] | None:
+    phase = nodes.get(keys.phase(run_id))
+    return phase and {"text": phase["text"], "secs": _secs_since(phase["since"])}
+
+
+def _secs_since(at: float | None) -> float | None:
+    # clocks of two machines may differ a little
+    return None if at is None else round(max(0.0, time.time() - at), 1)
 
 
 def _newest_checkpoint(lake: RunDirectory) -> dict[str, Any] | None:

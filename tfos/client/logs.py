@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from tfos.errors import LakeError, UsageError
-from tfos.lake.run_directory import RunDirectory, log_path
+from tfos.lake.run_directory import DRIVER_LOG, RunDirectory, log_path
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
@@ -24,6 +24,8 @@ _REMOTE_POLL_SECS = 2.0
 _ASK_SECS = 5.0
 _LEFT_SECS = 30.0
 _SELECTION = re.compile(r"([a-z]+)(?:[:-](\d+))?")
+# no role of any attempt: what Spark and TensorFlow said around the driver
+_DRIVER = "driver"
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,13 @@ class Selection:
         if text is None:
             return cls()
         match = _SELECTION.fullmatch(text)
-        if not match:
-            raise UsageError(f"ROLE is {text!r}: write e.g. chief, worker or worker:1")
+        if not match or (match[1] == _DRIVER and match[2]):
+            raise UsageError(f"ROLE is {text!r}: write e.g. chief, worker, worker:1 or driver")
         return cls(match[1], None if match[2] is None else int(match[2]))
+
+    @property
+    def is_driver(self) -> bool:
+        return self.role == _DRIVER
 
     def takes(self, task: Task) -> bool:
         return self.role in (None, task.role) and self.index in (None, task.index)
@@ -100,8 +106,8 @@ class _Printer:
         self._attempt = attempt
         self._selection = selection
         self._sink = sink
-        self._tails: dict[Task, _Tail] = {}
-        self._begun_lines: dict[Task, bytes] = {}
+        self._tails: dict[str, _Tail] = {}
+        self._begun_lines: dict[str, bytes] = {}
 
     def print_new(self, is_last: bool) -> bool:
         """Returns whether there was anything new.
@@ -109,27 +115,31 @@ class _Printer:
         is_last: nothing will be added, and a line that was begun is printed as it is.
         """
         is_new = False
-        for task in log_tasks(self._lake, self._attempt):
-            if not self._selection.takes(task):
-                continue
-            path = log_path(self._attempt, task)
-            tail = self._tails.setdefault(task, _Tail(self._lake, path))
+        for name, path in self._logs():
+            tail = self._tails.setdefault(name, _Tail(self._lake, path))
             while data := tail.read():
-                self._print(task, data)
+                self._print(name, data)
                 is_new = True
-            if is_last and task in self._begun_lines:
-                self._print(task, b"\n")
+            if is_last and name in self._begun_lines:
+                self._print(name, b"\n")
         self._sink.flush()
         return is_new
 
-    def _print(self, task: Task, data: bytes) -> None:
-        if self._selection.index is not None:
+    def _logs(self) -> list[tuple[str, str]]:
+        """The logs that are wanted and there: whose each is, and its path."""
+        if self._selection.is_driver:
+            return [(_DRIVER, DRIVER_LOG)] if self._lake.exists(DRIVER_LOG) else []
+        tasks = filter(self._selection.takes, log_tasks(self._lake, self._attempt))
+        return [(str(task), log_path(self._attempt, task)) for task in tasks]
+
+    def _print(self, name: str, data: bytes) -> None:
+        if self._selection.is_driver or self._selection.index is not None:
             self._sink.write(data)
             return
-        *lines, rest = (self._begun_lines.pop(task, b"") + data).split(b"\n")
-        self._sink.write(b"".join(b"%s | %s\n" % (str(task).encode(), line) for line in lines))
+        *lines, rest = (self._begun_lines.pop(name, b"") + data).split(b"\n")
+        self._sink.write(b"".join(b"%s | %s\n" % (name.encode(), line) for line in lines))
         if rest:
-            self._begun_lines[task] = rest
+            self._begun_lines[name] = rest
 
 
 def log_tasks(lake: RunDirectory, attempt: int) -> list[Task]:
@@ -143,10 +153,13 @@ def print_logs(lake: RunDirectory, selection: Selection, attempt: int | None) ->
     Raises LakeError when there is no such log.
     """
     known = _check_attempt(lake, attempt)
-    if not known:
-        raise LakeError(f"run {lake.run_id} has no logs in {lake.url} yet; -f waits for them")
-    number = attempt or known[-1]
-    _check_selection(selection, log_tasks(lake, number), f"attempt {number} has logs of")
+    is_there = lake.exists(DRIVER_LOG) if selection.is_driver else bool(known)
+    if not is_there:
+        what = "no log of the driver" if selection.is_driver else "no logs"
+        raise LakeError(f"run {lake.run_id} has {what} in {lake.url} yet; -f waits for it")
+    number = attempt or max(known, default=0)
+    if not selection.is_driver:
+        _check_selection(selection, log_tasks(lake, number), f"attempt {number} has logs of")
     with _stdout() as sink:
         _Printer(lake, number, selection, sink).print_new(is_last=True)
 
@@ -165,7 +178,7 @@ def follow_logs(
     """
     known = _check_attempt(lake, attempt)
     spec = lake.spec()
-    if spec is not None:
+    if spec is not None and not selection.is_driver:
         tasks = all_tasks(_job(spec))
         _check_selection(selection, tasks, f"run {lake.run_id} has")
     with _stdout() as sink:
@@ -193,7 +206,8 @@ def _follow(
                 " cannot be reached from here",
                 file=sys.stderr,
             )
-        newest = max(lake.logged_attempts(), default=0)
+        # the driver has one log for all attempts
+        newest = current if selection.is_driver else max(lake.logged_attempts(), default=0)
         is_over = has_ended or newest > current
         is_new = printer.print_new(is_over)
         if not is_over:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,9 @@ class RoleStatus:
 class Status:
     """A run.
 
-    state: "running", "succeeded", "failed", or "dead": its driver left without a result.
+    state: "checking" (before its start), "running", "succeeded", "failed", or "dead": its driver
+    left without a result.
+    progress: the chief's, or {"phase", "secs"}: what is waited for and, where known, for how long.
     message: what a person should know besides: the root cause, or what to do.
     checkpoint: the newest: {"step", "age_secs"}; of a finished run also what the result says.
     evaluation: the evaluator's newest: {"step", "metrics", ...}.
@@ -82,8 +84,13 @@ def live_status(
     attempts: Mapping[int, AttemptNodes],
     checkpoint: Mapping[str, Any] | None,
     killed_by: str | None = None,
+    phase: Mapping[str, Any] | None = None,
 ) -> Status:
-    """A run whose driver lives. attempts: all that ZooKeeper holds, by number."""
+    """A run whose driver lives.
+
+    attempts: all that ZooKeeper holds, by number. phase: what the driver is at, {"text", "secs"};
+    no text where it waits for the roles.
+    """
     number = max(attempts, default=None)
     now = AttemptNodes() if number is None else attempts[number]
     tasks = sorted(Task.parse(name) for name in {*now.lives, *now.members})
@@ -99,10 +106,25 @@ def live_status(
         attempt=number,
         message=f"{killed_by} asked to end it" if killed_by else "",
         roles=tuple(_role(task, now, attempts.values()) for task in tasks),
-        progress={"phase": "before training: pre_train, feeds"} if number is None else now.progress,
+        progress=_progress(tasks, now, phase or {}),
         checkpoint=checkpoint,
         failures=_by_time(failures),
     )
+
+
+def _progress(
+    tasks: Sequence[Task], now: AttemptNodes, phase: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """What is waited for, or how far the training is. now: the newest attempt."""
+    if phase.get("text"):
+        return {"phase": phase["text"], "secs": phase["secs"]}
+    if now.progress is not None:
+        return now.progress
+    missing = [str(task) for task in tasks if _state(task, now) != "up"]
+    text = f"{len(tasks) - len(missing)} of {len(tasks)} roles are up"
+    if missing:
+        text += f"; waiting for {', '.join(missing)}"
+    return {"phase": text if tasks else "the roles are to start", "secs": phase.get("secs")}
 
 
 def _role(task: Task, now: AttemptNodes, attempts: Iterable[AttemptNodes]) -> RoleStatus:
@@ -136,6 +158,15 @@ def _state(task: Task, now: AttemptNodes) -> str:
             return "starting"
         return "training" if "rows" in now.progress else "up"
     return "up" if now.ready.get(name) == life else "starting"
+
+
+def checked_status(run_id: str, lake: str, secs: float | None) -> Status:
+    """A run that has no registry yet. secs: for how long it has been checked; None if unknown."""
+    message = "is being checked before its start, unless its driver has died at that"
+    return Status(
+        run_id, lake, "checking", message=message,
+        progress={"phase": "checks of the cluster and the lake", "secs": secs},
+    )  # fmt: skip
 
 
 def finished_status(

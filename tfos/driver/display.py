@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +17,13 @@ _PLAIN_PROGRESS_SECS = 5.0
 
 
 class Display:
-    """Phases as lines; the progress as one line that changes, or a line now and then."""
+    """Phases as lines; the progress as one line that changes, or a line now and then.
+
+    tell: is told each phase, for who looks from elsewhere; to be set when somebody can.
+    """
 
     def __init__(self) -> None:
+        self.tell: Callable[[str], None] = lambda phase: None
         terminal = True if os.environ.get(TERMINAL_ENV) else None
         self._console = Console(stderr=True, force_terminal=terminal, highlight=False)
         self._status: Status | None = None
@@ -31,6 +35,11 @@ class Display:
         """A line that stays."""
         stamp = f"[dim]{time.monotonic() - self._begun:6.1f}s[/dim]"
         self._console.print(f"tfos {stamp}  {escape(text)}", soft_wrap=True)
+
+    def phase(self, text: str) -> None:
+        """What the run waits for from now on."""
+        self.line(text)
+        self.tell(text)
 
     def progress(self, progress: Mapping[str, Any]) -> None:
         """How far the training is, as the chief reports it."""

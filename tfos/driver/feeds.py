@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.driver.display import Display
 from tfos.errors import AppError, FeedError, LakeError
+from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.feed import Feed
 from tfos.feeding.schema import Manifest
 from tfos.feeding.writer import can_stream, open_feed, stream_feed, write_feeds
-from tfos.lake.run_directory import AppRecord, RunDirectory, arrived_path, manifest_path
+from tfos.lake.run_directory import AppRecord, RunDirectory, manifest_path
 from tfos.runtime import keys
 from tfos.runtime.registry import Registry, RegistryAddress
 
@@ -93,10 +94,10 @@ class Feeds:
         lake = self._lake
         lake.remove("feed")
         self._registry.remove(f"{keys.run(lake.run_id)}/feeds")
-        self._display.line("pre_train()")
+        self._display.phase("pre_train()")
         feeds = _named_feeds(self._app.pre_train(self._spark))
         _pickle(self._app)  # an attribute that cannot travel is found before the long part
-        self._display.line(f"feeding {', '.join(feeds)}")
+        self._display.phase(f"feeding {', '.join(feeds)}")
         others = dict(feeds)
         # of all, before the first job
         layouts = {name: feed.layout(name) for name, feed in feeds.items()}
@@ -172,8 +173,7 @@ class Feeds:
         feed = self._streamed[1].feed if self._streamed and self._thread else None
         if feed is not None and feed not in self.manifests:
             with contextlib.suppress(LakeError):
-                arrived = self._lake.read_json(arrived_path(feed))
-                self.manifests[feed] = Manifest.from_json(arrived)
+                self.manifests[feed] = ArrivedReader(self._lake, feed).look()
 
     @property
     def _group(self) -> str:

@@ -37,7 +37,7 @@ from tfos.runtime.registry import (
 from tfos.runtime.roles import all_tasks
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
-from tfos.spec.result import Result, finite, sum_stats, write_result_file
+from tfos.spec.result import Result, finite, sum_stats, tell_run, write_result_file
 from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class _Run:
             address = self._registry_address(server, lake)
             with self._claim(address, lake) as registry:
                 self._claim_lake(lake)
+                self._display.tell = lambda phase: self._tell(registry, phase)
                 feeds = Feeds(self._app, spark, lake, address, registry, self._display)
                 self._manifests = feeds.manifests
                 try:
@@ -162,6 +163,7 @@ class _Run:
                 self._spec, self.run_id, self._number, lake, address, marker, self._me
             )
             self._attempts += 1
+            self._display.tell("")
             attempt = Attempt(spark, plan, registry, self._display, self._history, feeds)
             try:
                 ended = attempt.run()
@@ -175,9 +177,9 @@ class _Run:
                 return
             if feeds.is_writing:
                 # its tasks take the slots that are freed, and the roles would wait for the last one
-                self._display.line("a new attempt is to begin when the feed is complete")
+                self._display.phase("a new attempt is to begin when the feed is complete")
             feeds.wait()
-            self._display.line("starting a new attempt with the executors that are left")
+            self._display.phase("starting a new attempt with the executors that are left")
             try:
                 preflight.check_slots(spark, self._spec)
             except PreflightError as error:  # alone it would not say what became of the slots
@@ -185,6 +187,12 @@ class _Run:
                     raise
                 cause = self._history[-1].cause
                 raise PreflightError(f"{error}; this is after {describe(cause)}") from error
+
+    def _tell(self, registry: Registry, phase: str) -> None:
+        """Leaves a phase where pl_submit status finds it; a run does not wait for that."""
+        if registry.connected_secs():
+            with contextlib.suppress(RegistryError):
+                registry.put(keys.phase(self.run_id), {"text": phase, "since": time.time()})
 
     def _note(self, attempt: Attempt) -> None:
         """Takes over what an attempt that has ended leaves to tell."""
@@ -253,6 +261,7 @@ class _Run:
             try:
                 registry.remove(f"{keys.run(self.run_id)}/attempts")
                 registry.remove(keys.kill(self.run_id))
+                registry.remove(keys.phase(self.run_id))
                 registry.publish(keys.lake(self.run_id), lake.url)
                 registry.watch(keys.kill(self.run_id), self._asked_to_end)
                 yield registry
@@ -289,15 +298,19 @@ class _Run:
             )
         self._lease = Lease(lake, self._submission)
         if not exists:  # the result of a run that another driver may hold is not ours to write
-            self._lake = lake
+            self._own(lake)
 
     def _claim_lake(self, lake: RunDirectory) -> None:
         """Makes the run directory ours: from here on the run id is taken."""
-        self._lake = lake
+        self._own(lake)
         lake.remove_result()
         lake.write_spec(
             {**self._spec.as_json(), "run_id": self.run_id, "submission": self._submission}
         )
+
+    def _own(self, lake: RunDirectory) -> None:
+        self._lake = lake
+        tell_run(self._spec.lake, self.run_id)
 
     @contextlib.contextmanager
     def shutdown(self) -> Iterator[None]:
@@ -349,7 +362,7 @@ class _Run:
                 name: {
                     "rows": manifest.rows,
                     "shards": len(manifest.shards),
-                    **accounting(ledger.get(name, {})),
+                    **accounting(ledger.get(name, {}), manifest.rows),
                 }
                 for name, manifest in self._manifests.items()
             },

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfos.errors import FeedError, TFOSError, UsageError
-from tfos.feeding.plan import share, units
+from tfos.feeding.arrival import Arrival
+from tfos.feeding.plan import Take, left, share, units
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest
 from tfos.feeding.tensors import component_specs, tensor_of
@@ -27,8 +28,6 @@ _SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
 # of all columns together, in one read: 4 MiB at most
 _READ_VALUES = 1 << 19
-# between two looks at what has arrived of a feed that is still being written
-ARRIVAL_SECS = 0.5
 _keep_alive: list[Any] = []
 
 
@@ -69,14 +68,18 @@ class FeedDataset:
     Where processes train in step, iterating it gives this process's share of the rows, in as many
     batches as the others get. In the last step some may get a row more than others, or no row.
 
+    A feed may still be written (--overlap). Then iterating and calling it wait until all rows are
+    there, and so does wait_complete(); what needs to know how many there are raises before.
+
+    feed: what is there of it, for one that may still be written as an Arrival.
     batch_size: rows in one batch. step_rows: rows in one step of all the processes in step.
     replica, replicas: this process, and how many run in step.
-    arrived: of a feed that is still being written, what there is of it; True waits for all of it.
+    takes: of what is left of an epoch, what was taken of it; see without().
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        feed: Manifest | Arrival,
         batch_size: int,
         features: Sequence[str] | str | None = None,
         label: str | Sequence[str] | None = None,
@@ -87,8 +90,9 @@ class FeedDataset:
         replica: int = 0,
         replicas: int = 1,
         on_rows: Callable[[str, int, int, int], None] | None = None,
-        arrived: Callable[[bool], Manifest] | None = None,
     ) -> None:
+        self.arrival = feed if isinstance(feed, Arrival) else Arrival(feed)
+        manifest = self.arrival.manifest
         if batch_size < 1:
             raise FeedError(
                 f"batch_size is {batch_size} for feed {manifest.feed!r}: use at least 1"
@@ -108,25 +112,43 @@ class FeedDataset:
         self._on_rows = on_rows
         self._epochs_begun = 0
         self.feed = manifest.feed
-        self._manifest = manifest
-        self._arrived = arrived
         self._rows: int | None = None  # of a part of the feed
+        self.takes: tuple[Take, ...] = ()
         self.batch_size = batch_size
         self.replica, self.replicas = replica, replicas
         self.step_rows = batch_size * replicas
 
-    @property
-    def rows(self) -> int:
-        """Rows of an epoch. Blocks while the feed is still being written."""
-        if self._rows is None and self.is_arriving:
-            assert self._arrived is not None
-            self._manifest = self._arrived(True)
-        return self._manifest.rows if self._rows is None else self._rows
+    def wait_complete(self) -> FeedDataset:
+        """Blocks until all rows are there, for as long as the ETL takes; returns this dataset."""
+        self.arrival.wait_complete()
+        return self
 
     @property
-    def is_arriving(self) -> bool:
-        """Whether the feed was still being written when look() was last called."""
-        return not self._manifest.complete
+    def is_complete(self) -> bool:
+        """Whether all rows were there at the last look."""
+        return self.arrival.manifest.complete
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch. Raises FeedError while the feed is still being written."""
+        if self._rows is not None:
+            return self._rows
+        if not self.is_complete:
+            raise FeedError(
+                f"feed {self.feed!r} is still being written, so that nobody knows how many rows it"
+                f" has ({self.arrival.manifest.rows} so far): call wait_complete() on the dataset"
+                " before, or run with --overlap off"
+            )
+        return self.arrival.manifest.rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch. Raises FeedError while the feed is still being written."""
+        return self.steps_in(self.rows)
+
+    def steps_in(self, rows: int) -> int:
+        """How many steps so many rows of an epoch are, from a step's begin on."""
+        return -(-rows // self.step_rows)
 
     @property
     def can_begin_early(self) -> bool:
@@ -134,19 +156,11 @@ class FeedDataset:
         return self._view.shuffle and self._view.part is None and self.replicas == 1
 
     @property
-    def rows_here(self) -> int:
-        """How many rows had arrived when look() was last called; does not block."""
-        return self._manifest.rows if self._rows is None else self._rows
-
-    def look(self) -> None:
-        """Finds out what more has arrived."""
-        if self.is_arriving:
-            assert self._arrived is not None
-            self._manifest = self._arrived(False)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.rows // self.step_rows)
+    def order(self) -> dict[str, Any]:
+        """What the order of the rows in an epoch depends on, as JSON."""
+        view = self._view
+        part = None if view.part is None else list(view.part)
+        return {"feed": view.feed, "shuffle": view.shuffle, "seed": view.seed, "part": part}
 
     @property
     def feature_columns(self) -> list[Column]:
@@ -179,7 +193,7 @@ class FeedDataset:
                     f" {self.feed!r}"
                 )
         view = dataclasses.replace(self._view, feed=manifest.feed, shuffle=False, part=None)
-        return self._like(_view=view, feed=manifest.feed, _manifest=manifest, _rows=None)
+        return self._like(_view=view, feed=manifest.feed, arrival=Arrival(manifest), _rows=None)
 
     def split(self, fraction: float) -> tuple[FeedDataset, FeedDataset]:
         """Two datasets: all but the last rows of the feed, and the last `fraction` of them.
@@ -200,6 +214,15 @@ class FeedDataset:
             self._like(_view=dataclasses.replace(other, shuffle=False), _rows=self.rows - kept),
         )
 
+    def without(self, takes: tuple[Take, ...]) -> FeedDataset:
+        """What `takes` have left of an epoch, as a sequence of its own; see plan.left."""
+        if not takes:
+            return self
+        ranges = tuple(left(self.rows, takes))
+        rows = sum(stop - start for start, stop in ranges)
+        view = dataclasses.replace(self._view, left=ranges)
+        return self._like(_view=view, _rows=rows, takes=takes)
+
     def _like(self, **changes: Any) -> FeedDataset:
         result = FeedDataset.__new__(FeedDataset)
         result.__dict__.update(self.__dict__)
@@ -211,8 +234,8 @@ class FeedDataset:
     ) -> tf.data.Dataset:
         """This replica's batches of the steps that make up the positions [start, stop) of an epoch.
 
-        start, stop, epoch: int64 scalars; start is a multiple of step_rows, where there are several
-        replicas, and stop as well but at the end of the epoch.
+        start, stop, epoch: int64 scalars; start is a multiple of the replicas, and from there to
+        stop are full steps, but at the end of the epoch.
         padded: whether a batch without rows has some row instead of none, as models need it.
         May be called inside a tf.function; then it reads where that function runs.
         """
@@ -221,7 +244,7 @@ class FeedDataset:
         if self.replicas > 1:
             first, last = share(self.rows, self.replica, self.replicas)
             begin, end = first + start // self.replicas, tf.constant(last, tf.int64)
-        steps = -(-(stop - start) // self.step_rows)
+        steps = self.steps_in(stop - start)
         several = self._batches_at_a_time() * size
         whole = begin + tf.clip_by_value((end - begin) // size, 0, steps) * size
         dataset = tf.data.Dataset.range(whole if several else begin, begin + steps * size, size)
@@ -254,6 +277,7 @@ class FeedDataset:
         return max(1, _READ_VALUES // (values * self.batch_size))
 
     def __iter__(self) -> Iterator[Any]:
+        self.wait_complete()
         epoch = self._epochs_begun
         self._epochs_begun += 1
         # in pieces, so that the count of rows given out never runs ahead of the loop
@@ -265,6 +289,7 @@ class FeedDataset:
                 self._on_rows(self.feed, epoch, stop - start, self.rows)
 
     def __call__(self) -> tf.data.Dataset:
+        self.wait_complete()
         rows = tf.constant(self.rows, tf.int64)
         (bounds,) = tf.raw_ops.PyFunc(input=[rows], token=_SHARE_TOKEN, Tout=[tf.int64])
         bounds = tf.ensure_shape(bounds, [2])

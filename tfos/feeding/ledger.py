@@ -7,6 +7,7 @@ weights restores the ledger that belongs to them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class Ledger:
@@ -15,22 +16,26 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: dict[str, list[int]] = {}
         self._repeated: dict[str, list[int]] = {}
-        self._due: dict[str, list[int]] = {}
+        self._due: dict[str, list[int | None]] = {}
 
-    def add(self, feed: str, epoch: int, rows: int, due: int) -> None:
-        """Counts `rows` more rows of `feed` in `epoch`, of the `due` ones of the whole epoch."""
+    def add(self, feed: str, epoch: int, rows: int, due: int | None) -> None:
+        """Counts `rows` more rows of `feed` in `epoch`, of the `due` ones of the whole epoch.
+
+        due: None, for all rows of a feed that is still being written.
+        """
         _add(self._rows, feed, epoch, rows)
         counts = self._due[feed] = _padded(self._due.get(feed, []), epoch + 1)
-        counts[epoch] = max(counts[epoch], due)
+        counts[epoch] = None if due is None else max(counts[epoch] or 0, due)
 
     def repeat(self, feed: str, epoch: int, rows: int) -> None:
         """Counts `rows` rows of `feed` that were trained on once too often."""
         _add(self._repeated, feed, epoch, rows)
 
-    def as_json(self) -> dict[str, dict[str, list[int]]]:
+    def as_json(self) -> dict[str, dict[str, Any]]:
         """{feed: {"rows_due": [rows of each epoch], "rows_trained": [...], "rows_repeated": ...}}.
 
         No rows are due in an epoch that was not begun, as those before fit's initial_epoch.
+        None: all rows of the feed, in an epoch that has not seen its end.
         """
         return {
             feed: {
@@ -41,26 +46,27 @@ class Ledger:
             for feed, counts in self._rows.items()
         }
 
-    def restore(self, record: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+    def restore(self, record: Mapping[str, Mapping[str, Any]]) -> None:
         self._rows = {feed: list(counts["rows_trained"]) for feed, counts in record.items()}
         self._repeated = {feed: list(counts["rows_repeated"]) for feed, counts in record.items()}
         self._due = {feed: list(counts["rows_due"]) for feed, counts in record.items()}
 
 
-def accounting(record: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
-    """What result.json says of a feed, from the ledger's record of it.
+def accounting(record: Mapping[str, Any], rows: int) -> dict[str, list[int]]:
+    """What result.json says of a feed of so many rows, from the ledger's record of it.
 
     rows_missed: rows of each epoch that were due and not trained on at all.
     """
-    trained, due = record.get("rows_trained", []), record.get("rows_due", [])
+    trained = record.get("rows_trained", [])
+    due = [rows if count is None else count for count in record.get("rows_due", [])]
     return {
         "rows_trained": list(trained),
         "rows_repeated": list(record.get("rows_repeated", [])),
-        "rows_missed": [max(0, rows - count) for rows, count in zip(due, trained, strict=True)],
+        "rows_missed": [max(0, wanted - n) for wanted, n in zip(due, trained, strict=True)],
     }
 
 
-def _padded(counts: Sequence[int], length: int) -> list[int]:
+def _padded(counts: Sequence[Any], length: int) -> list[Any]:
     return [*counts, *[0] * (length - len(counts))]
 
 

@@ -7,6 +7,10 @@ process can compute any part of any epoch, and how far an epoch has come is one 
 before it are trained on, the rows from it on are not. Who trains on what is decided by cutting the
 sequence into units. In the first epoch of a feed that is still being written the shards come as
 they arrive, and each is a window: what arrives later changes nothing of what was there before.
+
+Processes in step each have a share of the sequence, and go through it from its begin. When others
+go on in their place, what is left of the shares, one after the other, is the sequence that they
+share. So how far an epoch has come is told by how many processes took how many rows, in turn.
 """
 
 from __future__ import annotations
@@ -132,6 +136,79 @@ def share(rows: int, replica: int, replicas: int) -> tuple[int, int]:
     the last, and a replica's rows in that one differ by one at most; they may be none.
     """
     return rows * replica // replicas, rows * (replica + 1) // replicas
+
+
+@dataclass(frozen=True)
+class Part:
+    """The steps at positions [start, stop) of an epoch, or of what is left of it."""
+
+    epoch: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+# (replicas, rows): so many processes in step took so many rows, all together, of those that were
+# left, each from the begin of its share
+Take = tuple[int, int]
+# positions [start, stop) of a sequence
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the epochs of a dataset have come.
+
+    epoch: the one under way, from 0. takes: what was taken of its rows, in turn.
+    """
+
+    epoch: int = 0
+    takes: tuple[Take, ...] = ()
+
+    def resumed_by(self, replicas: int) -> tuple[tuple[Take, ...], int]:
+        """Where so many processes go on: in what is left after these takes, from that position on.
+
+        It is the sequence that the last ones went through if there were as many of them: their
+        shares stay what they are, whatever the size of a batch.
+        """
+        if self.takes and self.takes[-1][0] == replicas:
+            return self.takes[:-1], self.takes[-1][1]
+        return self.takes, 0
+
+
+def left(rows: int, takes: Sequence[Take]) -> list[Range]:
+    """What is left of an epoch of `rows` rows after `takes`: positions, in ascending order.
+
+    A take that ends before what there was is one of full steps: a multiple of its replicas.
+    """
+    ranges = [(0, rows)] if rows else []
+    for replicas, taken in takes:
+        count, each = sum(stop - start for start, stop in ranges), -(-taken // replicas)
+        shares = [share(count, replica, replicas) for replica in range(replicas)]
+        ranges = [
+            piece
+            for first, last in shares
+            for piece in within(ranges, min(first + each, last), last)
+        ]
+    return ranges
+
+
+def within(ranges: Sequence[Range], start: int, stop: int) -> list[Range]:
+    """The positions [start, stop) of the sequence that `ranges` make, one after the other."""
+    found = []
+    before = 0
+    for first, last in ranges:
+        begin = max(first, first + start - before)
+        end = min(last, first + stop - before)
+        if begin < end:
+            found.append((begin, end))
+        before += last - first
+    if stop > before:
+        raise ValueError(f"rows up to {stop} of the {before} that are left of an epoch")
+    return found
 
 
 def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:

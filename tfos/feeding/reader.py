@@ -15,16 +15,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from tfos.errors import FeedError
+from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
-from tfos.feeding.plan import EpochOrder, Slice, window_rows
+from tfos.feeding.plan import EpochOrder, Range, Slice, window_rows, within
 from tfos.feeding.schema import Manifest
 from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 from tfos.lake.storage import retried
@@ -40,13 +41,15 @@ class View:
     """Which columns of a feed are read, and in which order its rows come.
 
     part: only the rows [first, last) of the feed, counted before any shuffling.
+    left: only these positions [start, stop) of each epoch, one after the other.
     """
 
     feed: str
     columns: tuple[str, ...]
     shuffle: bool
     seed: int
-    part: tuple[int, int] | None = None
+    part: Range | None = None
+    left: tuple[Range, ...] | None = None
 
     def to_text(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -55,7 +58,8 @@ class View:
     def from_text(cls, text: str) -> View:
         record = json.loads(text)
         part = tuple(record["part"]) if record["part"] else None
-        return cls(**{**record, "columns": tuple(record["columns"]), "part": part})
+        left = None if record["left"] is None else tuple(map(tuple, record["left"]))
+        return cls(**{**record, "columns": tuple(record["columns"]), "part": part, "left": left})
 
 
 class _Recent(OrderedDict[Hashable, Any]):
@@ -116,6 +120,7 @@ class FeedReader:
         # of each view the window after the one that was loaded last
         self._ahead: dict[View, tuple[Hashable, Future[list[_Ordered]]]] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._followers: dict[str, ArrivedReader] = {}
         self._looking = threading.Lock()
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
@@ -128,20 +133,23 @@ class FeedReader:
     def arrived(self, feed: str) -> Manifest:
         """What there is of a feed now. Raises LakeError when there is none."""
         if feed not in self._manifests or not self._manifests[feed].complete:
-            paths = manifest_path(feed), arrived_path(feed)
+            is_known = feed in self._manifests
+            follower = self._followers.setdefault(feed, ArrivedReader(self._lake, feed))
 
             def look() -> Manifest:
-                path = next((path for path in paths if self._lake.exists(path)), paths[0])
+                path = manifest_path(feed)
+                is_arriving = is_known or self._lake.exists(arrived_path(feed))
+                if is_arriving and not self._lake.exists(path):
+                    return follower.look()
                 return Manifest.from_json(self._lake.read_json(path))
 
-            # some storages show a file that is written again as missing, or in part
-            passing = (FileNotFoundError, ValueError) if feed in self._manifests else ValueError
-            found = retried(look, lambda error: isinstance(error.__cause__, passing))
-            with self._looking:
-                known = self._manifests.setdefault(feed, found)
-                # another thread may have looked later
-                if not known.complete and len(found.shards) >= len(known.shards):
-                    self._manifests[feed] = found
+            # some storages show a file that has just been written as missing, or in part
+            passing = (FileNotFoundError, ValueError) if is_known else ValueError
+            with self._looking:  # a follower is one thread's at a time, and all see what it has
+                if feed not in self._manifests or not self._manifests[feed].complete:
+                    self._manifests[feed] = retried(
+                        look, lambda error: isinstance(error.__cause__, passing)
+                    )
         return self._manifests[feed]
 
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
@@ -151,10 +159,15 @@ class FeedReader:
         gives for it; strings are bytes objects. Nothing else has their memory: TensorFlow takes it
         for its own, and writes its results there.
         """
-        order = self._order(view, epoch, stop)
+        ranges = [(start, stop)]
+        if view.left is not None:
+            ranges = within(view.left, start, stop)
+            view = replace(view, left=None)
+        order = self._order(view, epoch, max((end for _, end in ranges), default=0))
+        windows = [window for each in ranges for window in order.rows.windows(*each)]
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
-        for window, first, last in order.rows.windows(start, stop) or [(0, 0, 0)]:
+        for window, first, last in windows or [(0, 0, 0)]:
             content = self._window(view, epoch, order, window)
             parts.append([column.read(first, last) for column in content])
         columns = (

@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tfos.errors import FeedError, LakeError, RegistryError
+from tfos.feeding.arrived import ArrivedWriter
 from tfos.feeding.feed import Feed
 from tfos.feeding.layout import Layout
 from tfos.feeding.partition import add_counts, widen, write_partition
 from tfos.feeding.schema import Column, Manifest, Shard, resolve_lengths
-from tfos.lake.run_directory import RunDirectory, arrived_path, feed_path, manifest_path
+from tfos.lake.run_directory import RunDirectory, feed_path, is_arrival, manifest_path
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -77,7 +78,7 @@ def can_stream(layout: Layout) -> bool:
 def open_feed(lake: RunDirectory, layout: Layout) -> Manifest:
     """Writes the manifest of a feed of which no shard is there yet; see stream_feed."""
     manifest = Manifest(layout.feed, layout.columns, (), complete=False)
-    lake.write_json(arrived_path(layout.feed), manifest.as_json())
+    ArrivedWriter(lake, manifest).begin()
     return manifest
 
 
@@ -91,33 +92,29 @@ def stream_feed(
 ) -> Manifest:
     """Writes a DataFrame as a feed of which the shards can be read as they come. Blocks.
 
-    Its manifest grows with each partition that is published, see schema.arrived_path, and is
+    The partitions that are published are told of as they come, see arrived.py, and the manifest is
     committed in the end, as write_feeds does it. Called on the driver.
 
     opened: what open_feed() wrote. is_cancelled: whether the feed is not to be committed any more.
     Raises what write_feeds raises.
     """
-    layout, path = feed.layout(opened.feed), arrived_path(opened.feed)
+    layout, arrived = feed.layout(opened.feed), ArrivedWriter(lake, opened)
     order: dict[int, tuple[Shard, ...]] = {}
 
-    def look() -> Manifest:
+    def look() -> tuple[Shard, ...]:
+        """All shards that have come, in that order."""
         for partition, record in sorted(published(layout.feed).items()):
             if partition not in order:
                 order[partition] = tuple(Shard(**shard) for shard in record["shards"])
-        shards = tuple(shard for each in order.values() for shard in each)
-        return replace(opened, shards=shards)
+        return tuple(shard for each in order.values() for shard in each)
 
     written = threading.Event()
 
     def tell() -> None:
-        known = 0
         while not written.wait(_TELL_SECS):
             # what fails now is told of by what comes after it, or is over by then
             with contextlib.suppress(LakeError, RegistryError):
-                manifest = look()
-                if len(manifest.shards) > known:
-                    lake.write_json(path, manifest.as_json())
-                    known = len(manifest.shards)
+                arrived.tell(look())
 
     teller = threading.Thread(target=tell, name="arrivals", daemon=True)
     teller.start()
@@ -130,13 +127,13 @@ def stream_feed(
     _check_published(layout.feed, partitions, order)
     shards = tuple(shard for partition in sorted(order) for shard in order[partition])
     numbers = {shard: number for number, shard in enumerate(shards)}
-    arrival = tuple(numbers[shard] for shard in came.shards)
+    arrival = tuple(numbers[shard] for shard in came)
     manifest = replace(opened, shards=shards, complete=True, arrival=arrival)
     _check_rows(manifest)
     if is_cancelled():
         raise FeedError(f"feed {layout.feed!r} is no longer wanted")
-    # for those who do not see the other file at once
-    lake.write_json(path, came.as_json())
+    # for those who do not see the manifest at once
+    arrived.tell(came)
     _commit(lake, manifest)
     return manifest
 
@@ -232,5 +229,5 @@ def _remove_strays(lake: RunDirectory, manifest: Manifest) -> None:
     published = {shard.path for shard in manifest.shards}
     for file in lake.list(feed_path(manifest.feed)):
         path = f"{feed_path(manifest.feed)}/{file}"
-        if path not in published and path != arrived_path(manifest.feed):
+        if path not in published and not is_arrival(file):
             lake.remove(path)

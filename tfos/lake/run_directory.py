@@ -4,7 +4,8 @@
   spec.json                     the JobSpec
   registry.json                 the run's credential for ZooKeeper; for the owner's eyes only
   feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
-                                that is read before, arrived.json has what there is so far
+                                that is read before, arrived.json has the columns, and
+                                arrived-<number>-<count>.json the shards that came since
   driver.json                   the lease of the driver that lives; gone when the run is over
   generation.json               which chief may write checkpoints
   app.pkl                       the app after pre_train; the feeds are complete when all
@@ -13,6 +14,7 @@
   evaluations.json              what the evaluator has found so far
   model/                        exported SavedModel, COMMIT marker last
   logs/<attempt>/<role>-<i>.log
+  logs/driver.log               what Spark and TensorFlow said around the driver
   events/                       TensorBoard
   output/                       what train() and its callbacks write
   result.json                   written once, at the end, whatever the end
@@ -27,11 +29,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfos.errors import LakeError
-from tfos.lake.storage import COMMIT, Storage
+from tfos.lake.storage import COMMIT, MARKER, Storage
 
 MODEL = "model"
 EVENTS = "events"
 OUTPUT = "output"
+DRIVER_LOG = "logs/driver.log"
 # in a checkpoint: the progress that belongs to its weights
 STATE = "state.json"
 SPEC = "spec.json"
@@ -45,6 +48,7 @@ _RESULT = "result.json"
 _RUN_FILES = (SPEC, _REGISTRY, _RESULT)
 _CHECKPOINTS = "checkpoints"
 _CHECKPOINT = re.compile(r"(\d+)(?:-(\d+)\.(\d+))?")
+_ARRIVAL = re.compile(r"arrived(-\d+-\d+)?\.json")
 _LOG = re.compile(r"([a-z]+-\d+)\.log")
 
 
@@ -75,8 +79,18 @@ def manifest_path(feed: str) -> str:
 
 
 def arrived_path(feed: str) -> str:
-    """Where the manifest of a feed is while more shards are to come."""
+    """Where a feed that can be read before its shards have come has its manifest, without them."""
     return f"{feed_path(feed)}/arrived.json"
+
+
+def increment_path(feed: str, number: int, count: int) -> str:
+    """Where the shards are that came next: those of `count` increments, from `number` on."""
+    return f"{feed_path(feed)}/arrived-{number:06d}-{count}.json"
+
+
+def is_arrival(file: str) -> bool:
+    """Whether a file in a feed's directory says what has arrived of it."""
+    return _ARRIVAL.fullmatch(file) is not None
 
 
 def log_path(attempt: int, task: object) -> str:
@@ -121,8 +135,23 @@ class RunDirectory(Storage):
         self.run_id = run_id
 
     def is_there(self) -> bool:
-        """Whether a run has begun, or ended, here."""
+        """Whether a run is being checked here before its start, has begun, or has ended."""
+        return self._has_begun() or self._marker() is not None
+
+    def is_being_checked(self) -> bool:
+        """Whether a run has not begun here, and its driver is at its checks, or has died there."""
+        return not self._has_begun() and self._marker() is not None
+
+    def checked_since(self) -> float | None:
+        """When these checks began, as result_time()."""
+        marker = self._marker()
+        return None if marker is None else self.modified(marker)
+
+    def _has_begun(self) -> bool:
         return any(self.exists(name) for name in _RUN_FILES)
+
+    def _marker(self) -> str | None:
+        return next((name for name in self.list("") if name.startswith(MARKER)), None)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         return dict(self.read_json(name)) if self.exists(name) else None

@@ -33,6 +33,8 @@ from tfos.lake.atomic_file import replace, sha256
 from tfos.spec.times import TIMES
 
 COMMIT = "COMMIT"
+# begins the name of a file that is there while executors are asked whether they see it
+MARKER = ".tfos-"
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
 # what a second try would not change
 _FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
@@ -340,7 +342,7 @@ class Storage:
 
         It is tried once: a --lake that is wrong is to be an error at once.
         """
-        name = f".tfos-{secrets.token_hex(8)}"
+        name = f"{MARKER}{secrets.token_hex(8)}"
         self._storage(retry_secs=0)
         self._write(name, b"tfos", retry_secs=0)
         return name

@@ -3,6 +3,8 @@
 /tfos/<run-id>/
   lake                                the lake's URL; anyone may read it
   driver                              ephemeral: the driver lives; {"host", "pid", "since"}
+  phase                               what the driver is at, before the roles and between them:
+                                      {"text", "since"}; no text while it is the roles' turn
   kill                                somebody asks the driver to end the run; {"by"}
   feeds/<maker>/<name>/<partition>    JSON list of shards, first writer wins; a maker is one making
                                       of all feeds: tasks of a driver that was replaced have theirs
@@ -34,6 +36,10 @@ def driver(run_id: str) -> str:
 
 def lake(run_id: str) -> str:
     return f"{run(run_id)}/lake"
+
+
+def phase(run_id: str) -> str:
+    return f"{run(run_id)}/phase"
 
 
 def kill(run_id: str) -> str:

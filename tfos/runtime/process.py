@@ -45,7 +45,7 @@ if os.getppid() != parent or os.read(0, 1) == b"":
 class ChildProcess:
     """Starts `argv` in a process group of its own, under a guardian.
 
-    log: file descriptor that takes the child's stdout and stderr.
+    log: file descriptor that takes the child's stdout, and its stderr unless `errors` does.
     scratch: a directory that is removed when the child has ended, or with it when we die.
     pass_fds: descriptors that the child inherits.
     """
@@ -56,6 +56,7 @@ class ChildProcess:
         *,
         env: Mapping[str, str],
         log: int,
+        errors: int | None = None,
         scratch: str = "",
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -65,7 +66,7 @@ class ChildProcess:
             env=dict(env),
             stdin=subprocess.PIPE,
             stdout=log,
-            stderr=log,
+            stderr=log if errors is None else errors,
             start_new_session=True,
             pass_fds=tuple(pass_fds),
         )

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 # pl_submit names a file here, to have the result even of a run that never had a lake
 RESULT_FILE_ENV = "TFOS_RESULT_FILE"
+# beside it the driver says which run it is at: {"url", "run_id"}, of its run directory
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,16 @@ def write_result_file(result: Result) -> None:
     if path:
         with open(path, "w") as file:
             json.dump(result.as_json(), file)
+
+
+def tell_run(url: str, run_id: str) -> None:
+    """Says where pl_submit, if it is there, finds the directory of the run that now is ours.
+
+    url: of the lake.
+    """
+    path = os.environ.get(RESULT_FILE_ENV)
+    if path:
+        part = f"{path}.part"
+        with open(part, "w") as file:
+            json.dump({"url": url, "run_id": run_id}, file)
+        os.replace(part, os.path.join(os.path.dirname(path), RUN_FILE))

@@ -5,20 +5,21 @@ Keras 3's own Model.fit does not run under the distributed strategies. This one 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
-from tfos.feeding.dataset import ARRIVAL_SECS, FeedDataset
+from tfos.feeding.dataset import FeedDataset
+from tfos.feeding.epochs import CompleteEpoch, EpochSource, GrowingEpoch
+from tfos.feeding.plan import Take
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
-from tfos.training.loop import Loop, Part, never
+from tfos.training.epoch import Epoch, FitState
+from tfos.training.loop import Loop
 from tfos.training.program import Program, prepare, random_state
 
 
@@ -57,25 +58,6 @@ class FitOptions:
         return epoch + 1 in self.validation_freq
 
 
-@dataclass
-class _State:
-    """How far a fit is: what a checkpoint says of it besides the weights.
-
-    epoch: epochs done. step: steps done in the next one. totals: sums of the metrics over them.
-    division: [batch_size, replicas, steps per epoch], on which the meaning of `step` depends; 0
-    steps when that was not known, in the first epoch of a feed that was not complete.
-    """
-
-    epoch: int
-    division: list[int] = field(default_factory=list)
-    step: int = 0
-    totals: list[Any] | None = None
-    history: dict[str, list[float]] = field(default_factory=dict)
-    history_epochs: list[int] = field(default_factory=list)
-    stopped: bool = False
-    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 class Fit:
     """One call of fit().
 
@@ -92,7 +74,7 @@ class Fit:
         validation: FeedDataset | None,
         options: FitOptions,
         told_to_stop: Callable[[], bool] = lambda: False,
-        publish: Callable[[], None] = never,
+        publish: Callable[[], None] = lambda: None,
     ) -> None:
         if options.class_weight is not None:
             dataset = dataset.map(class_weights(options.class_weight))
@@ -101,23 +83,24 @@ class Fit:
         self._options = options
         self._told_to_stop, self._publish = told_to_stop, publish
         # whether the first epoch takes the rows as they come; all else waits for all of them
-        self._arriving = (
-            dataset.is_arriving and dataset.can_begin_early and options.takes_the_first_epoch_whole
+        self._begins_early = (
+            not dataset.is_complete
+            and dataset.can_begin_early
+            and options.takes_the_first_epoch_whole
         )
-        self._saved_steps = loop.steps
+        if not self._begins_early:
+            dataset.wait_complete()
+        # by what was taken before: of a dataset and of what is left of an epoch of it
+        self._programs: dict[tuple[Take, ...], Program] = {}
         prepare(model, dataset, loop.runner)
         if loop.runner.is_asynchronous:
             make_atomic(model.optimizer, loop.runner.parallelism)
-
-    @property
-    def _epoch_steps(self) -> int:
-        return self._options.steps_per_epoch or self._dataset.steps_per_epoch
 
     def run(self) -> keras.callbacks.History:
         """Blocks until all epochs are done."""
         model, options = self._model, self._options
         state = self._state = self._restored()
-        self._program = Program(model, self._dataset, self._loop.runner, self._loop.applied)
+        source = self._next()
         test = None
         if self._validation is not None:
             test = Program(model, self._validation, self._loop.runner)
@@ -128,7 +111,7 @@ class Fit:
             add_progbar=options.verbose != 0 and self._loop.runner.replica == 0,
             model=model,
             epochs=options.epochs,
-            steps=None if self._arriving else self._epoch_steps,
+            steps=self._steps(source),
             verbose=options.verbose,
         )
         model.stop_training = False
@@ -138,176 +121,100 @@ class Fit:
         self._callbacks = CallbackStates(options.callbacks)
         self._callbacks.restore(state.callbacks, self._checkpointer.arrays(self._section))
         logs: dict[str, float] = {}
-        while state.epoch < options.epochs and not state.stopped:
+        while source is not None:
             epoch = state.epoch
+            if hooks.params["steps"] != self._steps(source):
+                hooks.set_params({**hooks.params, "steps": self._steps(source)})
             hooks.on_epoch_begin(epoch)
-            logs = self._train_epoch(hooks)
-            if self._arriving:
-                self._arriving = False
-                self._loop.expect(self._dataset, epoch)
-                hooks.set_params({**hooks.params, "steps": self._epoch_steps})
+            logs = self._epoch(source, hooks).run()
             if test is not None and self._validation is not None and options.validates(epoch):
                 hooks.on_test_begin()
                 total = self._loop.evaluate(test, self._validation, epoch + 1, options.epochs)
                 hooks.on_test_end(total)
                 logs.update({f"val_{name}": value for name, value in total.items()})
             hooks.on_epoch_end(epoch, logs)
-            state.epoch, state.step, state.totals = epoch + 1, 0, None
+            state.end_epoch()
             # what a callback decides by looking elsewhere, the others must follow
             stop = model.stop_training or self._told_to_stop()
             state.stopped = any(self._loop.runner.gather(int(stop)))
             self._publish()
-            is_last = state.stopped or state.epoch == options.epochs
-            if is_last or self._checkpointer.affordable():
+            source = self._next()
+            if source is None or self._checkpointer.affordable():
                 self._save()
         if options.epochs > 0 and model.optimizer is not None:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         hooks.on_train_end(logs)
         return history
 
-    def _restored(self) -> _State:
+    def _restored(self) -> FitState:
         """The state of the checkpoint that the run continues from, or a new one."""
-        model = self._model
+        model, options, dataset = self._model, self._options, self._dataset
         record = self._checkpointer.restore(
             self._section, model=model, optimizer=model.optimizer, seeds=random_state(model)
         )
+        steps = options.steps_per_epoch
         if record is None:
-            return _State(self._options.initial_epoch)
-        state = _State(**record)
-        # the first fit of the run is in its first epoch, or there would be no more to come
-        self._arriving = self._arriving and state.epoch == 0
-        division = self._division()
-        if state.division[2] == 0 and not self._arriving:
-            state.division[2] = self._dataset.steps_per_epoch
-        at_border = state.step == 0 and self._is_whole(state.division) and self._is_whole(division)
-        if state.division != division and not at_border:
-            names = ("batch_size", "workers in step", "steps_per_epoch")
+            state = FitState(options.initial_epoch, options.initial_epoch, order=dataset.order)
+            if steps is not None and state.epoch:
+                state.data_epoch, made = divmod(state.epoch * steps, dataset.steps_per_epoch)
+                state.takes = [[dataset.replicas, made * dataset.step_rows]] if made else []
+            return state
+        state = FitState(**record)
+        begun = f"the checkpoint at step {self._checkpointer.step} is in the middle of an epoch"
+        if state.takes and state.order != dataset.order:
             raise UsageError(
-                f"the checkpoint at step {self._checkpointer.step} is {state.step} steps into epoch"
-                f" {state.epoch + 1}, with {dict(zip(names, state.division, strict=True))}; it"
-                f" cannot go on with {dict(zip(names, division, strict=True))}: use the former"
-                " again (--num-workers, --strategy and the arguments of dataset() and fit())"
+                f"{begun} of {state.order}, which cannot go on with {dataset.order}: give dataset()"
+                " the same feed, shuffle and seed again, and fit() the same part for validation"
             )
+        if steps is not None and state.step >= steps:
+            raise UsageError(
+                f"{begun}, {state.step} steps into epoch {state.epoch + 1}, and steps_per_epoch is"
+                f" {steps}: use {state.step + 1} or more"
+            )
+        state.order = dataset.order
         return state
 
-    def _division(self) -> list[int]:
-        steps = 0 if self._arriving else self._epoch_steps
-        return [self._dataset.batch_size, self._dataset.replicas, steps]
+    def _next(self) -> EpochSource | None:
+        """What is left of the next epoch; None when there is none. Blocks where it needs all rows.
 
-    def _is_whole(self, division: list[int]) -> bool:
-        """Whether epochs so divided are those of the dataset, each with all of its rows."""
-        batch_size, replicas, steps = division
-        return steps == -(-self._dataset.rows // (batch_size * replicas))
-
-    def _parts(self) -> list[Part]:
-        """What is left of the epoch.
-
-        An epoch of fit is as many steps as the user says; the steps of all of them go through one
-        epoch of the dataset after the other.
+        However the epoch was divided before: its rows are divided anew.
         """
-        dataset, state = self._dataset, self._state
-        parts: list[Part] = []
-        at = state.epoch * self._epoch_steps + state.step
-        end = (state.epoch + 1) * self._epoch_steps
-        while at < end:
-            epoch, first = divmod(at, dataset.steps_per_epoch)
-            last = min(first + end - at, dataset.steps_per_epoch)
-            stop = min(last * dataset.step_rows, dataset.rows)
-            parts.append(Part(epoch, first * dataset.step_rows, stop))
-            at += last - first
-        return parts
+        state, dataset, steps = self._state, self._dataset, self._options.steps_per_epoch
+        if state.stopped or state.epoch >= self._options.epochs:
+            return None
+        if self._begins_early and state.epoch == 0:
+            return GrowingEpoch(dataset, state.position)
+        dataset.wait_complete()
+        return CompleteEpoch(dataset, state.position, steps and steps - state.step)
 
-    def _arrivals(self) -> Iterator[Part | None]:
-        """What is left of the first epoch, as it comes, in whole steps; None after waiting for it.
+    def _steps(self, source: EpochSource | None) -> int | None:
+        """Steps of all of the next epoch, where that is known."""
+        if source is None or source.steps is None:
+            return None
+        return self._state.step + source.steps
 
-        While more may come a step is kept back, so that the end of the epoch is never one without
-        a step since the last checkpoint.
-        """
-        dataset, at = self._dataset, self._state.step * self._dataset.step_rows
-        while not self._model.stop_training:
-            dataset.look()
-            is_whole, stop = not dataset.is_arriving, dataset.rows_here
-            if not is_whole:
-                stop = max(stop - 1, 0) // dataset.step_rows * dataset.step_rows
-            if stop > at:
-                yield Part(0, at, stop)
-                at = stop
-            elif not is_whole:
-                self._loop.reports.moved()
-                time.sleep(ARRIVAL_SECS)
-                yield None
-            if is_whole:
-                return
+    def _program(self, dataset: FeedDataset) -> Program:
+        """Trains on a dataset; made as late as it is used, as the newest one has the optimizer."""
+        if dataset.takes not in self._programs:
+            program = Program(self._model, dataset, self._loop.runner, self._loop.applied)
+            self._programs[dataset.takes] = program
+        return self._programs[dataset.takes]
 
-    def _unit_steps(self) -> int | None:
-        """What the user has asked for, here or in compile(), where 1 is the default."""
+    def _epoch(self, source: EpochSource, hooks: keras.callbacks.CallbackList) -> Epoch:
         compiled = int(self._model.steps_per_execution)
-        return self._options.steps_per_execution or (compiled if compiled > 1 else None)
-
-    def _train_epoch(self, hooks: Any) -> dict[str, float]:
-        """Makes the steps of the epoch that are left; returns the epoch's logs."""
-        loop, state, program, dataset = self._loop, self._state, self._program, self._dataset
-        total = program.zero()
-        for into, value in zip(total, state.totals or [], strict=False):
-            into += np.asarray(value)
-        parts = [] if self._arriving else self._parts()
-        before = min(state.step * dataset.step_rows, dataset.rows_here)
-        rows, done, begun = before + sum(part.rows for part in parts), 0, time.monotonic()
-        data_epoch = 0
-        logs: dict[str, float] = {}
-
-        def save() -> None:
-            if dataset.replicas == 1 and self._told_to_stop():
-                self._model.stop_training = True  # and the end of the epoch saves
-            else:
-                loop.settle(dataset, data_epoch)
-                self._save()
-
-        def pause() -> Callable[[], None] | None:
-            return save if self._checkpointer.due() else None
-
-        def begin() -> None:
-            hooks.on_train_batch_begin(state.step)
-
-        def is_over() -> bool:
-            return bool(self._model.stop_training)
-
-        def units() -> Iterator[tuple[Part, Any]]:
-            options = pause, is_over, begin, self._unit_steps()
-            yield from loop.run(program, dataset, parts, *options)
-            for part in self._arrivals() if self._arriving else ():
-                if part is not None:
-                    yield from loop.run(program, dataset, [part], *options)
-                # run() leaves the pause after the last unit to who ends the epoch
-                at_rest = pause() if loop.steps > self._saved_steps else None
-                if at_rest is not None and dataset.is_arriving and not is_over():
-                    at_rest()
-
-        for part, values in units():
-            rows = dataset.rows_here if self._arriving else rows
-            program.add(total, values)
-            done += part.rows
-            data_epoch = part.epoch
-            loop.count(dataset, part)
-            state.step += -(-part.rows // dataset.step_rows)
-            state.totals = [value.tolist() for value in total]
-            logs = program.logs(total)
-            hooks.on_train_batch_end(state.step - 1, logs)
-            loop.progress(
-                "train", before + done, rows, done / (time.monotonic() - begun), logs,
-                last=before + done == rows and not dataset.is_arriving,
-                epoch=state.epoch + 1, epochs=self._options.epochs,
-            )  # fmt: skip
-        loop.settle(dataset, data_epoch)
-        return program.logs(total)
+        unit_steps = self._options.steps_per_execution or (compiled if compiled > 1 else None)
+        return Epoch(
+            self._loop, self._model, source, self._state, self._program, hooks,
+            self._options.epochs, unit_steps, self._save, self._checkpointer.due,
+            # where several are in step, they agree on it at the end of the epoch
+            self._told_to_stop if self._dataset.replicas == 1 else lambda: False,
+        )  # fmt: skip
 
     def _save(self) -> None:
         state = self._state
-        state.division = self._division()
         state.callbacks, arrays = self._callbacks.get()
         state.history_epochs = list(self._history.epoch)
         state.history = {
             name: np.asarray(values).tolist() for name, values in self._history.history.items()
         }
         self._checkpointer.save(self._loop.steps, vars(state), self._section, arrays)
-        self._saved_steps = self._loop.steps

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +20,7 @@ import tensorflow as tf
 from tfos.fault.reports import Reports
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
-from tfos.feeding.plan import share
+from tfos.feeding.plan import Part, share
 from tfos.training.custom import CustomProgram
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
@@ -33,21 +32,25 @@ _IN_FLIGHT = 2
 _PROGRESS_SECS = 0.5
 
 
-@dataclass(frozen=True)
-class Part:
-    """The steps at positions [start, stop) of an epoch of a dataset."""
+class Watch:
+    """What goes on between the units of a run; nothing, unless somebody says so."""
 
-    epoch: int
-    start: int
-    stop: int
+    def begin(self) -> None:
+        """Called before each unit is run; where units overlap, before it is yielded."""
 
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
+    def is_over(self) -> bool:
+        """Whether no more units are to be submitted."""
+        return False
 
+    def wants_rest(self) -> bool:
+        """Asked after each unit: whether all that was submitted is to be done before the next."""
+        return False
 
-def never() -> None:
-    """Nothing to do in a pause."""
+    def rest(self) -> None:
+        """Called then: the weights have seen the units that were yielded and no others.
+
+        Not when it is over by then: whoever asked for that has the last word.
+        """
 
 
 class Loop:
@@ -73,23 +76,17 @@ class Loop:
         program: Program | CustomProgram | PredictProgram,
         dataset: FeedDataset,
         parts: Sequence[Part],
-        pause: Callable[[], Callable[[], None] | None] = never,
-        is_over: Callable[[], bool] = lambda: False,
-        begin: Callable[[], None] = never,
+        watch: Watch | None = None,
         unit_steps: int | None = None,
     ) -> Iterator[tuple[Part, Any]]:
         """Runs the program on the parts, cut into units; yields (unit, result) in order, when done.
 
         Unless the runner is asynchronous one unit is done when the next one begins.
 
-        pause: asked after each unit; what it returns is called when all that was submitted is
-        done, so that the weights have seen the units that were yielded and no others; not when it
-        is over by then.
-        is_over: when it says so, no more units are submitted.
-        begin: called before each unit is run; where units overlap, before it
-        is yielded.
+        watch: told of what goes on, and may end it.
         unit_steps: of each unit; chosen by how long steps take when not given.
         """
+        watch = watch or Watch()
         pending: deque[tuple[Part, Any]] = deque()
         overlaps = self.runner.is_asynchronous
         limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
@@ -99,59 +96,55 @@ class Loop:
         def first() -> Iterator[tuple[Part, Any]]:
             unit, result = pending.popleft()
             if overlaps:
-                begin()
+                watch.begin()
             value = result.fetch()
             begun = time.monotonic()
             yield unit, value
             now = time.monotonic()
-            pace.done(_steps(dataset, unit), now, now - begun)
+            pace.done(dataset.steps_in(unit.rows), now, now - begun)
 
-        for unit, is_last in self._units(dataset, parts, pace):
-            if is_over():
+        for unit in self._units(dataset, parts, pace):
+            if watch.is_over():
                 break
             if not overlaps:
-                begin()
+                watch.begin()
             bounds = tf.constant([unit.epoch, unit.start, unit.stop], tf.int64)
             pending.append((unit, self.runner.submit(program.function, bounds)))
             if len(pending) >= limit:
                 yield from first()
-            at_rest = pause()
-            if at_rest is not None and not is_last:
+            if watch.wants_rest():
                 while pending:
                     yield from first()
-                if not is_over():  # then whoever asked for that has the last word
-                    at_rest()
+                if not watch.is_over():
+                    watch.rest()
                 pace.begin()
         while pending:
             yield from first()
 
-    def _units(
-        self, dataset: FeedDataset, parts: Sequence[Part], pace: Pace
-    ) -> Iterator[tuple[Part, bool]]:
-        """The parts cut into units, and whether a unit is the last; cut as late as they are used.
+    def _units(self, dataset: FeedDataset, parts: Sequence[Part], pace: Pace) -> Iterator[Part]:
+        """The parts cut into units, as late as they are used.
 
         Workers in step, of which each has a clock of its own, agree on each unit: on the longest,
         as who waits for a process with much to do between units takes the wait for slow steps.
         """
-        left = sum(_steps(dataset, part) for part in parts)
+        left = sum(dataset.steps_in(part.rows) for part in parts)
         for part in parts:
             at = part.start
             while at < part.stop:
                 steps = max(self.runner.gather(pace.next(left)))
                 unit = Part(part.epoch, at, min(at + steps * dataset.step_rows, part.stop))
                 at = unit.stop
-                left -= _steps(dataset, unit)
-                yield unit, left == 0
+                left -= dataset.steps_in(unit.rows)
+                yield unit
 
-    def count(self, dataset: FeedDataset, part: Part) -> None:
-        """Takes a part into account that was trained on."""
-        self.steps += _steps(dataset, part)
-        self._ledger.add(dataset.feed, part.epoch, part.rows, dataset.rows_here)
+    def count(self, dataset: FeedDataset, part: Part, due: int | None) -> None:
+        """Takes a part into account that was trained on.
+
+        due: rows of the whole epoch; see Ledger.add.
+        """
+        self.steps += dataset.steps_in(part.rows)
+        self._ledger.add(dataset.feed, part.epoch, part.rows, due)
         self._unsettled += part.rows
-
-    def expect(self, dataset: FeedDataset, epoch: int) -> None:
-        """Notes how many rows were due in an epoch that was begun before that was known."""
-        self._ledger.add(dataset.feed, epoch, 0, dataset.rows)
 
     def settle(self, dataset: FeedDataset, epoch: int) -> None:
         """Notes which of the steps since the last call were made twice; nothing is under way."""
@@ -165,6 +158,7 @@ class Loop:
     ) -> dict[str, float]:
         """The logs of a test program over all rows of a dataset, after `epoch` of the `epochs`."""
         total, done, begun = program.zero(), 0, time.monotonic()
+        dataset.wait_complete()
         with self.reports.quiet():
             for part, values in self.run(program, dataset, [_whole(dataset)]):
                 program.add(total, values)
@@ -175,7 +169,7 @@ class Loop:
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """See TrainContext.predict."""
-        dataset = dataset.in_order()
+        dataset = dataset.wait_complete().in_order()
         prepare(model, dataset, self.runner, needs_compile=False)
         program = PredictProgram(model, dataset, self.runner)
         pieces: list[Any] = []
@@ -193,6 +187,7 @@ class Loop:
 
     def run_epoch(self, step: Callable[..., Any], dataset: FeedDataset, epoch: int) -> float:
         """See TrainContext.run_epoch."""
+        dataset.wait_complete()
         key = (step, dataset)
         if key not in self._custom:
             self._custom[key] = CustomProgram(step, dataset, self.runner, self.applied)
@@ -200,7 +195,7 @@ class Loop:
         for part, value in self.run(self._custom[key], dataset, [_whole(dataset, epoch)]):
             total += float(value)
             done += part.rows
-            self.count(dataset, part)
+            self.count(dataset, part, dataset.rows)
             self.progress(
                 "train", done, dataset.rows, done / (time.monotonic() - begun),
                 {"loss": total / done}, last=done == dataset.rows, epoch=epoch + 1,
@@ -239,10 +234,6 @@ class Loop:
 
 def _whole(dataset: FeedDataset, epoch: int = 0) -> Part:
     return Part(epoch, 0, dataset.rows)
-
-
-def _steps(dataset: FeedDataset, part: Part) -> int:
-    return -(-part.rows // dataset.step_rows)
 
 
 def _starts(dataset: FeedDataset, part: Part) -> list[int]:
