@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -10,16 +13,16 @@ import pytest
 from conftest import poll
 
 from tfos.driver import lease as lease_module
-from tfos.driver.lease import Lease, is_free
+from tfos.driver.lease import Lease, is_dead, is_free, this_machine
 from tfos.driver.run import _Run
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DriverLease, RunDirectory
 from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
-OTHER = DriverLease("there", 4711, "submission-a", "token-a", 7)
-NEXT = DriverLease("there", 4711, "submission-a", "token-a", 8)
-THIRD = DriverLease("elsewhere", 1, "submission-b", "token-b", 0)
+OTHER = DriverLease("there", "m", 4711, "submission-a", "token-a", 7)
+NEXT = DriverLease("there", "m", 4711, "submission-a", "token-a", 8)
+THIRD = DriverLease("elsewhere", "", 1, "submission-b", "token-b", 0)
 
 
 class TestIsFree:
@@ -45,8 +48,30 @@ class TestIsFree:
     def test_the_later_driver_of_one_submission_need_not_wait(self):
         assert is_free(OTHER, NEXT, 0, OTHER.submission) is True
 
+    def test_of_a_driver_that_is_known_to_be_dead_there_is_nothing_to_wait_for(self):
+        assert is_free(OTHER, OTHER, 0, "", is_dead=True) is True
+
     def test_the_watch_is_longer_than_a_beat_and_short(self):
         assert TIMES.lease_secs + 2 < TIMES.lease_watch_secs < 10
+
+
+class TestIsDead:
+    def test_a_process_of_this_machine_that_is_gone(self):
+        with subprocess.Popen(["true"]) as ended:
+            pass
+        here = dataclasses.replace(OTHER, machine=this_machine(), pid=ended.pid)
+        assert is_dead(here)
+        assert not is_dead(dataclasses.replace(here, pid=os.getpid()))
+        assert not is_dead(dataclasses.replace(here, pid=1))
+
+    @pytest.mark.parametrize("machine", ["", "another boot pid:[1]"])
+    def test_of_another_machine_or_container_nothing_is_known(self, machine):
+        with subprocess.Popen(["true"]) as ended:
+            pass
+        assert not is_dead(dataclasses.replace(OTHER, machine=machine, pid=ended.pid))
+
+    def test_of_no_lease(self):
+        assert not is_dead(None)
 
 
 @pytest.fixture
@@ -100,6 +125,16 @@ class TestLease:
         assert lake.lease().token != OTHER.token
         lease.release()
         assert lake.lease() is None
+
+    def test_of_a_process_of_this_machine_that_is_gone_is_taken_over_at_once(self, lake):
+        with subprocess.Popen(["true"]) as ended:
+            pass
+        lake.write_lease(dataclasses.replace(OTHER, machine=this_machine(), pid=ended.pid))
+        begun = time.monotonic()
+        lease = Lease(lake, "submission-b")
+        lease.take()
+        assert time.monotonic() - begun < TIMES.lease_watch_secs
+        lease.release()
 
     def test_what_is_done_since_it_began_shortens_the_watch(self, lake, monkeypatch):
         lake.write_lease(OTHER)

@@ -3,7 +3,8 @@
 With the embedded ZooKeeper each driver has a registry of its own, in which nobody else claims the
 run. So a driver keeps a file in the run directory and counts its beats there. One that comes later
 watches for longer than a beat takes whether they go on: no clock is compared with another
-machine's. A driver that comes to itself again, and finds another one's file, ends.
+machine's. One that ran on the same machine has a pid to ask for. A driver that comes to itself
+again, and finds another one's file, ends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DriverLease, RunDirectory
@@ -25,19 +27,46 @@ _LOOK_EVERY_SECS = 0.5
 
 
 def is_free(
-    first: DriverLease | None, seen: DriverLease | None, secs: float, submission: str
+    first: DriverLease | None,
+    seen: DriverLease | None,
+    secs: float,
+    submission: str,
+    is_dead: bool = False,
 ) -> bool | None:
     """Whether a run is without a living driver; None while that cannot be said. Pure.
 
     first: the lease when the watch began. seen: the one that is there `secs` later.
     submission: ours. Of two drivers of one submission the later one is in its right: whatever
-    starts drivers again did so since the other one is lost to it.
+    starts drivers again did so since the other one is lost to it. is_dead: whether the driver that
+    left the lease is known to be gone.
     """
-    if seen is None or (submission and seen.submission == submission):
+    if seen is None or is_dead or (submission and seen.submission == submission):
         return True
     if seen != first:
         return False
     return True if secs > TIMES.lease_watch_secs else None
+
+
+def this_machine() -> str:
+    """See DriverLease. Containers of one host may share its name, and not the numbers of pids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def is_dead(lease: DriverLease | None) -> bool:
+    """Whether the driver that left a lease ran here, and is gone. Not so where that is unknown."""
+    if lease is None or not lease.machine or lease.machine != this_machine():
+        return False
+    try:
+        os.kill(lease.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's, but it is there
+        pass
+    return False
 
 
 class Lease:
@@ -50,7 +79,7 @@ class Lease:
     def __init__(self, lake: RunDirectory, submission: str) -> None:
         self._lake = lake
         self._mine = DriverLease(
-            socket.gethostname(), os.getpid(), submission, secrets.token_hex(8), 0
+            socket.gethostname(), this_machine(), os.getpid(), submission, secrets.token_hex(8), 0
         )
         self._first, self._begun = lake.lease(), time.monotonic()
         self._thread: threading.Thread | None = None
@@ -63,7 +92,7 @@ class Lease:
         while True:
             seen = self._lake.lease()
             secs = time.monotonic() - self._begun
-            free = is_free(self._first, seen, secs, self._mine.submission)
+            free = is_free(self._first, seen, secs, self._mine.submission, is_dead(seen))
             if free is False:
                 raise self._refusal(seen)
             if free:

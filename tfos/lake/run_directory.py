@@ -114,10 +114,13 @@ class AppRecord:
 class DriverLease:
     """What the driver of a run leaves of itself, again and again, while it lives.
 
-    submission: as spec.json has it. token: of this driver and no other. beat: one more each time.
+    machine: where `pid` is a process's: of one boot of a host, and of its containers only this one;
+        "" where that is not known. submission: as spec.json has it. token: of this driver and no
+        other. beat: one more each time.
     """
 
     host: str
+    machine: str
     pid: int
     submission: str
     token: str
