@@ -10,10 +10,12 @@ from typing import Any
 import keras
 
 from tfos.errors import TFOSError
+from tfos.tables.clipping import clipped_tables
 from tfos.tables.rows import own_copy
 from tfos.training.collectives import all_sum
 
 _OPTIMIZER = "backend.tensorflow.optimizer:TFOptimizer"
+_BASE_OPTIMIZER = "optimizers.base_optimizer:BaseOptimizer"
 
 
 @contextlib.contextmanager
@@ -50,6 +52,21 @@ def gradients_and_losses_as_they_are() -> Iterator[None]:
         ),
         _keras_with(_OPTIMIZER, _all_reduce_sum_gradients=lambda self, pairs: list(pairs)),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def tables_clipped() -> Iterator[None]:
+    """Keras's optimizers clip the gradient of a divided table as a whole, and not each shard's."""
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+    unclipped = BaseOptimizer._backend_apply_gradients
+
+    def apply(self: Any, gradients: Any, variables: Any) -> None:
+        unclipped(self, clipped_tables(self, gradients, variables), variables)
+
+    # after summed_gradients(), whose TFOptimizer is this one's subclass: what is clipped is the sum
+    with _keras_with(_BASE_OPTIMIZER, _backend_apply_gradients=apply):
         yield
 
 
