@@ -143,14 +143,53 @@ def test_bags_of_several_features():
     np.testing.assert_allclose(layer(ids), vectors(layer, ids).sum(axis=2), rtol=1e-5)
 
 
-def test_lists_of_bags_of_one_size():
-    """A ragged axis outside, and bags that are dense."""
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("weighted", ["no weights", "dense bags", "ragged bags"])
+@pytest.mark.parametrize("kind", ["sum", "mean", "sqrtn"])
+def test_lists_of_bags_of_one_size(servers, kind, weighted, in_graph):
+    """A ragged axis outside, and bags that are dense; weights may say the same another way."""
+    servers(2)
+    bag = Embedding(ROWS, WIDTH, combiner=kind)
+    bags, lengths = [[1, 2, 2], [3, 4000, 5], [5, 6, 7]], [1, 0, 2]
+    factors = np.array([[1, 2, 3], [0.5, 1, 4], [2, 2, 2]], np.float32)
+    ids = tf.RaggedTensor.from_row_lengths(bags, lengths)
+    weights = None
+    if weighted != "no weights":
+        weights = tf.RaggedTensor.from_row_lengths(
+            factors if weighted == "dense bags" else tf.RaggedTensor.from_tensor(factors), lengths
+        )
+    bag.build()
+
+    def call(ids: Any, weights: Any) -> Any:
+        return bag(ids, weights=weights)
+
+    found = (tf.function(call) if in_graph else call)(ids, weights)
+    assert found.row_lengths().numpy().tolist() == lengths
+    expected = [
+        combined(kind, vectors(bag, row), np.ones(3) if weights is None else factor)
+        for row, factor in zip(bags, factors, strict=True)
+    ]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 1], [1, 2]])
+def test_weights_of_lists_of_other_lengths(lengths):
     bag = Embedding(ROWS, WIDTH, combiner="sum")
-    ids = tf.RaggedTensor.from_row_lengths([[1, 2], [3, 4], [5, 6]], [1, 0, 2])
-    found = bag(ids)
+    bags = [[1, 2], [3, 4], [5, 6]]
+    ids = tf.RaggedTensor.from_row_lengths(bags, [1, 0, 2])
+    weights = tf.RaggedTensor.from_row_lengths(np.array(bags, np.float32), lengths)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="row splits"):
+        bag(ids, weights=weights)
+
+
+def test_lists_of_rows_of_ids(servers):
+    """A ragged axis outside, a dense one inside, and no combiner."""
+    servers(2)
+    layer = Embedding(ROWS, WIDTH)
+    rows = [[1, 2, 2], [3, 4000, 5], [5, 6, 7]]
+    found = layer(tf.RaggedTensor.from_row_lengths(rows, [1, 0, 2]))
     assert found.row_lengths().numpy().tolist() == [1, 0, 2]
-    expected = vectors(bag, [[1, 2], [3, 4], [5, 6]]).sum(axis=1)
-    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.values, vectors(layer, rows))
 
 
 @pytest.mark.parametrize("form", ["dense", "ragged", "bags"])
