@@ -134,14 +134,14 @@ def test_failures_without_progress_end_the_run_with_the_first_one_first(tmp_path
     for task in ("worker-1", "worker-0"):
         poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
         failures = len(read_status(lake).failures)
-        os.kill(role_pids("crash")[task], signal.SIGSEGV)
+        os.kill(role_pids("crash")[task], signal.SIGKILL)
         if task == "worker-1":
             poll(lambda n=failures: len(read_status(lake).failures) > n, 30, "it is noticed")
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     result = json.loads(stdout.splitlines()[-1])
     assert (result["error"]["role"], result["error"]["index"]) == ("worker", 1)
-    assert "was killed by SIGSEGV" in result["error"]["message"]
+    assert "was killed by SIGKILL" in result["error"]["message"]
     assert result["restarts"] == {"ps": 0, "chief": 0, "worker": 1}
     last_words = stderr.rpartition("the run failed")[2]
     assert "worker 1 on" in last_words
@@ -151,6 +151,27 @@ def test_failures_without_progress_end_the_run_with_the_first_one_first(tmp_path
 
 def progress(lake):
     return describe_progress(read_status(lake).progress or {})
+
+
+def test_run_whose_driver_lives_cannot_be_resumed_and_one_whose_driver_died_can(tmp_path):
+    job = ["--run-id", "lives", "--lake", tmp_path, "--strategy", "single"]
+    app = [LINEAR, "--rows", 20_000, "--step-secs", "0.05"]
+    first = start_submit(*job, *app)
+    lake = RunDirectory(str(tmp_path), "lives")
+    trains = "train epoch 1"
+    poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
+    driver, known = lake.lease(), lake.registry()
+    late = submit(*job, "--resume", *app)
+    assert late.code == 1
+    assert f"process {driver.pid} on host {driver.host}" in late.last_words
+    assert (lake.lease().token, lake.registry()) == (driver.token, known)
+    assert first.poll() is None
+    assert lake.result() is None
+    os.kill(driver.pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+    again = submit(*job, "--resume", LINEAR, "--rows", 20_000, "--step-secs", "0")
+    assert again.code == 0, again.stderr
+    assert lake.lease() is None
 
 
 def test_existing_run_id_needs_resume(tmp_path):

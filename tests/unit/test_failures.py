@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 
 import pytest
 
-from tfos.fault.failures import Failure, describe, error_message, may_be_consequence, root_cause
+from tfos.fault.failures import (
+    Failure,
+    FailureKind,
+    crash_advice,
+    describe,
+    error_message,
+    kind_of_exit,
+    may_be_consequence,
+    root_cause,
+)
 
 
 def failure(kind, time=0.0, role="worker", index=0, **more):
@@ -15,7 +25,9 @@ def failure(kind, time=0.0, role="worker", index=0, **more):
 
 
 class TestRootCause:
-    @pytest.mark.parametrize("direct", ["exception", "signal", "exit", "hang", "preempted"])
+    @pytest.mark.parametrize(
+        "direct", ["exception", "signal", "crash", "exit", "hang", "preempted"]
+    )
     @pytest.mark.parametrize("indirect", ["start", "spark", "peer"])
     def test_direct_kinds_win_whatever_the_time(self, direct, indirect):
         late, early = failure(direct, time=100.0), failure(indirect, time=1.0)
@@ -47,6 +59,7 @@ class TestMayBeConsequence:
         [
             ("exception", False),
             ("signal", False),
+            ("crash", False),
             ("exit", False),
             ("hang", False),
             ("preempted", False),
@@ -57,6 +70,34 @@ class TestMayBeConsequence:
     )
     def test_by_kind(self, kind, expected):
         assert may_be_consequence(failure(kind)) is expected
+
+
+class TestEnd:
+    """Of a process that ended without a word."""
+
+    INSIDE = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE")
+
+    @pytest.mark.parametrize("name", INSIDE)
+    def test_signals_from_inside_are_crashes_and_explained(self, name):
+        status = -signal.Signals[name]
+        assert kind_of_exit(status) is FailureKind.CRASH
+        assert FailureKind.CRASH.is_deterministic
+        assert crash_advice(status, None)
+
+    @pytest.mark.parametrize("name", INSIDE)
+    def test_with_a_limit_that_is_the_likely_cause(self, name):
+        advice = crash_advice(-signal.Signals[name], 2 << 30)
+        for word in ("2.00 GiB", "RLIMIT_AS", "spark.executor.pyspark.memory", "memoryOverhead"):
+            assert word in advice
+
+    @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+    def test_signals_from_outside_are_not(self, name):
+        assert kind_of_exit(-signal.Signals[name]) is FailureKind.SIGNAL
+        assert crash_advice(-signal.Signals[name], 2 << 30) == ""
+
+    def test_an_exit_status_is_neither(self):
+        assert kind_of_exit(3) is FailureKind.EXIT
+        assert crash_advice(3, 2 << 30) == ""
 
 
 class TestFailure:

@@ -18,7 +18,9 @@ from tfos.fault.checkpoint.resharding import trackable
 from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
+from tfos.tables import embedding
 from tfos.tables.division import divide, initial_values, multiplier, shard_of
+from tfos.training.patches import tables_clipped
 
 ROWS, WIDTH = 5000, 3
 
@@ -26,10 +28,9 @@ ROWS, WIDTH = 5000, 3
 @pytest.fixture
 def servers(monkeypatch):
     """Makes layers that are built from now on divide their tables over so many servers."""
-    extended = tf.distribute.get_strategy().extended
 
     def use(number: int) -> None:
-        monkeypatch.setattr(extended, "_num_ps", number, raising=False)
+        monkeypatch.setattr(embedding, "number_of_servers", lambda: number)
 
     return use
 
@@ -142,14 +143,53 @@ def test_bags_of_several_features():
     np.testing.assert_allclose(layer(ids), vectors(layer, ids).sum(axis=2), rtol=1e-5)
 
 
-def test_lists_of_bags_of_one_size():
-    """A ragged axis outside, and bags that are dense."""
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("weighted", ["no weights", "dense bags", "ragged bags"])
+@pytest.mark.parametrize("kind", ["sum", "mean", "sqrtn"])
+def test_lists_of_bags_of_one_size(servers, kind, weighted, in_graph):
+    """A ragged axis outside, and bags that are dense; weights may say the same another way."""
+    servers(2)
+    bag = Embedding(ROWS, WIDTH, combiner=kind)
+    bags, lengths = [[1, 2, 2], [3, 4000, 5], [5, 6, 7]], [1, 0, 2]
+    factors = np.array([[1, 2, 3], [0.5, 1, 4], [2, 2, 2]], np.float32)
+    ids = tf.RaggedTensor.from_row_lengths(bags, lengths)
+    weights = None
+    if weighted != "no weights":
+        weights = tf.RaggedTensor.from_row_lengths(
+            factors if weighted == "dense bags" else tf.RaggedTensor.from_tensor(factors), lengths
+        )
+    bag.build()
+
+    def call(ids: Any, weights: Any) -> Any:
+        return bag(ids, weights=weights)
+
+    found = (tf.function(call) if in_graph else call)(ids, weights)
+    assert found.row_lengths().numpy().tolist() == lengths
+    expected = [
+        combined(kind, vectors(bag, row), np.ones(3) if weights is None else factor)
+        for row, factor in zip(bags, factors, strict=True)
+    ]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 1], [1, 2]])
+def test_weights_of_lists_of_other_lengths(lengths):
     bag = Embedding(ROWS, WIDTH, combiner="sum")
-    ids = tf.RaggedTensor.from_row_lengths([[1, 2], [3, 4], [5, 6]], [1, 0, 2])
-    found = bag(ids)
+    bags = [[1, 2], [3, 4], [5, 6]]
+    ids = tf.RaggedTensor.from_row_lengths(bags, [1, 0, 2])
+    weights = tf.RaggedTensor.from_row_lengths(np.array(bags, np.float32), lengths)
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="row splits"):
+        bag(ids, weights=weights)
+
+
+def test_lists_of_rows_of_ids(servers):
+    """A ragged axis outside, a dense one inside, and no combiner."""
+    servers(2)
+    layer = Embedding(ROWS, WIDTH)
+    rows = [[1, 2, 2], [3, 4000, 5], [5, 6, 7]]
+    found = layer(tf.RaggedTensor.from_row_lengths(rows, [1, 0, 2]))
     assert found.row_lengths().numpy().tolist() == [1, 0, 2]
-    expected = vectors(bag, [[1, 2], [3, 4], [5, 6]]).sum(axis=1)
-    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.values, vectors(layer, rows))
 
 
 @pytest.mark.parametrize("form", ["dense", "ragged", "bags"])
@@ -460,6 +500,63 @@ def test_training_does_not_depend_on_the_shards(servers):
     divided = trained(model())
     assert sum("embeddings" in weight.path for weight in divided.weights) == 8
     np.testing.assert_allclose(predictions(divided), whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("library", [optimizers, keras.optimizers])
+def test_clipping_does_not_depend_on_the_shards(servers, library, clipping):
+    """It sees the sum of all slices of the whole table, as of a layer that is used twice."""
+    random = np.random.default_rng(5)
+    steps = [random.integers(0, ROWS, (2, 64)) for _ in range(3)]
+    for ids in steps:
+        ids[1, :8] = ids[0, :8]
+    factors = random.normal(size=(2, 64, WIDTH)).astype("float32")
+    most = 0.5 if clipping == "clipvalue" else 3.0
+
+    def train(number: int) -> list[np.ndarray]:
+        servers(number)
+        keras.utils.set_random_seed(3)
+        layers = [Embedding(ROWS, WIDTH) for _ in range(2)]
+        for layer in layers:
+            layer.build()
+        assert len(layers[0].shards) == number
+        weights = [weight for layer in layers for weight in layer.trainable_weights]
+        optimizer = library.SGD(0.5, **{clipping: most})
+        optimizer.build(weights)
+
+        @tf.function
+        def step(ids: Any) -> None:
+            with tf.GradientTape() as tape:
+                once, twice, other = layers[0](ids[0]), layers[0](ids[1]), layers[1](ids[1])
+                loss = tf.reduce_sum(once * factors[0] + (twice + 2 * other) * factors[1])
+            gradients = tape.gradient(loss, [weight.value for weight in weights])
+            with tables_clipped():
+                optimizer.apply(gradients, [weight.value for weight in weights])
+
+        begun = [table_of(layer) for layer in layers]
+        for ids in steps:
+            step(tf.constant(ids))
+        rows = [[layers[0].rows(tf.constant(part)).numpy() for part in ids] for ids in steps]
+        expected = [table.astype("float64") for table in begun]
+        for once, twice in rows:
+            gradients = [np.zeros((ROWS, WIDTH)), np.zeros((ROWS, WIDTH))]
+            np.add.at(gradients[0], once, factors[0])
+            np.add.at(gradients[0], twice, factors[1])
+            np.add.at(gradients[1], twice, 2 * factors[1])
+            norms = [np.sqrt((gradient**2).sum()) for gradient in gradients]
+            if clipping == "global_clipnorm":
+                norms = [np.sqrt((np.array(norms) ** 2).sum())] * 2
+            for table, gradient, norm in zip(expected, gradients, norms, strict=True):
+                is_value = clipping == "clipvalue"
+                clipped = gradient.clip(-most, most) if is_value else gradient * most / norm
+                table -= 0.5 * clipped
+        found = [table_of(layer) for layer in layers]
+        for table, right in zip(found, expected, strict=True):
+            np.testing.assert_allclose(table, right, rtol=0, atol=1e-6)
+        return found
+
+    for whole, divided in zip(train(1), train(2), strict=True):
+        np.testing.assert_allclose(divided, whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (4, 2), (2, 5), (3, 3)])

@@ -39,12 +39,14 @@ def restart(*names):
 
 
 class TestRestart:
-    @pytest.mark.parametrize("kind", ["signal", "exit", "exception", "hang", "peer", "preempted"])
+    @pytest.mark.parametrize(
+        "kind", ["signal", "crash", "exit", "exception", "hang", "peer", "preempted"]
+    )
     def test_worker_alone(self, kind):
         assert once(failure("worker-1", kind)) == restart("worker-1")
 
     @pytest.mark.parametrize("task", ["ps-0", "ps-1", "chief-0"])
-    @pytest.mark.parametrize("kind", ["signal", "exit", "peer", "preempted"])
+    @pytest.mark.parametrize("kind", ["signal", "crash", "exit", "peer", "preempted"])
     def test_what_holds_state_takes_all_of_it_along_and_no_worker(self, task, kind):
         decision = once(failure(task, kind))
         assert {t for t in TASKS if decision.includes(*t)} == {
@@ -120,6 +122,23 @@ class TestGiveUp:
         """Rows that no worker can take go to the next one."""
         history = [incident(failure(f"worker-{i}", "exception", "KeyError: 'x'")) for i in (0, 1)]
         assert isinstance(decide(history, BUDGET, PS), GiveUp)
+
+    @pytest.mark.parametrize("kind", ["crash", "exit"])
+    def test_same_end_of_two_workers_is_the_same(self, kind):
+        history = [incident(failure(f"worker-{i}", kind, "its process ...")) for i in (0, 1)]
+        assert isinstance(decide(history, BUDGET, PS), GiveUp)
+
+    @pytest.mark.parametrize("topology", [SINGLE, PS, MULTI_WORKER], ids=lambda t: t.name)
+    def test_crash_of_the_chief_twice_under_every_strategy(self, topology):
+        crash = incident(failure("chief-0", "crash"))
+        assert isinstance(decide([crash], BUDGET, topology), Restart)
+        assert isinstance(decide([crash, crash], BUDGET, topology), GiveUp)
+
+    def test_same_crash_of_another_role(self):
+        """Workers in step run one program, and any of them may be the first to crash."""
+        history = [incident(failure(task, "crash", "same")) for task in ("chief-0", "worker-1")]
+        assert isinstance(decide(history, BUDGET, MULTI_WORKER), GiveUp)
+        assert isinstance(decide(history, BUDGET, PS), Restart)
 
     def test_hangs_of_two_workers_are_not_the_same(self):
         """Their machines were paused, one after the other."""
@@ -221,7 +240,7 @@ class TestWorkersInStep:
     """Under multi-worker every worker runs train(): the chief is one of them."""
 
     @pytest.mark.parametrize("task", ["chief-0", "worker-0", "worker-2"])
-    @pytest.mark.parametrize("kind", ["signal", "exit", "peer", "preempted", "hang"])
+    @pytest.mark.parametrize("kind", ["signal", "crash", "exit", "peer", "preempted", "hang"])
     def test_any_death_restarts_all_of_them(self, task, kind):
         decision = decide([incident(failure(task, kind))], BUDGET, MULTI_WORKER)
         for other in [("chief", 0), *(("worker", i) for i in range(3))]:

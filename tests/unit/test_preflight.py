@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tfos.driver import preflight
+from tfos.driver import limits, preflight
 from tfos.errors import PreflightError
 from tfos.spec.job import JobSpec
 
@@ -104,21 +106,57 @@ def check(reply: Any) -> None:
 
 
 def test_equal_executors_pass(versions):
-    check(("host-a", True, versions))
+    check(("host-a", True, versions, {}))
 
 
 @pytest.mark.parametrize("package", ["Python", "tensorflow", "tfos"])
 def test_other_version_names_host_and_both_versions(versions, package):
     with pytest.raises(PreflightError) as caught:
-        check(("host-a", True, {**versions, package: "0.0.1"}))
+        check(("host-a", True, {**versions, package: "0.0.1"}, {}))
     assert all(w in str(caught.value) for w in ("host-a", package, "0.0.1", versions[package]))
 
 
 def test_executor_that_does_not_see_the_lake(versions):
     with pytest.raises(PreflightError, match=r"host-a does not see /lake/run/\.marker.*--lake"):
-        check(("host-a", False, versions))
+        check(("host-a", False, versions, {}))
 
 
 def test_executor_without_tfos():
     with pytest.raises(PreflightError, match=r"no module 'tfos'.*--archives"):
         check(RuntimeError("ModuleNotFoundError: No module named 'tfos'\n  at java"))
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            {"RLIMIT_AS": 2 * GIB},
+            r"2\.00 GiB .*RLIMIT_AS.*2\.5 GiB.*spark\.executor\.pyspark\.memory",
+        ),
+        ({"RLIMIT_AS": 512 << 20}, r"0\.50 GiB .*spark\.executor\.memoryOverhead"),
+        ({"RLIMIT_AS": 4 * GIB, "RLIMIT_NOFILE": 64}, r"open 64 files.*RLIMIT_NOFILE.*ulimit -n"),
+        ({"RLIMIT_NPROC": 50}, r"50 threads.*RLIMIT_NPROC.*ulimit -u"),
+    ],
+)
+def test_limit_under_which_no_role_starts(versions, found, words):
+    with pytest.raises(PreflightError, match=rf"executor host host-a .*{words}"):
+        check(("host-a", True, versions, found))
+
+
+def test_limits_that_are_common_are_no_obstacle(versions):
+    common = {"RLIMIT_AS": 3 * GIB, "RLIMIT_NOFILE": 256, "RLIMIT_NPROC": 1024}
+    check(("host-a", True, versions, common))
+    check(("host-a", True, versions, limits.read_limits()))
+
+
+def test_limits_are_those_of_the_process_that_asks():
+    """In a process of its own: an address space cannot be made larger again."""
+    code = (
+        "import resource; from tfos.driver.limits import read_limits;"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({GIB}, {GIB})); print(read_limits())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"'RLIMIT_AS': {GIB}" in said.stdout

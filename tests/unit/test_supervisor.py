@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import resource
+import signal
 import socket
 import threading
 from types import SimpleNamespace
@@ -79,6 +81,33 @@ class TestDriver:
         supervisor._registry.lost_secs = lambda: TIMES.outage_secs + 1
         supervisor._look_around()
         assert "ZooKeeper" in self.ended(supervisor)
+
+
+class TestFailure:
+    def failure(self, tmp_path, name, attempt, status):
+        address = RegistryAddress("h:1", "r", "secret")
+        lake = RunDirectory(str(tmp_path), "r")
+        plan = AttemptPlan(JobSpec.of(), "r", attempt, lake, address, "m", DRIVER)
+        supervisor = Supervisor(plan, Task.parse(name))
+        supervisor._log = LogFile(lake, f"logs/{attempt}/{name}.log", str(tmp_path))
+        supervisor._log.local.write_text(f"last words of {name}\n")
+        return supervisor._failure(1, None, status)
+
+    @pytest.mark.parametrize(("status", "kind"), [(-signal.SIGABRT, "crash"), (7, "exit")])
+    def test_same_end_has_the_same_words_in_every_task_and_attempt(self, tmp_path, status, kind):
+        one = self.failure(tmp_path, "worker-0", 1, status)
+        other = self.failure(tmp_path, "worker-1", 2, status)
+        assert one.kind == kind
+        assert one.message == other.message
+        assert one.traceback.splitlines()[0].startswith(f"{tmp_path}/r/logs/1/worker-0.log ends")
+        assert one.traceback.splitlines()[-1] == "last words of worker-0"
+
+    def test_crash_names_the_signal_and_what_may_be_done(self, tmp_path, monkeypatch):
+        limits = (1 << 31, 1 << 31)
+        monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+        message = self.failure(tmp_path, "chief-0", 1, -signal.SIGABRT).message
+        for word in ("killed by SIGABRT", "2.00 GiB", "spark.executor.pyspark.memory"):
+            assert word in message
 
 
 class TestNewest:

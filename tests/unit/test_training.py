@@ -8,11 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from worlds import Interrupted, assert_same_weights, interrupt
+from worlds import Interrupted, World, assert_same_weights, interrupt
 from zoo import BATCH, EVAL, ROWS, TRAIN, functional, ragged
 
+from tfos import optimizers
 from tfos.errors import UsageError
+from tfos.lake.run_directory import RunDirectory
 from tfos.lake.storage import COMMIT
+from tfos.layers import Embedding
 from tfos.strategies.single.backend import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
@@ -156,6 +159,39 @@ class TestRunEpoch:
     def test_step_that_returns_none_is_refused(self, world):
         with pytest.raises(UsageError, match="None"):
             world.context().run_epoch(lambda features, label: None, world.dataset(), 0)
+
+
+@pytest.mark.parametrize("own_loop", [False, True])
+@pytest.mark.parametrize("library", [optimizers, keras.optimizers])
+def test_a_table_in_shards_is_clipped_as_a_whole(world, monkeypatch, library, own_loop):
+    extended = tf.distribute.get_strategy().extended
+
+    def trained(servers):
+        monkeypatch.setattr(extended, "_num_ps", servers, raising=False)
+        keras.utils.set_random_seed(7)
+        ids = keras.Input([], dtype="int64", name="id")
+        table = Embedding(3000, 4)
+        model = keras.Model(ids, keras.layers.Dense(1)(table(ids)))
+        model.compile(library.SGD(0.5, clipnorm=0.01), "mse")
+
+        def step(features, label):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(features["id"])[:, 0] - label) ** 2)
+            weights = model.trainable_variables
+            model.optimizer.apply(tape.gradient(loss, weights), weights)
+            return loss
+
+        model.optimizer.build(model.trainable_variables)
+        fresh = World(world.reader, world.root, RunDirectory(str(world.root), f"of {servers}"))
+        dataset = fresh.dataset(features=["id"])
+        if own_loop:
+            fresh.context().run_epoch(step, dataset, 0)
+        else:
+            fresh.fit(model, dataset=dataset)
+        assert len(table.shards) == servers
+        return np.concatenate([shard.numpy() for shard in table.shards])
+
+    np.testing.assert_allclose(trained(2), trained(1), rtol=0, atol=1e-6)
 
 
 class TestMakeAtomic:

@@ -39,6 +39,14 @@ def own_trainable_variables(owner: Any) -> list[Any]:
         raise _missing(error, "keeps trainable variables") from error
 
 
+def updated_weight(optimizer: Any, variable: Any) -> Any:
+    """The weight, as it was given to build(), that an optimizer's step knows as `variable`."""
+    try:
+        return optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+    except AttributeError as error:
+        raise _missing(error, "numbers the weights of an optimizer") from error
+
+
 def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> list[Any]:
     """Adam's first and second moment of a variable, as TensorFlow's variables."""
     try:
@@ -65,8 +73,11 @@ def apply_gradients(optimizer: Any, gradients: list[Any], variables: Any) -> Non
 
 
 @contextlib.contextmanager
-def replaced(place: str, **functions: Any) -> Iterator[None]:
-    """Other functions inside Keras: place is "module:class", or "module" below keras.src."""
+def replaced(place: str, **functions: Any) -> Iterator[dict[str, Any]]:
+    """Other functions inside Keras: place is "module:class", or "module" below keras.src.
+
+    Gives those that are replaced, by name.
+    """
     module, _, name = place.partition(":")
     try:
         owner = importlib.import_module(f"keras.src.{module}")
@@ -77,7 +88,7 @@ def replaced(place: str, **functions: Any) -> Iterator[None]:
     try:
         for function, replacement in functions.items():
             setattr(owner, function, replacement)
-        yield
+        yield before
     finally:
         for function, original in before.items():
             setattr(owner, function, original)

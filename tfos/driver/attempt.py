@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tfos.compat.texts import FAILED_BARRIER_TASK
 from tfos.driver import preflight
 from tfos.driver.display import Display
 from tfos.errors import LakeError, RegistryError, StartTimeout
@@ -418,7 +418,7 @@ def failed_task(
     That is the one that Spark's words about a failed barrier stage name; where they name none, one
     that told of a failure, or that is missing; the job's first when nothing is known.
     """
-    named = re.search(r"ResultTask\(\d+, (\d+)\)", message)
+    named = FAILED_BARRIER_TASK.search(message)
     if named:
         return job.tasks[int(named.group(1))]
     return min(job.tasks, key=lambda task: (str(task) not in told, str(task) not in missing))

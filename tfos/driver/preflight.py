@@ -9,6 +9,8 @@ from collections import Counter
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from tfos.compat.texts import NO_MODULE
+from tfos.driver.limits import read_limits, what_is_too_low
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
@@ -104,21 +106,22 @@ def _versions() -> dict[str, str]:
 
 
 def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, marker: str) -> None:
-    """Runs a small job on every slot: it must see the lake's marker and have our versions.
+    """Runs a small job on every slot: it must see the lake's marker, have our versions, and limits
+    that TensorFlow can start with.
 
     Raises PreflightError that names the host and what to change.
     """
     slots = max(len(all_tasks(spec)), available_slots(spark))
     mine = _versions()
 
-    def probe(_: Any) -> list[tuple[str, bool, dict[str, str]]]:
-        return [(socket.gethostname(), lake.exists(marker), _versions())]
+    def probe(_: Any) -> list[tuple[str, bool, dict[str, str], dict[str, int]]]:
+        return [(socket.gethostname(), lake.exists(marker), _versions(), read_limits())]
 
     try:
         found = spark.sparkContext.parallelize(range(slots), slots).mapPartitions(probe).collect()
     except Exception as error:
-        if "No module named" in str(error):
-            missing = str(error).partition("No module named ")[2].splitlines()[0]
+        if NO_MODULE in str(error):
+            missing = str(error).partition(NO_MODULE)[2].splitlines()[0]
             raise PreflightError(
                 f"the executors' Python has no module {missing}: install tfos there, or ship an"
                 " environment with --archives env.tar.gz#env --conf"
@@ -129,7 +132,7 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, mark
             f" be the driver's, {mine['Python']}: set it with --conf spark.pyspark.python=PATH or"
             " ship it with --archives"
         ) from error
-    for host, sees_marker, versions in found:
+    for host, sees_marker, versions, limits in found:
         if not sees_marker:
             raise PreflightError(
                 f"executor host {host} does not see {lake.uri(marker)}, which the driver wrote:"
@@ -142,3 +145,6 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, mark
                     f" {mine[package]}: make them equal, e.g. with --conf spark.pyspark.python=PATH"
                     " or --archives"
                 )
+        problem = what_is_too_low(limits)
+        if problem is not None:
+            raise PreflightError(f"executor host {host} {problem}")

@@ -16,6 +16,7 @@ from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
 from tfos.driver.display import Display
 from tfos.driver.feeds import Feeds
+from tfos.driver.lease import Lease
 from tfos.driver.session import open_session
 from tfos.driver.shipping import ship_modules, tell_of_missing
 from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
@@ -97,6 +98,7 @@ class _Run:
         self._begun = float(os.environ.get(STARTED_ENV, time.time()))
         self._seconds = {"etl": 0.0, "start": 0.0, "train": 0.0, "total": 0.0}
         self._lake: RunDirectory | None = None
+        self._lease: Lease | None = None
         self._failure: Failure | None = None
         self._outcome: Mapping[str, Any] = {}
         self._manifests: dict[str, Manifest] = {}
@@ -129,6 +131,7 @@ class _Run:
             preflight.check_slots(spark, spec)
             preflight.check_executors(spark, spec, lake, marker)
             tell_of_missing(spark, self._app._code_module, self._display.line)
+            self._take_lease(lake)
             address = self._registry_address(server, lake)
             with self._claim(address, lake) as registry:
                 self._claim_lake(lake)
@@ -230,6 +233,13 @@ class _Run:
         lake.write_registry(vars(address))
         return address
 
+    def _take_lease(self, lake: RunDirectory) -> None:
+        """Sees to it that no other driver of the run lives, whatever registry it has."""
+        assert self._lease is not None
+        ours, self._lake = self._lake, None  # a result is not ours to write beside one that lives
+        self._lease.take()
+        self._lake = ours
+
     @contextlib.contextmanager
     def _claim(self, address: RegistryAddress, lake: RunDirectory) -> Iterator[Registry]:
         """The registry with this process as the run's one driver; its nodes go at the end."""
@@ -245,6 +255,8 @@ class _Run:
                         " wait for it to end, or use another --run-id"
                     )
                 time.sleep(0.2)
+            if self._lease is not None:
+                self._lease.when_taken(registry.lose)
             try:
                 registry.remove(f"{keys.run(self.run_id)}/attempts")
                 registry.remove(keys.kill(self.run_id))
@@ -283,6 +295,7 @@ class _Run:
                 f"there is no run {self.run_id} in {lake.url} to resume: check --run-id and --lake,"
                 " or leave --resume out"
             )
+        self._lease = Lease(lake, self._submission)
         if not exists:  # the result of a run that another driver may hold is not ours to write
             self._own(lake)
 
@@ -391,6 +404,8 @@ class _Run:
                     self.failed(error)
                     result = self._result()
                 self._display.line(f"no result.json: {error}")
+        if self._lease is not None:  # last: whoever comes after it finds the result
+            self._lease.release()
         write_result_file(result)
         if result.status == "succeeded":
             self._display.line(f"succeeded: {self._lake and self._lake.result_uri}")

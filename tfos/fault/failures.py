@@ -110,8 +110,20 @@ class Failure:
         return cls(**record)
 
 
-# what a program brings upon itself
-_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+# what a program brings upon itself, and what that mostly means
+_CRASHES = {
+    signal.SIGABRT: "C++ code gave up, and its log says why; memory may have run out",
+    signal.SIGSEGV: "C or C++ code used memory that is not its own; its log has the Python stack",
+    signal.SIGBUS: "a file that it had mapped became shorter, or a disk or /dev/shm is full",
+    signal.SIGILL: "its machine's CPU lacks an instruction that a library was built for",
+    signal.SIGFPE: "C or C++ code divided an integer by zero",
+}
+
+ADDRESS_SPACE_REMEDY = (
+    "Spark sets this limit to spark.executor.pyspark.memory, divided by the executor's cores: raise"
+    " that, or leave it out and let the container have the memory by --conf"
+    " spark.executor.memoryOverhead=SIZE"
+)
 
 
 def kind_of_exit(status: int) -> FailureKind:
@@ -119,6 +131,21 @@ def kind_of_exit(status: int) -> FailureKind:
     if status >= 0:
         return FailureKind.EXIT
     return FailureKind.CRASH if -status in _CRASHES else FailureKind.SIGNAL
+
+
+def crash_advice(status: int, address_space: int | None) -> str:
+    """What may have made a process crash, and what to do about it; "" for other ends.
+
+    address_space: bytes that it was allowed (RLIMIT_AS), None without a limit.
+    """
+    if kind_of_exit(status) is not FailureKind.CRASH:
+        return ""
+    if address_space is not None:
+        return (
+            f"its address space is limited to {address_space / 2**30:.2f} GiB (RLIMIT_AS), of which"
+            f" TensorFlow reserves more than it uses: {ADDRESS_SPACE_REMEDY}"
+        )
+    return _CRASHES[signal.Signals(-status)]
 
 
 def root_cause(failures: Iterable[Failure]) -> Failure:

@@ -71,7 +71,7 @@ def decide(history: Sequence[Incident], budget: int, topology: Topology) -> Deci
     ):
         return GiveUp(cause)
     stalled = [earlier for earlier in history if earlier.step == incident.step]
-    if any(_is_same(cause, earlier.cause) for earlier in stalled[:-1]):
+    if any(_is_same(cause, earlier.cause, topology) for earlier in stalled[:-1]):
         return GiveUp(
             dataclasses.replace(
                 cause, message=f"{cause.message} (twice, with no checkpoint in between)"
@@ -90,10 +90,12 @@ def decide(history: Sequence[Incident], budget: int, topology: Topology) -> Deci
     return Restart(frozenset(names))
 
 
-def _is_same(one: Failure, other: Failure) -> bool:
-    same = (one.role, one.kind, one.message) == (other.role, other.kind, other.message)
+def _is_same(one: Failure, other: Failure, topology: Topology) -> bool:
+    # those that run one train() meet the same end, and which of them does so first is chance
+    same = one.role == other.role or (topology.trains(one.role) and topology.trains(other.role))
+    same = same and (one.kind, one.message) == (other.kind, other.message)
     # all processes that hang hang in the same words
-    same = same and (one.kind is not FailureKind.HANG or one.index == other.index)
+    same = same and (one.kind is not FailureKind.HANG or one.task == other.task)
     return same and one.kind.is_deterministic
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfos.errors import FeedError, TFOSError, UsageError
+from tfos.compat.tensorflow import python_functions
+from tfos.errors import FeedError, UsageError
 from tfos.feeding.arrival import Arrival
 from tfos.feeding.plan import Take, left, share, units
 from tfos.feeding.reader import FeedReader, View
@@ -43,16 +44,8 @@ def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
     def share(rows: Any) -> np.ndarray:
         return np.array([rows * index // count, rows * (index + 1) // count], np.int64)
 
-    try:
-        from tensorflow.python.ops import script_ops
-
-        script_ops._py_funcs._funcs[_READ_TOKEN] = read
-        script_ops._py_funcs._funcs[_SHARE_TOKEN] = share
-    except (ImportError, AttributeError) as error:
-        raise TFOSError(
-            f"TensorFlow {tf.__version__} keeps its PyFunc registry elsewhere ({error}); tfos needs"
-            " it to read feeds on workers: use a TensorFlow version that tfos is tested with"
-        ) from error
+    functions = python_functions()
+    functions[_READ_TOKEN], functions[_SHARE_TOKEN] = read, share
     _keep_alive[:] = [read, share]  # the registry holds weak references
 
 

@@ -6,6 +6,7 @@
   feed/<name>/<shard>.arrow     and manifest.json, written when the feed is complete; of one
                                 that is read before, arrived.json has the columns, and
                                 arrived-<number>-<count>.json the shards that came since
+  driver.json                   the lease of the driver that lives; gone when the run is over
   generation.json               which chief may write checkpoints
   app.pkl                       the app after pre_train; the feeds are complete when all
                                 manifests are there
@@ -27,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfos.errors import LakeError
 from tfos.lake.storage import COMMIT, MARKER, Storage
 
 MODEL = "model"
@@ -37,6 +39,7 @@ DRIVER_LOG = "logs/driver.log"
 STATE = "state.json"
 SPEC = "spec.json"
 _REGISTRY = "registry.json"
+_LEASE = "driver.json"
 _GENERATION = "generation.json"
 _APP = "app.pkl"
 _EVALUATIONS = "evaluations.json"
@@ -107,6 +110,23 @@ class AppRecord:
     feeds: Sequence[str]
 
 
+@dataclass(frozen=True)
+class DriverLease:
+    """What the driver of a run leaves of itself, again and again, while it lives.
+
+    machine: where `pid` is a process's: of one boot of a host, and of its containers only this one;
+        "" where that is not known. submission: as spec.json has it. token: of this driver and no
+        other. beat: one more each time.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    submission: str
+    token: str
+    beat: int
+
+
 class RunDirectory(Storage):
     """The directory of run `run_id` in the lake at `url`. Picklable; thread-safe.
 
@@ -152,6 +172,20 @@ class RunDirectory(Storage):
 
     def write_registry(self, address: Mapping[str, Any]) -> None:
         self.write_json(_REGISTRY, address, is_secret=True)
+
+    def lease(self) -> DriverLease | None:
+        try:
+            return DriverLease(**self.read_json(_LEASE))
+        except LakeError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def write_lease(self, lease: DriverLease) -> None:
+        self.write_json(_LEASE, vars(lease))
+
+    def remove_lease(self) -> None:
+        self.remove(_LEASE)
 
     def result(self) -> dict[str, Any] | None:
         return self._json(_RESULT)

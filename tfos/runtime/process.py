@@ -10,12 +10,15 @@ for children that are stopped, busy in C, or not Python.)
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
+
+from tfos.fault.failures import crash_advice
 
 # A dead parent is seen by EOF or, where a fork of it still holds the pipe, by a new parent pid.
 _GUARDIAN = """
@@ -138,3 +141,11 @@ def describe_status(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     return f"was killed by {name}"
+
+
+def describe_end(status: int) -> str:
+    """Of a process that we started, with our limits, and that ended without a word."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    advice = crash_advice(status, None if limit == resource.RLIM_INFINITY else limit)
+    said = f"its process {describe_status(status)}"
+    return f"{said}: {advice}" if advice else said

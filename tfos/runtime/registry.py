@@ -174,7 +174,8 @@ class Registry:
         self._held: dict[str, Any] = {}
         self._holding = threading.RLock()
         self._claimed: set[str] = set()
-        # a claimed node that somebody else took while our session was lost
+        # who or what says that somebody else has the run now: a claimed node that was taken while
+        # our session was lost, see also lose()
         self.taken = ""
         self._was_lost = False
         self._is_connected = True
@@ -245,8 +246,11 @@ class Registry:
         if self.taken:
             raise RegistryError(
                 f"another driver has taken over the run ({self.taken}) while this one was cut off"
-                " from ZooKeeper"
             )
+
+    def lose(self, to: str) -> None:
+        """Gives up what was claimed here: the lake says that it is another's."""
+        self.taken = self.taken or to
 
     def _put_ephemeral(self, path: str, value: Any) -> None:
         data = json.dumps(value).encode()

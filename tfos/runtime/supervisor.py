@@ -48,7 +48,7 @@ from tfos.runtime.lifecycle import (
 )
 from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
-from tfos.runtime.process import describe_status
+from tfos.runtime.process import describe_end
 from tfos.runtime.protocol import Failed, IsReady, Progress, StartOrder
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import all_tasks
@@ -328,9 +328,9 @@ class Supervisor:
         if said is None:
             said = Failed(
                 kind_of_exit(status),
-                f"the {self._task.role} process {describe_status(status)}; its log ends"
-                f" with the lines below ({self._log.uri})",
-                self._log.tail(_LOG_TAIL_LINES),
+                describe_end(status),
+                # not in the message, which is compared with that of other tasks and attempts
+                f"{self._log.uri} ends with\n{self._log.tail(_LOG_TAIL_LINES)}",
             )
         return Failure(
             role=self._task.role,

@@ -28,6 +28,9 @@ class Times:
     missing_secs: how long a member may be missing before it counts as gone: one whose session
         expired, because ZooKeeper was away, registers again.
     driver_grace_secs: how long supervisors wait for a driver that is gone.
+    lease_secs: the driver writes so often into the lake that it lives; a put each time.
+    lease_watch_secs: how long a driver that resumes a run looks whether another one writes; longer
+        than lease_secs by what a slow write may take.
     """
 
     lake_retry_secs: float = 30.0
@@ -36,6 +39,8 @@ class Times:
     outage_secs: float = 300.0
     missing_secs: float = 10.0
     driver_grace_secs: float = 10.0
+    lease_secs: float = 5.0
+    lease_watch_secs: float = 8.0
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Times:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.compat.tensorflow import number_of_servers
 from tfos.tables.division import (
     MOST_ROWS,
     check_initializer,
@@ -81,8 +82,7 @@ class Embedding(keras.layers.Layer):
         self.shards: list[Any] = []
 
     def build(self, ids_shape: Any = None, weights_shape: Any = None) -> None:
-        extended = tf.distribute.get_strategy().extended
-        bounds = divide(self._rows, getattr(extended, "_num_ps", 1))
+        bounds = divide(self._rows, number_of_servers())
         table = object()
         for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
             shard = self.add_weight(
@@ -156,8 +156,11 @@ class Embedding(keras.layers.Layer):
             raise TypeError(f"layer {self.name!r}: make both ids and weights ragged, or neither")
         if isinstance(ids, tf.RaggedTensor):
             if ids.values.shape.rank != 1:
-                inner = weights.values if weights is not None else None
-                return ids.with_values(self._bags(ids.values, inner))
+                inner = ids.values
+                if weights is not None:
+                    weights = self._of_ids_shape(ids, weights, weights.values)
+                    inner, weights = _equally_ragged(inner, weights)
+                return ids.with_values(self._bags(inner, weights))
             flat, bags, count = ids.values, ids.value_rowids(), ids.nrows()
             lead: Any = None
         else:
@@ -166,7 +169,10 @@ class Embedding(keras.layers.Layer):
             flat = tf.reshape(ids, [-1])
             bags = tf.repeat(tf.range(count), shape[-1])
         if weights is not None:
-            weights = self._flat_weights(ids, weights)
+            is_ragged = isinstance(weights, tf.RaggedTensor)
+            values = weights.values if is_ragged else tf.reshape(weights, [-1])
+            weights = self._of_ids_shape(ids, weights, values)
+            weights = tf.cast(weights, self.compute_dtype)[:, tf.newaxis]
         table, places = self._distinct(flat)
         sums = self._combine(table, places, weights, bags, count)
         if lead is None:
@@ -174,17 +180,17 @@ class Embedding(keras.layers.Layer):
         sums = tf.reshape(sums, tf.concat([lead, [self.output_dim]], 0))
         return tf.ensure_shape(sums, [*ids.shape[:-1], self.output_dim])
 
-    def _flat_weights(self, ids: Any, weights: Any) -> Any:
-        """[number of ids, 1], once the weights are seen to be of the ids' shape."""
+    def _of_ids_shape(self, ids: Any, weights: Any, values: Any) -> Any:
+        """`values`, of the weights, once these are seen to be of the ids' shape: if ragged, of the
+        same rows.
+        """
         words = f"layer {self.name!r} got ids and weights of different shapes or row splits"
         if not ids.shape.is_compatible_with(weights.shape):
             raise ValueError(f"{words}: {ids.shape} and {weights.shape}")
         if isinstance(ids, tf.RaggedTensor):
             shapes = [tf.cast(each.row_splits, tf.int64) for each in (ids, weights)]
-            flat = weights.values
         else:
             shapes = [tf.shape(ids), tf.shape(weights)]
-            flat = tf.reshape(weights, [-1])
         are_equal = tf.cond(
             tf.size(shapes[0]) == tf.size(shapes[1]),
             lambda: tf.reduce_all(shapes[0] == shapes[1]),
@@ -192,7 +198,7 @@ class Embedding(keras.layers.Layer):
         )
         asserted = tf.debugging.Assert(are_equal, [words, *shapes])
         with tf.control_dependencies([asserted] if asserted is not None else []):
-            return tf.cast(flat, self.compute_dtype)[:, tf.newaxis]
+            return tf.identity(values)
 
     def _combine(self, table: Any, places: Any, weights: Any, bags: Any, count: Any) -> Any:
         """[count, output_dim] from the vectors table[places], each of them in one of the bags."""
@@ -265,6 +271,19 @@ class Embedding(keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def _equally_ragged(*both: Any) -> list[Any]:
+    """Where one of the two is ragged and the other dense, the dense one as a RaggedTensor."""
+    ragged = [each for each in both if isinstance(each, tf.RaggedTensor)]
+    return [
+        tf.RaggedTensor.from_tensor(
+            each, ragged_rank=ragged[0].ragged_rank, row_splits_dtype=ragged[0].row_splits.dtype
+        )
+        if ragged and not isinstance(each, tf.RaggedTensor)
+        else each
+        for each in both
+    ]
 
 
 def _check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -47,11 +47,13 @@ def lookup(table: Any, rows: Any) -> Any:
 
 def summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     """Each row once, with the sum of its slices."""
-    if getattr(gradient, "is_distinct", False):  # made by lookup()
+    if getattr(gradient, "is_distinct", False):  # made by lookup(), or here
         return gradient
     rows, place = tf.unique(gradient.indices)
     values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
-    return tf.IndexedSlices(values, rows, gradient.dense_shape)
+    slices = tf.IndexedSlices(values, rows, gradient.dense_shape)
+    slices.is_distinct = True  # so that nothing is summed twice
+    return slices
 
 
 def used(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

@@ -15,7 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfos.errors import TFOSError, UsageError
+from tfos.compat.keras import adam_moments
+from tfos.errors import UsageError
 from tfos.tables.sparse_optimizer import SparseOptimizer
 
 # one operation per variable, or a slot whose interleaved updates keep the step bounded
@@ -46,14 +47,7 @@ def make_atomic(optimizer: keras.optimizers.Optimizer, workers: int) -> None:
 
 
 def _adam_step(optimizer: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
-    try:
-        index = optimizer._get_variable_index(variable)
-        moments = [optimizer._momentums[index].value, optimizer._velocities[index].value]
-    except AttributeError as error:
-        raise TFOSError(
-            f"Keras {keras.__version__} keeps Adam's moments elsewhere ({error}); use a Keras"
-            " version that tfos is tested with, or --num-workers 1"
-        ) from error
+    moments = adam_moments(optimizer, variable)
     dtype = variable.dtype
     step = tf.cast(optimizer.iterations + 1, dtype)
     tf.raw_ops.ResourceApplyAdam(

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.compat.keras import all_layers
 from tfos.errors import UsageError
 from tfos.training.runner import Runner
 
@@ -43,7 +44,7 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
     if needs_compile and (runner.is_asynchronous or runner.replicas > 1):
         _check_optimizer(model.optimizer)
     if runner.parallelism * runner.replicas > 1:
-        for layer in model._flatten_layers():
+        for layer in all_layers(model):
             if getattr(layer, "stateful", False):
                 raise UsageError(
                     f"layer {layer.path} of model {model.name!r} is stateful: it goes on where the"

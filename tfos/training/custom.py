@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.collectives import all_sum
-from tfos.training.patches import rows_read, summed_gradients
+from tfos.training.patches import rows_read, summed_gradients, tables_clipped
 from tfos.training.program import AppliedRows
 from tfos.training.runner import Runner
 
@@ -46,7 +46,7 @@ class CustomProgram:
             def body(at: Any, total: Any) -> Any:
                 batch = next(batches)
                 upto = tf.minimum(at + dataset.step_rows, stop)
-                with applied.counting(upto - at), reducing(), rows_read():
+                with applied.counting(upto - at), reducing(), tables_clipped(), rows_read():
                     loss = run(step, args=batch if isinstance(batch, tuple) else (batch,))
                 if loss is None:
                     raise UsageError("the step given to run_epoch returned None: return a scalar")

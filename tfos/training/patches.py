@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfos.compat.keras import apply_gradients, replaced, variable_class
+from tfos.tables.clipping import clipped_tables
 from tfos.tables.rows import own_copy
 from tfos.training.collectives import all_sum
 
 _OPTIMIZER = "backend.tensorflow.optimizer:TFOptimizer"
+_BASE_OPTIMIZER = "optimizers.base_optimizer:BaseOptimizer"
 
 
 @contextlib.contextmanager
@@ -46,6 +48,19 @@ def gradients_and_losses_as_they_are() -> Iterator[None]:
         ),
         replaced(_OPTIMIZER, _all_reduce_sum_gradients=lambda self, pairs: list(pairs)),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def tables_clipped() -> Iterator[None]:
+    """Keras's optimizers clip the gradient of a divided table as a whole, and not each shard's."""
+
+    def apply(self: Any, gradients: Any, variables: Any) -> None:
+        clipped = clipped_tables(self, gradients, variables)
+        unclipped["_backend_apply_gradients"](self, clipped, variables)
+
+    # after summed_gradients(), whose TFOptimizer is this one's subclass: what is clipped is the sum
+    with replaced(_BASE_OPTIMIZER, _backend_apply_gradients=apply) as unclipped:
         yield
 
 

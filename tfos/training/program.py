@@ -24,7 +24,7 @@ from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.checks import check_graph, check_logs, check_model
 from tfos.training.collectives import all_sum
-from tfos.training.patches import rows_read
+from tfos.training.patches import rows_read, tables_clipped
 from tfos.training.runner import Runner
 from tfos.training.scope import StepScope, add_to
 from tfos.training.synchronous import Synchronous, check_losses
@@ -145,6 +145,7 @@ class Program:
         def one_step(state: list[Any], batch: Any, at: Any) -> tuple[list[Any], list[Any]]:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(rows_read())
+                stack.enter_context(tables_clipped())
                 scope = stack.enter_context(StepScope(model, self._metrics, state, overlaps))
                 weight = stack.enter_context(in_step.step(at)) if in_step else None
                 logs = step(batch)

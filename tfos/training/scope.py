@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.compat.keras import all_layers, own_trainable_variables
 from tfos.errors import UsageError
 
 
@@ -31,7 +32,7 @@ class StepScope(keras.StatelessScope):
         optimizer = model.optimizer.variables if model.optimizer is not None else []
         self._counts = [v for v in optimizer if v.name == "iteration"]
         # a frozen weight is read by those who need it, and may be large: it is no state
-        weights = {id(v) for layer in model._flatten_layers() for v in layer._trainable_variables}
+        weights = {id(v) for layer in all_layers(model) for v in own_trainable_variables(layer)}
         others = weights | {id(v) for v in metrics}
         self._kept = [v for v in model.non_trainable_variables if id(v) not in others]
         written = [*(v for v in model.variables if id(v) in weights), *optimizer]

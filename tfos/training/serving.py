@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.compat.keras import all_layers
 from tfos.errors import TFOSError, UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.schema import Column
@@ -104,7 +105,7 @@ def warn_of_export(model: keras.Model, features: ServedFeatures) -> None:
     The model has been built: where a layer has not, it would be built in this process alone, and
     nothing is said.
     """
-    if not all(layer.built for layer in model._flatten_layers(include_self=False)):
+    if not all(layer.built for layer in all_layers(model)):
         return
     try:
         serving_function(model, features)
@@ -200,7 +201,7 @@ def resources(model: keras.Model, functions: Sequence[Callable[..., Any]]) -> li
     Tables of lookup layers; and tables and variables that the dataset's map() functions refer to.
     """
     values = [value for function in functions for value in _referred(function)]
-    layers = [*model._flatten_layers(), *_layers(values)]
+    layers = [*all_layers(model), *_layers(values)]
     inside = [value for layer in layers for value in vars(layer).values()]
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
     variables = [variable.value for layer in _layers(values) for variable in layer.variables]
@@ -210,7 +211,7 @@ def resources(model: keras.Model, functions: Sequence[Callable[..., Any]]) -> li
 def _layers(values: Sequence[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, keras.layers.Layer):
-            yield from value._flatten_layers()
+            yield from all_layers(value)
 
 
 def _referred(function: Any) -> list[Any]:
