@@ -104,10 +104,6 @@ class TestClaim:
     @pytest.mark.parametrize("taken", ["", "/driver"])
     def test_what_another_driver_has_taken_over_is_left_alone(self, tmp_path, monkeypatch, taken):
         nodes = Nodes()
-        nodes.claim = nodes.create
-        nodes.publish = nodes.put
-        nodes.watch = lambda path, callback: None
-        nodes.connected_secs = lambda: 1.0
         monkeypatch.setattr(
             "tfos.driver.run.Registry", lambda address: contextlib.nullcontext(nodes)
         )

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfos.client.status import (
-    AttemptNodes,
     Status,
     dead_status,
     finished_status,
@@ -31,6 +30,7 @@ from tfos.errors import LakeError, RegistryError, UsageError
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import RunDirectory, checkpoint_path
 from tfos.runtime import keys
+from tfos.runtime.nodes import AttemptNodes
 from tfos.runtime.registry import Registry, RegistryAddress
 
 # the embedded server is gone with its run: most often nobody answers
