@@ -49,11 +49,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-kills", type=int, default=20, help="how many, in the long test")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "serial: has deadlines on processes; not beside others")
-    config.addinivalue_line("markers", "full: a long kill matrix; runs only with --full")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("--chaos")
     others = [item for item in items if (item.get_closest_marker("chaos") is not None) != wanted]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -137,28 +139,206 @@ class Frame:
         return types.SimpleNamespace(collect=lambda: rows)
 
 
-class Nodes(dict):
-    """A registry's nodes by path."""
+@dataclass
+class Node:
+    """text: its value as JSON. owner: the session it goes with. mark: of its last change."""
+
+    text: str
+    owner: Nodes | None
+    mark: int
+
+
+class Tree:
+    """What a ZooKeeper in memory holds: the nodes by path, and who watches them."""
+
+    def __init__(self):
+        self.nodes: dict[str, Node] = {}
+        self.values: dict[str, list[NodeWatch]] = {}
+        self.names: dict[str, list[NodeWatch]] = {}
+        self._marks = itertools.count()
+
+    def put(self, path, text, owner=None):
+        is_new = path not in self.nodes
+        self.nodes[path] = Node(text, owner, next(self._marks))
+        self._changed(path, is_new)
+
+    def delete(self, path):
+        del self.nodes[path]
+        self._changed(path, True)
+
+    def children(self, path):
+        start = f"{path}/"
+        below = (key[len(start) :] for key in self.nodes if key.startswith(start))
+        return sorted(name for name in below if "/" not in name)
+
+    def _changed(self, path, names_too):
+        watches = list(self.values.get(path, ()))
+        if names_too:
+            watches += self.names.get(path.rpartition("/")[0], ())
+        for watch in watches:
+            watch.session.later(watch)
+
+
+class NodeWatch:
+    """Called when there may be something new: reads it, and tells it when it is new."""
+
+    def __init__(self, session, path, tell, is_names):
+        self.session, self.path, self._tell, self._is_names = session, path, tell, is_names
+        self._last = ()
+        self._of = session.tree.names if is_names else session.tree.values
+        self._of.setdefault(path, []).append(self)
+
+    def __call__(self):
+        tree = self.session.tree
+        if self._is_names:
+            mark = value = tree.children(self.path)
+        else:
+            node = tree.nodes.get(self.path)
+            mark, value = (node.mark, json.loads(node.text)) if node else (None, None)
+        if mark != self._last:
+            self._last = mark
+            self._tell(value)
+
+    def stop(self):
+        if self in self._of[self.path]:
+            self._of[self.path].remove(self)
+
+
+class Nodes:
+    """A Registry on a ZooKeeper in memory, which answers at once: see test_contract.py.
+
+    later: called with each watch that may have something to tell; it calls the watch now, or later.
+    """
 
     is_settled = True
-    taken = ""
+
+    def __init__(self, tree=None, later=lambda watch: watch()):
+        self.tree = Tree() if tree is None else tree
+        self.later = later
+        self.taken = ""
+        self._held, self._claimed, self._watches = {}, set(), []
+        self._is_closed = False
+
+    def __bool__(self):
+        return bool(self.tree.nodes)
+
+    def connected_secs(self):
+        return 1.0
 
     def check_taken(self):
         if self.taken:
             raise RegistryError(self.taken)
 
+    def _check(self):
+        if self._is_closed:
+            raise RegistryError("the session is closed")
+
     def sync(self, path):
-        pass
+        self._check()
+
+    def ensure(self, path):
+        self._check()
+        above = path.rpartition("/")[0]
+        if above:
+            self.ensure(above)
+        if path not in self.tree.nodes:
+            if above and self.tree.nodes[above].owner:
+                raise RegistryError(f"cannot create {path}: ephemeral nodes have no children")
+            self.tree.put(path, "null")
+
+    def create(self, path, value=None, ephemeral=False):
+        self._check()
+        if path in self.tree.nodes:
+            return False
+        above = path.rpartition("/")[0]
+        self.ensure(above)
+        if self.tree.nodes[above].owner:
+            raise RegistryError(f"cannot create {path}: ephemeral nodes have no children")
+        self.tree.put(path, json.dumps(value), self if ephemeral else None)
+        return True
+
+    publish = create
 
     def put(self, path, value):
-        self[path] = value
+        if not self.create(path, value):
+            self.tree.put(path, json.dumps(value), self.tree.nodes[path].owner)
 
-    def create(self, path, value):
-        return self.setdefault(path, value) == value
+    def claim(self, path, value):
+        if not self.create(path, value, ephemeral=True):
+            return False
+        self._held[path] = value
+        self._claimed.add(path)
+        return True
 
-    def remove(self, path):
-        for key in [key for key in self if key == path or key.startswith(f"{path}/")]:
-            del self[key]
+    def hold(self, path, value):
+        self._held[path] = value
+        self._hold(path, value)
+
+    def _hold(self, path, value):
+        while not self.create(path, value, ephemeral=True):
+            node = self.tree.nodes[path]
+            if node.owner is self:
+                self.tree.put(path, json.dumps(value), self)
+                return
+            if path in self._claimed and node.text != json.dumps(value):
+                self.taken = path
+                return
+            self.tree.delete(path)
+
+    def get(self, path):
+        self._check()
+        node = self.tree.nodes.get(path)
+        return node and json.loads(node.text)
 
     def children(self, path):
-        return [key.rpartition("/")[2] for key in self if key.rpartition("/")[0] == path]
+        self._check()
+        return self.tree.children(path)
+
+    def remove(self, path):
+        self._check()
+        for name in self.tree.children(path):
+            self.remove(f"{path}/{name}")
+        if path in self.tree.nodes:
+            self.tree.delete(path)
+
+    def watch(self, path, callback):
+        return self.watch_all({path: callback})[0]
+
+    def watch_all(self, callbacks):
+        self._check()
+        return [self._begin(path, callback, False) for path, callback in callbacks.items()]
+
+    def watch_children(self, path, callback):
+        self.ensure(path)
+        return self._begin(path, callback, True)
+
+    def _begin(self, path, callback, is_names):
+        watch = NodeWatch(self, path, callback, is_names)
+        self._watches.append(watch)
+        watch()
+        return watch
+
+    def refresh(self, watches):
+        self._check()
+        for watch in watches:
+            watch()
+
+    def expire(self):
+        """What ends the session at the server: its nodes go. rejoin() begins another one."""
+        for path in [path for path, node in self.tree.nodes.items() if node.owner is self]:
+            self.tree.delete(path)
+
+    def rejoin(self):
+        """In touch again, in the same session or in a new one."""
+        for path, value in self._held.items():
+            node = self.tree.nodes.get(path)
+            if node is None or node.owner is not self:
+                self._hold(path, value)
+        for watch in self._watches:
+            self.later(watch)
+
+    def close(self):
+        for watch in self._watches:
+            watch.stop()
+        self.expire()
+        self._is_closed = True

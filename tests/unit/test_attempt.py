@@ -8,7 +8,8 @@ import pytest
 from helpers import Nodes
 
 import tfos.driver.attempt
-from tfos.driver.attempt import Attempt, failed_task
+import tfos.driver.watcher
+from tfos.driver.attempt import Attempt
 from tfos.errors import FeedError, LakeError
 from tfos.fault.failures import Failure
 from tfos.fault.policy import Incident, NewAttempt, Restart
@@ -19,7 +20,7 @@ from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import RegistryAddress
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
-from tfos.spec.roles import RoleJob, Task
+from tfos.spec.roles import Task
 
 CHIEF, PS, WORKER = Task("chief", 0), Task("ps", 0), Task("worker", 1)
 START_SECS = 60
@@ -39,6 +40,7 @@ def nodes():
 def now(monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: clock.now, now=1000.0)
     monkeypatch.setattr(tfos.driver.attempt, "time", clock)
+    monkeypatch.setattr(tfos.driver.watcher, "time", clock)
     return clock
 
 
@@ -51,6 +53,7 @@ def make(lake, nodes, now):
         display = SimpleNamespace(line=lambda text: None)
         feeds = SimpleNamespace(begin=lambda: None, check=lambda: None, is_writing=False)
         attempt = Attempt(None, plan, nodes, display, list(history), feeds)
+        attempt._watcher.begin()
         attempt._order_lives(False)
         for task in all_tasks(spec):
             nodes.put(f"{keys.members('r', 1)}/{task}", {"host": f"host-of-{task}", "life": 1})
@@ -73,6 +76,10 @@ def commit(lake, step):
     lake.write(f"{checkpoint_path(checkpoint_name(step, '1.1'))}/{COMMIT}", b"{}")
 
 
+def progressed(nodes, progress):
+    nodes.put(keys.progress("r", 1), progress)
+
+
 def restart(attempt, *tasks):
     attempt._restart(Restart(frozenset(map(str, tasks))), [failure(tasks[0])])
 
@@ -92,12 +99,12 @@ class TestIncident:
         attempt._decide([failure(WORKER)])
         assert attempt._history[-1].step == 9
 
-    def test_with_a_lake_that_fails_has_the_step_that_was_told(self, attempt, lake, monkeypatch):
+    def test_with_a_lake_that_fails_has_the_step_that_was_told(self, attempt, nodes, monkeypatch):
         def fail(self):
             raise LakeError("no answer")
 
         monkeypatch.setattr(RunDirectory, "newest_checkpoint", fail)
-        attempt._progressed({"life": 1, "checkpoints": {"step": 7}})
+        progressed(nodes, {"life": 1, "checkpoints": {"step": 7}})
         attempt._decide([failure(WORKER)])
         assert attempt._history[-1].step == 7
 
@@ -129,7 +136,7 @@ class TestRestart:
         restart(attempt, CHIEF, PS, WORKER)
         for task in (PS, WORKER):
             nodes.put(f"{keys.ready('r', 1)}/{task}", 2)
-        attempt._progressed({"phase": "train() begins", "life": 2})
+        progressed(nodes, {"phase": "train() begins", "life": 2})
         assert attempt._failures() == []
         now.now += 10 * START_SECS
         assert attempt._failures() == []
@@ -137,7 +144,7 @@ class TestRestart:
     def test_last_lifes_signs_do_not_count(self, attempt, now, nodes):
         for task in (PS, WORKER):
             nodes.put(f"{keys.ready('r', 1)}/{task}", 1)
-        attempt._progressed({"phase": "train", "life": 1})
+        progressed(nodes, {"phase": "train", "life": 1})
         restart(attempt, CHIEF, PS)
         now.now += START_SECS + 1
         assert [late.task for late in attempt._failures()] == ["chief-0", "ps-0"]
@@ -159,39 +166,23 @@ class TestRestart:
 
 
 class TestCheckpoints:
-    def test_are_kept_for_each_life_of_the_chief(self, attempt):
+    def test_are_kept_for_each_life_of_the_chief(self, attempt, nodes):
         for life, saved in ((1, 2), (1, 3), (2, 1)):
-            attempt._progressed({"life": life, "checkpoints": {"saved": saved}})
-        attempt._progressed({"life": 2})
+            progressed(nodes, {"life": life, "checkpoints": {"saved": saved}})
+        progressed(nodes, {"life": 2})
         assert attempt.checkpoints == {1: {"saved": 3}, 2: {"saved": 1}}
-
-
-class TestFailedTask:
-    JOB = RoleJob("train", (CHIEF, Task("worker", 0), WORKER))
-    WORDS = "Job aborted: barrier task ResultTask(3, 2) finished unsuccessfully"
-
-    def test_is_the_one_that_spark_names(self):
-        assert failed_task(self.WORDS, self.JOB, told={"chief-0"}) == WORKER
-
-    def test_else_the_one_that_told_of_it_or_is_missing(self):
-        assert failed_task("Job cancelled", self.JOB, {"worker-1"}, {"worker-0"}) == WORKER
-        assert failed_task("Job cancelled", self.JOB, (), {"worker-1"}) == WORKER
-        assert failed_task("Job cancelled", self.JOB) == CHIEF
-
-    def test_host_of_one_that_never_registered_is_not_the_drivers(self, attempt):
-        attempt.roles.clear()
-        assert attempt._failure(WORKER, "gone").host == "unknown host"
 
 
 class TestFeeds:
     def test_are_begun_when_all_roles_have_their_slots(self, attempt, nodes):
         begun = []
         attempt._feeds.begin = lambda: begun.append(True)
-        worker = nodes.pop(f"{keys.members('r', 1)}/{WORKER}")
-        attempt._feed()
+        worker = f"{keys.members('r', 1)}/{WORKER}"
+        nodes.remove(worker)
+        attempt._step()
         assert not begun
-        nodes.put(f"{keys.members('r', 1)}/{WORKER}", worker)
-        attempt._feed()
+        nodes.put(worker, {"host": "h", "life": 1})
+        attempt._step()
         assert begun
 
     def test_that_fail_end_the_attempt(self, attempt):

@@ -31,6 +31,8 @@ ROOMS = [
 
 # modules of the standard library and each other alone: no I/O, no framework
 PURE = {
+    "tfos.driver.detector",
+    "tfos.runtime.nodes",
     "tfos.runtime.roles",
     "tfos.runtime.lifecycle",
     "tfos.runtime.protocol",
@@ -161,7 +163,10 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
 @pytest.mark.parametrize(
     ("package", "users"),
     [
-        ("kazoo", {"tfos.runtime.registry"}),
+        (
+            "kazoo",
+            {"tfos.runtime.registry", "tfos.runtime.calls", "tfos.runtime.watches"},
+        ),
         ("rich", {"tfos.driver.display", "tfos.cli.render"}),
         ("fsspec", {"tfos.lake.storage"}),
         ("tenacity", {"tfos.lake.storage"}),

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionLoss
+from kazoo.exceptions import ConnectionLoss, NodeExistsError
 from kazoo.protocol.connection import _SESSION_EXPIRED
 
 from tfos.errors import RegistryError
@@ -152,51 +152,67 @@ class TestLostAnswer:
     """The connection breaks after a create was sent: it may have been made, or not."""
 
     @pytest.fixture
-    def lose(self, client, monkeypatch):
-        def lose(before):
-            create = client._client.create
+    def flaky(self, client, root, monkeypatch):
+        """flaky(act): act(number of the call, create) for each create; a True loses its answer."""
+        client.ensure(root)  # else kazoo would make it with calls of its own
+
+        def flaky(act):
+            begin = client._client.create_async
             calls = itertools.count()
 
-            def flaky(*args, **options):
-                if next(calls):
-                    return create(*args, **options)
-                before(create, *args, **options)
-                raise ConnectionLoss
+            def create_async(*args, **options):
+                answer = client._client.handler.async_result()
 
-            monkeypatch.setattr(client._client, "create", flaky)
+                def create():
+                    begin(*args, **options).get(timeout=DEADLINE_SECS)
+
+                try:
+                    if act(next(calls), create):
+                        answer.set_exception(ConnectionLoss())
+                    else:
+                        return begin(*args, **options)
+                except NodeExistsError as error:
+                    answer.set_exception(error)
+                return answer
+
+            monkeypatch.setattr(client._client, "create_async", create_async)
+
+        return flaky
+
+    @pytest.fixture
+    def lose(self, flaky):
+        """lose(before): of the first create, before which before(create) is called."""
+
+        def lose(before):
+            flaky(lambda call, create: not call and (before(create), True)[1])
 
         return lose
 
     @pytest.mark.parametrize("ephemeral", [False, True])
     def test_of_a_create_that_was_made(self, client, root, lose, ephemeral):
-        lose(lambda create, *args, **options: create(*args, **options))
+        lose(lambda create: create())
         assert client.create(f"{root}/x", "ours", ephemeral) is True
         assert client.get(f"{root}/x") == "ours"
 
     def test_of_a_create_that_was_not_made(self, client, root, lose):
-        lose(lambda create, *args, **options: None)
+        lose(lambda create: None)
         assert client.create(f"{root}/x", "ours") is True
         assert client.get(f"{root}/x") == "ours"
 
     @pytest.mark.parametrize("made_at", [0, 2, None])
-    def test_again_and_again(self, client, root, monkeypatch, made_at):
-        create = client._client.create
-        calls = itertools.count()
+    def test_again_and_again(self, client, root, flaky, made_at):
+        def act(call, create):
+            if call == made_at:
+                create()
+            return call < 4
 
-        def flaky(*args, **options):
-            call = next(calls)
-            if call == made_at or call == 4:
-                create(*args, **options)
-            if call < 4:
-                raise ConnectionLoss
-
-        monkeypatch.setattr(client._client, "create", flaky)
+        flaky(act)
         assert client.create(f"{root}/x", "ours") is True
         assert client.get(f"{root}/x") == "ours"
 
     def test_of_a_create_that_another_has_won(self, client, address, root, lose):
         with Registry(address) as other:
-            lose(lambda create, *args, **options: other.create(f"{root}/x", "theirs"))
+            lose(lambda create: other.create(f"{root}/x", "theirs"))
             assert client.create(f"{root}/x", "ours") is False
         assert client.get(f"{root}/x") == "theirs"
 

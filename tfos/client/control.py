@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfos.client.status import (
-    AttemptNodes,
     Status,
     checked_status,
     dead_status,
@@ -29,6 +28,7 @@ from tfos.client.status import (
 from tfos.errors import LakeError, RegistryError, UsageError
 from tfos.lake.run_directory import RunDirectory, checkpoint_path, run_ids
 from tfos.runtime import keys
+from tfos.runtime.nodes import AttemptNodes
 from tfos.runtime.registry import Registry, RegistryAddress
 from tfos.spec.result import Result
 

@@ -10,25 +10,12 @@ import dataclasses
 import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tfos.fault.failures import Failure
+from tfos.runtime.nodes import AttemptNodes
 from tfos.spec.roles import Task
-
-
-@dataclass(frozen=True)
-class AttemptNodes:
-    """What ZooKeeper holds of one attempt: the values of its nodes, by name; see runtime/keys.py.
-
-    failures: by "<task>.<life>".
-    """
-
-    members: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    ready: Mapping[str, int] = field(default_factory=dict)
-    lives: Mapping[str, int] = field(default_factory=dict)
-    failures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    progress: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

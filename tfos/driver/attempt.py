@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import queue
+import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfos.compat.texts import FAILED_BARRIER_TASK
 from tfos.driver import preflight
+from tfos.driver.detector import Detector
 from tfos.driver.display import Display
+from tfos.driver.watcher import AttemptWatcher
 from tfos.errors import LakeError, RegistryError, StartTimeout
 from tfos.fault.failures import Failure, FailureKind, error_message, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
 from tfos.lake.run_directory import checkpoint_order
 from tfos.runtime import keys
+from tfos.runtime.nodes import AttemptNodes
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import all_tasks, role_jobs
 from tfos.runtime.supervisor import supervise
 from tfos.spec.roles import CHIEF, EVALUATOR, RoleJob, Task
-from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_TICK_SECS = 0.2
 # how long a failure that may be a consequence waits for the one that explains it
 _CAUSE_SECS = 1.5
 _STOP_SECS = 15.0
@@ -56,7 +58,6 @@ class Attempt:
     history: the incidents of the run so far; those of this attempt are appended.
     feeds: may have a feed that is written beside the training.
     start_secs: from the launch to the begin of train(); train_secs: from there to the end.
-    roles: of each task, what was known of it last: host, pid, life.
     checkpoints: of each life of the chief, what it said of them last.
     """
 
@@ -75,39 +76,49 @@ class Attempt:
         self._display = display
         self._history = history
         self._feeds = feeds
-        self._changed: queue.Queue[None] = queue.Queue()
+        self._changed = threading.Event()
         self._job_errors: dict[str, str] = {}
         self._jobs: dict[str, Any] = {}
-        self._progress: Mapping[str, Any] | None = None
+        self._nodes = AttemptNodes()
+        self._watcher = AttemptWatcher(
+            registry,
+            plan.run_id,
+            plan.attempt,
+            all_tasks(plan.spec),
+            self._changed.set,
+            self._progressed,
+        )
         self._begun = time.monotonic()
-        self._deadline = self._begun + plan.spec.start_timeout_secs
+        self._detector = Detector(plan.spec, plan.attempt, self._begun)
         self._train_begun: float | None = None
-        # the tasks whose next process is to come up before the deadline
-        self._awaited: set[Task] = set()
+        # when what was seen to have failed is dealt with, though it may be a consequence
+        self._cause_due: float | None = None
         self._chief_written = 0
         self._has_slots = False
         # when the feed beside the roles was last seen to have a slot, and when that was looked at
         self._fed = self._looked = time.monotonic()
         self._up: set[str] = set()
-        self._missing: dict[str, float] = {}
-        self.lives = dict.fromkeys(all_tasks(plan.spec), 1)
-        self.roles: dict[str, Mapping[str, Any]] = {}
         self.checkpoints: dict[int, Mapping[str, Any]] = {}
         self.start_secs = 0.0
         self.train_secs = 0.0
+
+    @property
+    def lives(self) -> Mapping[Task, int]:
+        """The life that each task is to be in."""
+        return self._detector.lives
+
+    @property
+    def roles(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of each task, what was known of it last: host, pid, life."""
+        return self._detector.roles
 
     def run(self) -> Mapping[str, Any] | NewAttempt | GiveUp:
         """Blocks until the attempt is over; returns the chief's outcome, or what comes instead.
 
         Raises StartTimeout when the roles do not come up in time.
         """
-        run_id, number = self._plan.run_id, self._plan.attempt
-        tasks = all_tasks(self._plan.spec)
-        self._display.line(f"starting {', '.join(map(str, tasks))}")
-        for path in (keys.members, keys.ready, keys.failures):
-            self._registry.watch_children(path(run_id, number), lambda _: self._changed.put(None))
-        self._registry.watch(keys.outcome(run_id, number), lambda _: self._changed.put(None))
-        self._registry.watch(keys.progress(run_id, number), self._progressed)
+        self._display.line(f"starting {', '.join(map(str, self.lives))}")
+        self._watcher.begin()
         hung = False
         try:
             self._registry.check_taken()
@@ -136,12 +147,9 @@ class Attempt:
         lives = {str(task): life for task, life in self.lives.items()}
         self._registry.put(keys.lives(run_id, number), {"lives": lives, "hung": hung})
 
-    def _progressed(self, progress: Mapping[str, Any] | None) -> None:
-        if progress is not None:
-            self._progress = progress
-            if progress.get("checkpoints"):
-                self.checkpoints[progress.get("life", 0)] = progress["checkpoints"]
-        self._changed.put(None)
+    def _progressed(self, progress: Mapping[str, Any]) -> None:
+        if progress.get("checkpoints"):
+            self.checkpoints[progress.get("life", 0)] = progress["checkpoints"]
 
     def _submit(self, job: RoleJob) -> None:
         from pyspark import InheritableThread
@@ -161,7 +169,7 @@ class Attempt:
                 self._job_errors[job.name] = "; ".join(f"{task}: {why}" for task, why in ended)
             except Exception as error:
                 self._job_errors[job.name] = error_message(error)
-            self._changed.put(None)
+            self._changed.set()
 
         thread = InheritableThread(target=submit, name=f"tfos-{job.name}", daemon=True)
         self._jobs[job.name] = (job, thread)
@@ -171,45 +179,75 @@ class Attempt:
         return f"tfos-{self._plan.run_id}-{self._plan.attempt}-{job.name}"
 
     def _wait(self) -> Mapping[str, Any] | NewAttempt | GiveUp:
-        run_id, number = self._plan.run_id, self._plan.attempt
         while True:
-            with contextlib.suppress(queue.Empty):
-                self._changed.get(timeout=0.2)
-            self._show()
-            outcome = self._registry.get(keys.outcome(run_id, number))
-            if outcome is not None:
-                self._await_evaluation(outcome)
-                return dict(outcome)
-            self._registry.check_taken()
-            if self._feed():
-                self._display.line(
-                    "no slot has been left for making the feed for"
-                    f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
-                )
-                return NewAttempt()
-            failures = self._failures()
-            if failures:
-                failures = self._with_cause(failures)
-                # a supervisor that is done ends its job: what came first may be the success
-                outcome = self._registry.get(keys.outcome(run_id, number))
-                if outcome is not None:
-                    self._await_evaluation(outcome)
-                    return dict(outcome)
-                decision = self._decide(failures)
-                if not isinstance(decision, Restart):
-                    return decision
-                self._restart(decision, failures)
-            if self._train_begun is None and time.monotonic() > self._deadline:
-                self._raise_what_is_missing()
+            self._changed.wait(_TICK_SECS)
+            self._changed.clear()
+            ended = self._step()
+            if ended is not None:
+                return ended
+
+    def _step(self) -> Mapping[str, Any] | NewAttempt | GiveUp | None:
+        """Looks once at what there is, and does what it calls for; returns what ends the attempt.
+
+        Blocks for no more than the registry and the lake do, but for the evaluator's end.
+        """
+        self._look()
+        self._show()
+        if self._nodes.outcome is not None:
+            return self._succeeded(self._nodes.outcome)
+        self._registry.check_taken()
+        if self._feed():
+            self._display.line(
+                "no slot has been left for making the feed for"
+                f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
+            )
+            return NewAttempt()
+        failures = self._failures()
+        if not failures:
+            self._cause_due = None
+        elif self._is_clear(failures):
+            self._cause_due = None
+            return self._handle_failures()
+        if self._train_begun is None and self._detector.is_over_time(time.monotonic()):
+            self._raise_what_is_missing()
+        return None
+
+    def _look(self) -> None:
+        self._nodes = self._watcher.look()
+
+    def _succeeded(self, outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+        self._await_evaluation(outcome)
+        return dict(outcome)
+
+    def _is_clear(self, failures: list[Failure]) -> bool:
+        """Whether to deal with them now: what is known may be a consequence of what comes next."""
+        if not may_be_consequence(root_cause(failures)):
+            return True
+        now = time.monotonic()
+        if self._cause_due is None:
+            self._cause_due = now + _CAUSE_SECS
+        return now > self._cause_due
+
+    def _handle_failures(self) -> Mapping[str, Any] | NewAttempt | GiveUp | None:
+        """Of what is there now: a watch may tell of one node earlier than of another."""
+        self._watcher.refresh()
+        failures = self._failures()
+        # a supervisor that is done ends its job: what came first may be the success
+        if self._nodes.outcome is not None:
+            return self._succeeded(self._nodes.outcome)
+        if failures:
+            decision = self._decide(failures)
+            if not isinstance(decision, Restart):
+                return decision
+            self._restart(decision, failures)
+        return None
 
     def _feed(self) -> bool:
         """Lets the feed that is still to be written be so when all roles have their slots.
 
         Returns whether it starves: executors may be lost later, and the roles keep theirs.
         """
-        if not self._has_slots:
-            members = keys.members(self._plan.run_id, self._plan.attempt)
-            self._has_slots = len(self._registry.children(members)) == len(self.lives)
+        self._has_slots |= len(self._nodes.members) == len(self.lives)
         if self._has_slots:
             self._feeds.begin()
         self._feeds.check()
@@ -229,16 +267,15 @@ class Attempt:
             return
         secs = spec.hang_secs or _EVALUATION_SECS
         deadline = time.monotonic() + secs
-        failures = keys.failures(self._plan.run_id, self._plan.attempt)
         while time.monotonic() < deadline:
             done = self._plan.lake.evaluations()["evaluations"]
             if done and done[-1]["step"] >= outcome["checkpoints"]["step"]:
                 return
             newest = f"evaluator-0.{self.lives[Task(EVALUATOR, 0)]}"
-            if newest in self._registry.children(failures):
+            if newest in self._watcher.look().failures:
                 break
-            with contextlib.suppress(queue.Empty):
-                self._changed.get(timeout=0.5)
+            self._changed.wait(0.5)
+            self._changed.clear()
         self._display.line(
             "the last checkpoint is not evaluated: the evaluator failed, or took more than"
             f" {secs:g} s (--hang-secs)"
@@ -268,131 +305,51 @@ class Attempt:
 
     def _restart(self, decision: Restart, failures: list[Failure]) -> None:
         chosen = [task for task in self.lives if decision.includes(task.role, task.index)]
-        for task in chosen:
-            self.lives[task] += 1
-        self._awaited.update(chosen)
-        self._deadline = time.monotonic() + self._plan.spec.start_timeout_secs
+        self._detector.restarted(chosen, time.monotonic())
         self._display.line(f"restarting {', '.join(map(str, chosen))}")
         self._order_lives(root_cause(failures).kind is FailureKind.HANG)
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
-        if self._progress is None:
-            run_id, number = self._plan.run_id, self._plan.attempt
-            for name in self._registry.children(keys.ready(run_id, number)):
-                if name not in self._up:
-                    self._up.add(name)
-                    member = self._registry.get(f"{keys.members(run_id, number)}/{name}") or {}
-                    self._display.line(f"{name} is up on {member.get('host')}")
+        if self._nodes.progress is None:
+            for name in sorted(self._nodes.ready.keys() - self._up):
+                self._up.add(name)
+                member = self._nodes.members.get(name, {})
+                self._display.line(f"{name} is up on {member.get('host')}")
         else:
             self._note_start()
-            self._display.progress(self._progress)
+            self._display.progress(self._nodes.progress)
 
     def _note_start(self) -> None:
         if self._train_begun is None:
             self.start_secs = time.monotonic() - self._begun
-            if self._progress is not None:
+            if self._nodes.progress is not None:
                 self._train_begun = time.monotonic()
 
     def _failures(self) -> list[Failure]:
         """What has failed and has not been dealt with."""
-        path = keys.failures(self._plan.run_id, self._plan.attempt)
-        found = []
-        for name in self._registry.children(path):
-            task, _, life = name.rpartition(".")
-            # a process that was to be replaced may fail in its own way before it is; 0: never begun
-            if int(life) in (0, self.lives[Task.parse(task)]):
-                found.append(Failure.from_json(self._registry.get(f"{path}/{name}")))
-        told = {failure.task for failure in found}
-        for name in self._gone():
-            if name not in told:
-                words = "its supervisor is gone, and with it perhaps its executor or its host"
-                found.append(self._failure(Task.parse(name), words))
-        told = {failure.task for failure in found}
-        for job_name, message in self._job_errors.items():
-            job = self._jobs[job_name][0]
-            words = f"the Spark job of the {job_name} roles ended: {message}"
-            found.append(self._failure(failed_task(message, job, told, self._missing), words))
-        if not found:
-            secs = self._plan.spec.start_timeout_secs
-            words = (
-                f"its next process was not up within {secs:g} s; if that is too short for fetching"
-                " a checkpoint, raise --start-timeout-secs"
-            )
-            found += [self._failure(task, words, FailureKind.START) for task in self._late()]
-        return found
-
-    def _failure(self, task: Task, message: str, kind: FailureKind = FailureKind.SPARK) -> Failure:
-        host = self.roles.get(str(task), {}).get("host", "unknown host")
-        return Failure(
-            task.role, task.index, host, kind, message, time=time.time(),
-            attempt=self._plan.attempt, life=self.lives[task],
-        )  # fmt: skip
-
-    def _late(self) -> list[Task]:
-        """The tasks that were restarted and are not up, when the time for it is over."""
-        if not self._awaited:
-            return []
-        path = keys.ready(self._plan.run_id, self._plan.attempt)
-        progress = self._progress or {}
-        for task in sorted(self._awaited):
-            # of workers in step "ready" says no more than that there is a process
-            is_up = (
-                progress.get("life") == self.lives[task]
-                if task.role == CHIEF
-                else self._registry.get(f"{path}/{task}") == self.lives[task]
-            )
-            if is_up:
-                self._awaited.discard(task)
-        return sorted(self._awaited) if time.monotonic() > self._deadline else []
-
-    def _gone(self) -> list[str]:
-        """The members that were there and have been missing for long."""
-        members = keys.members(self._plan.run_id, self._plan.attempt)
-        here = set(self._registry.children(members))
-        for name in here:
-            life = self.lives[Task.parse(name)]
-            if self.roles.get(name, {}).get("life") != life:
-                record = self._registry.get(f"{members}/{name}") or {}
-                self.roles[name] = record
-        now = time.monotonic()
-        self._missing = {name: self._missing.get(name, now) for name in self.roles.keys() - here}
-        if not self._registry.is_settled:
-            return []
-        return sorted(n for n, since in self._missing.items() if now - since > TIMES.missing_secs)
-
-    def _with_cause(self, failures: list[Failure]) -> list[Failure]:
-        """The failures, a moment later when what is known may be a consequence of what is not."""
-        deadline = time.monotonic() + _CAUSE_SECS
-        while may_be_consequence(root_cause(failures)) and time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                self._changed.get(timeout=0.1)
-            failures = self._failures()
-        return failures
+        self._look()
+        return self._detector.failures(
+            self._nodes,
+            dict(self._job_errors),
+            self._registry.is_settled,
+            time.monotonic(),
+            time.time(),
+        )
 
     def _raise_what_is_missing(self) -> None:
-        run_id, number = self._plan.run_id, self._plan.attempt
-        here = {Task.parse(n) for n in self._registry.children(keys.members(run_id, number))}
-        ready = {Task.parse(n) for n in self._registry.children(keys.ready(run_id, number))}
-        absent = sorted(set(all_tasks(self._plan.spec)) - here)
-        slow = sorted(self._plan.spec.topology.waits_for(Task(CHIEF, 0)) & here - ready)
+        self._watcher.refresh()
+        self._look()
         raise StartTimeout(
-            f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s: "
-            + "; ".join(
-                f"{what}: {', '.join(map(str, tasks))}"
-                for what, tasks in (
-                    ("never registered", absent),
-                    ("TensorFlow not up", slow),
-                    ("train() not begun", [] if absent or slow else [Task(CHIEF, 0)]),
-                )
-                if tasks
-            )
-            + f"; {preflight.describe_slots(self._spark, self._plan.spec)}; raise"
+            f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s:"
+            f" {self._detector.not_up(self._nodes)};"
+            f" {preflight.describe_slots(self._spark, self._plan.spec)}; raise"
             " --start-timeout-secs, or free slots on the cluster"
         )
 
     def _end(self, hung: bool) -> None:
         """Ends every supervisor, and the jobs that do not end by themselves."""
+        self._watcher.end()
         stop = keys.stop(self._plan.run_id, self._plan.attempt)
         if self._registry.connected_secs():  # else Spark ends them, below
             with contextlib.suppress(RegistryError):
@@ -408,17 +365,3 @@ class Attempt:
         deadline = time.monotonic() + secs
         for _, thread in self._jobs.values():
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def failed_task(
-    message: str, job: RoleJob, told: Collection[str] = (), missing: Collection[str] = ()
-) -> Task:
-    """The task of `job` that failed.
-
-    That is the one that Spark's words about a failed barrier stage name; where they name none, one
-    that told of a failure, or that is missing; the job's first when nothing is known.
-    """
-    named = FAILED_BARRIER_TASK.search(message)
-    if named:
-        return job.tasks[int(named.group(1))]
-    return min(job.tasks, key=lambda task: (str(task) not in told, str(task) not in missing))

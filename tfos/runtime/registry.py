@@ -8,38 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from kazoo.client import KazooClient, KazooState
-from kazoo.exceptions import (
-    ConnectionLoss,
-    KazooException,
-    NoAuthError,
-    NodeExistsError,
-    NoNodeError,
-    SessionExpiredError,
-)
-from kazoo.handlers.threading import KazooTimeoutError
-from kazoo.retry import KazooRetry
+from kazoo.client import KazooState
+from kazoo.exceptions import ConnectionClosedError, NodeExistsError, NoNodeError
 from kazoo.security import make_acl, make_digest_acl
 
 from tfos.errors import RegistryError
 from tfos.runtime import keys
+from tfos.runtime.calls import LOST, Patience, ask, close, connect
+from tfos.runtime.watches import Watch, watch_names, watch_value
 from tfos.spec.times import TIMES
 
 CONNECT_TIMEOUT_SECS = 10.0
 # our own server is there: on a busy machine it may be slow
 EMBEDDED_TIMEOUT_SECS = 60.0
 T = TypeVar("T")
-logging.getLogger("kazoo").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -70,94 +59,37 @@ def prepare(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS) -> None:
     Called by the driver, before its first Registry. Raises RegistryError when no server answers.
     """
     servers, slash, chroot = hosts.partition("/")
-    client = _connect(servers, timeout_secs)
+    client = connect(servers, timeout_secs)
+    path = f"{slash}{chroot}{keys.ROOT}"
+
+    def make(wait: Patience) -> None:
+        wait(lambda: client.ensure_path_async(path))
+
     try:
-        path = f"{slash}{chroot}{keys.ROOT}"
-        _ask(hosts, "make", keys.ROOT, lambda: client.ensure_path(path), timeout_secs)
+        ask(hosts, "make", keys.ROOT, make, timeout_secs)
     finally:
-        _close(client)
+        close(client)
 
 
 def read_public(hosts: str, path: str) -> Any:
     """The value of a node that was made by Registry.publish(), or None. Raises RegistryError."""
-    client = _connect(hosts)
+    client = connect(hosts, CONNECT_TIMEOUT_SECS)
 
-    def get() -> Any:
+    def get(wait: Patience) -> Any:
         try:
-            return json.loads(client.get(path)[0])
+            return _value(wait(lambda: client.get_async(path))[0])
         except NoNodeError:
             return None
 
     try:
-        return _ask(hosts, "get", path, get, CONNECT_TIMEOUT_SECS)
+        return ask(hosts, "get", path, get, CONNECT_TIMEOUT_SECS)
     finally:
-        _close(client)
+        close(client)
 
 
-def _connect(hosts: str, timeout_secs: float = CONNECT_TIMEOUT_SECS, **options: Any) -> KazooClient:
-    try:
-        client = KazooClient(
-            hosts=hosts,
-            timeout=TIMES.session_secs,
-            connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=2.0),
-            # a rolling restart of an ensemble, or of our own server, takes a moment
-            command_retry=KazooRetry(
-                max_tries=-1, delay=0.1, max_delay=1.0, deadline=TIMES.outage_secs
-            ),
-            **options,
-        )
-    except (ValueError, OSError) as error:
-        raise RegistryError(
-            f"--zookeeper {hosts}: {error}; write host:port,host:port/chroot"
-        ) from error
-    try:
-        client.start(timeout=timeout_secs)
-    except (KazooTimeoutError, KazooException, OSError) as error:
-        _close(client)
-        raise RegistryError(
-            f"no ZooKeeper server answers at {hosts} within {timeout_secs:g} s; check"
-            " --zookeeper, or leave it out and the driver starts a server of its own"
-        ) from error
-    return client
-
-
-def _close(client: KazooClient) -> None:
-    for step in (client.stop, client.close):
-        with contextlib.suppress(KazooException):  # its thread is still trying to connect
-            step()
-
-
-def _ask(hosts: str, verb: str, path: str, act: Callable[[], T], secs: float) -> T:
-    """What `act` returns. Raises RegistryError when it fails, or takes longer than `secs`.
-
-    kazoo lets a call wait for a server for ever, and counts its retries' deadline only between the
-    calls: so a thread waits, which goes with the client, and we for no longer than we want.
-    """
-    answer: Future[T] = Future()
-
-    def wait() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=wait, name=f"registry-{verb}", daemon=True).start()
-    try:
-        return answer.result(secs)
-    except FutureTimeout as error:
-        raise RegistryError(
-            f"ZooKeeper at {hosts} gave no answer for {secs:g} s (to {verb} {path}): see that it"
-            " runs and can be reached from this machine, then continue the run with --resume"
-        ) from error
-    except NoAuthError as error:
-        raise RegistryError(
-            f"ZooKeeper at {hosts}: {path} belongs to another run of this name, whose credential is"
-            " not in the lake: use another --run-id, or remove the node"
-        ) from error
-    except (KazooException, KazooTimeoutError) as error:
-        raise RegistryError(
-            f"ZooKeeper at {hosts}: cannot {verb} {path}: {type(error).__name__}: {error}"
-        ) from error
+def _value(data: bytes) -> Any:
+    """What a node holds; one that was made for those below it holds nothing."""
+    return json.loads(data or b"null")
 
 
 class Registry:
@@ -180,15 +112,16 @@ class Registry:
         self._was_lost = False
         self._is_connected = True
         self._since = time.monotonic()
-        self._client = _connect(
+        self._client = connect(
             address.hosts,
+            CONNECT_TIMEOUT_SECS,
             default_acl=self._acl,
             auth_data=[("digest", f"{address.user}:{address.password}")],
         )
         self._client.add_listener(self._on_state)
 
-    def _ask(self, verb: str, path: str, act: Callable[[], T]) -> T:
-        return _ask(self.address.hosts, verb, path, act, self._answer_secs)
+    def _ask(self, verb: str, path: str, act: Callable[[Patience], T]) -> T:
+        return ask(self.address.hosts, verb, path, act, self._answer_secs)
 
     def _on_state(self, state: str) -> None:
         """On kazoo's connection thread: it must not call the server itself."""
@@ -239,7 +172,7 @@ class Registry:
         return True
 
     def _hold(self, path: str, value: Any) -> None:
-        self._ask("set", path, lambda: self._put_ephemeral(path, value))
+        self._ask("set", path, lambda wait: self._put_ephemeral(wait, path, value))
 
     def check_taken(self) -> None:
         """Raises RegistryError when somebody else has taken a node that was claimed here."""
@@ -252,69 +185,74 @@ class Registry:
         """Gives up what was claimed here: the lake says that it is another's."""
         self.taken = self.taken or to
 
-    def _put_ephemeral(self, path: str, value: Any) -> None:
+    def _put_ephemeral(self, wait: Patience, path: str, value: Any) -> None:
         data = json.dumps(value).encode()
-        while not self._create(path, data, ephemeral=True):
+        while not self._create(wait, path, data, ephemeral=True):
             with contextlib.suppress(NoNodeError):
-                there, stat = self._client.retry(self._client.get, path)
+                there, stat = wait(lambda: self._client.get_async(path))
                 session = self._client.client_id
                 if session is None:  # the connection has just been lost
                     continue
                 if stat.ephemeralOwner == session[0]:
-                    self._client.retry(self._client.set, path, data)
+                    wait(lambda: self._client.set_async(path, data))
                     return
                 if path in self._claimed and json.loads(there) != value:
                     self.taken = path
                     return
                 # of a session of ours that is over, but not for the server yet
-                self._client.retry(self._client.delete, path)
+                wait(lambda: self._client.delete_async(path))
 
     def create(self, path: str, value: Any = None, ephemeral: bool = False) -> bool:
         """Creates a node with a JSON value; False when it exists: the first writer wins."""
         data = json.dumps(value).encode()
-        return self._ask("create", path, lambda: self._create(path, data, ephemeral))
+        return self._ask("create", path, lambda wait: self._create(wait, path, data, ephemeral))
 
-    def _create(self, path: str, data: bytes, ephemeral: bool) -> bool:
+    def _create(self, wait: Patience, path: str, data: bytes, ephemeral: bool) -> bool:
         lost = False
-        deadline = time.monotonic() + self._answer_secs
         while True:
             try:
-                self._client.create(path, data, ephemeral=ephemeral, makepath=True)
+                wait.once(
+                    lambda: self._client.create_async(
+                        path, data, ephemeral=ephemeral, makepath=True
+                    )
+                )
                 return True
-            except (ConnectionLoss, SessionExpiredError):
-                if time.monotonic() > deadline:  # nobody waits for it any more
-                    raise
+            except ConnectionClosedError:
+                raise
+            except LOST:
                 lost = True  # it may have been made all the same
-                self._client.retry(self._client.exists, path)
+                wait(lambda: self._client.exists_async(path))
             except NodeExistsError:
                 with contextlib.suppress(NoNodeError):  # it has just gone: try again
-                    return lost and self._client.retry(self._client.get, path)[0] == data
+                    return lost and wait(lambda: self._client.get_async(path))[0] == data
 
     def put(self, path: str, value: Any) -> None:
         """Sets a node's JSON value, making it where needed."""
         data = json.dumps(value).encode()
 
-        def put() -> None:
-            if not self._create(path, data, ephemeral=False):
-                self._client.retry(self._client.set, path, data)
+        def put(wait: Patience) -> None:
+            if not self._create(wait, path, data, ephemeral=False):
+                wait(lambda: self._client.set_async(path, data))
 
         self._ask("set", path, put)
 
     def get(self, path: str) -> Any:
         """A node's value, or None when there is no node."""
 
-        def get() -> Any:
+        def get(wait: Patience) -> Any:
             try:
-                return json.loads(self._client.retry(self._client.get, path)[0])
+                return _value(wait(lambda: self._client.get_async(path))[0])
             except NoNodeError:
                 return None
 
         return self._ask("get", path, get)
 
     def children(self, path: str) -> list[str]:
-        def children() -> list[str]:
+        """The names of a node's children, sorted; [] when there is no node."""
+
+        def children(wait: Patience) -> list[str]:
             try:
-                return sorted(self._client.retry(self._client.get_children, path))
+                return sorted(wait(lambda: self._client.get_children_async(path)))
             except NoNodeError:
                 return []
 
@@ -325,50 +263,71 @@ class Registry:
 
         A server of an ensemble may be behind the others otherwise.
         """
-        self._ask("sync", path, lambda: self._client.retry(self._client.sync, path))
+        self._ask("sync", path, lambda wait: wait(lambda: self._client.sync_async(path)))
 
     def remove(self, path: str) -> None:
         """Removes a node and all below it; nothing happens when there is none."""
+        self._ask("remove", path, lambda wait: self._remove(wait, path))
 
-        def remove() -> None:
-            with contextlib.suppress(NoNodeError):
-                self._client.retry(self._client.delete, path, recursive=True)
-
-        self._ask("remove", path, remove)
+    def _remove(self, wait: Patience, path: str) -> None:
+        with contextlib.suppress(NoNodeError):
+            for name in wait(lambda: self._client.get_children_async(path)):
+                self._remove(wait, f"{path}/{name}")
+            wait(lambda: self._client.delete_async(path))
 
     def publish(self, path: str, value: Any) -> None:
         """Makes a node that anyone may read: see read_public()."""
         acl = [*self._acl, make_acl("world", "anyone", read=True)]
+        data = json.dumps(value).encode()
 
-        def publish() -> None:
-            self._client.retry(self._client.ensure_path, path.rpartition("/")[0])
+        def publish(wait: Patience) -> None:
+            wait(lambda: self._client.ensure_path_async(path.rpartition("/")[0]))
             with contextlib.suppress(NodeExistsError):
-                self._client.retry(self._client.create, path, json.dumps(value).encode(), acl=acl)
+                wait(lambda: self._client.create_async(path, data, acl=acl))
 
         self._ask("create", path, publish)
 
     def ensure(self, path: str) -> None:
-        self._ask("make", path, lambda: self._client.retry(self._client.ensure_path, path))
+        """Makes a node without a value, and those above it, where there is none."""
+        self._ask("make", path, lambda wait: wait(lambda: self._client.ensure_path_async(path)))
 
-    def watch(self, path: str, callback: Callable[[Any], None]) -> None:
+    def watch(self, path: str, callback: Callable[[Any], None]) -> Watch:
         """Calls `callback(value)` now and at each change; value is None when there is no node."""
+        return self.watch_all({path: callback})[0]
 
-        def changed(data: bytes | None, stat: Any) -> None:
-            callback(None if stat is None else json.loads(data or b"null"))
+    def watch_all(self, callbacks: Mapping[str, Callable[[Any], None]]) -> list[Watch]:
+        """As watch(), of many paths in the time of one."""
+        return self._begin([watch_value(self._client, *each) for each in callbacks.items()])
 
-        self._ask("watch", path, lambda: self._client.DataWatch(path, changed))
-
-    def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> None:
+    def watch_children(self, path: str, callback: Callable[[list[str]], None]) -> Watch:
         """Calls `callback(sorted names)` now and at each change, and makes the node if needed."""
-
-        def changed(names: list[str]) -> None:  # a return value of False would end the watch
-            callback(sorted(names))
-
         self.ensure(path)
-        self._ask("watch", path, lambda: self._client.ChildrenWatch(path, changed))
+        return self._begin([watch_names(self._client, path, callback)])[0]
+
+    def _begin(self, watches: list[Watch]) -> list[Watch]:
+        try:
+            self.refresh(watches)
+        except RegistryError:
+            for watch in watches:
+                watch.stop()
+            raise
+        return watches
+
+    def refresh(self, watches: Sequence[Watch]) -> None:
+        """What `watches` have told when this returns is no older than the call."""
+        begun = {watch: watch.read() for watch in watches}
+
+        def again(watch: Watch) -> Callable[[], Any]:
+            return lambda: begun.pop(watch, None) or watch.read()
+
+        def refresh(wait: Patience) -> None:
+            for watch in watches:
+                wait(again(watch))
+
+        self._ask("watch", watches[0].path, refresh)
 
     def close(self) -> None:
-        _close(self._client)
+        close(self._client)
 
     def __enter__(self) -> Registry:
         return self
