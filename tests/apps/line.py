@@ -1,4 +1,4 @@
-"""Apps for tfos.ml.TFEstimator, which learn label = 2 x."""
+"""What tfos.ml.TFEstimator trains, which learns label = 2 x: apps, and a model's function."""
 
 import tfos
 
@@ -29,3 +29,13 @@ class Centred(Line):
     def pre_train(self, spark):
         self.mean = self.fit_data.agg({"x": "mean"}).first()[0]
         return {"train": self.fit_data, "other": spark.range(3)}
+
+
+def line(ctx):
+    import keras
+
+    keras.utils.set_random_seed(1)
+    x = keras.Input((), name="x")
+    model = keras.Model(x, keras.layers.Dense(1)(keras.layers.Reshape((1,))(x)))
+    model.compile(keras.optimizers.SGD(ctx.params["rate"]), "mse")
+    return model

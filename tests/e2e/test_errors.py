@@ -155,22 +155,22 @@ def progress(lake):
 
 def test_run_whose_driver_lives_cannot_be_resumed_and_one_whose_driver_died_can(tmp_path):
     job = ["--run-id", "lives", "--lake", tmp_path, "--strategy", "single"]
-    app = [LINEAR, "--rows", 20_000, "--step-secs", "0.05"]
+    app = [LINEAR, "--epochs", "1000", "--step-secs", "0.05"]
     first = start_submit(*job, *app)
     lake = RunDirectory(str(tmp_path), "lives")
     trains = "train epoch 1"
     poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
     driver, known = lake.lease(), lake.registry()
     late = submit(*job, "--resume", *app)
-    assert late.code == 1
+    assert late.status == 1
     assert f"process {driver.pid} on host {driver.host}" in late.last_words
     assert (lake.lease().token, lake.registry()) == (driver.token, known)
     assert first.poll() is None
     assert lake.result() is None
     os.kill(driver.pid, signal.SIGKILL)
     first.communicate(timeout=60)
-    again = submit(*job, "--resume", LINEAR, "--rows", 20_000, "--step-secs", "0")
-    assert again.code == 0, again.stderr
+    again = submit(*job, "--resume", LINEAR, "--epochs", "1")
+    assert again.status == 0, again.stderr
     assert lake.lease() is None
 
 

@@ -90,7 +90,7 @@ def runs(lake: str = JobSpec.lake) -> list[Run]:
     By name, as no object store tells cheaply when a run began. Names that tfos gave have the time
     in them: the runs of one app come in the order of their begin.
     """
-    return [Run(lake, run_id) for run_id in run_ids(lake) if RunDirectory(lake, run_id).is_there()]
+    return [Run(lake, run_id) for run_id in run_ids(lake) if RunDirectory(lake, run_id).has_begun()]
 
 
 def _lines(parts: Iterable[bytes]) -> Iterator[str]:

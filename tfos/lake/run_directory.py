@@ -139,18 +139,18 @@ class RunDirectory(Storage):
 
     def is_there(self) -> bool:
         """Whether a run is being checked here before its start, has begun, or has ended."""
-        return self._has_begun() or self._marker() is not None
+        return self.has_begun() or self._marker() is not None
 
     def is_being_checked(self) -> bool:
         """Whether a run has not begun here, and its driver is at its checks, or has died there."""
-        return not self._has_begun() and self._marker() is not None
+        return not self.has_begun() and self._marker() is not None
 
     def checked_since(self) -> float | None:
         """When these checks began, as result_time()."""
         marker = self._marker()
         return None if marker is None else self.modified(marker)
 
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
         return any(self.exists(name) for name in _RUN_FILES)
 
     def _marker(self) -> str | None:
