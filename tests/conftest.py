@@ -127,11 +127,12 @@ def our_processes() -> dict[int, str]:
 def role_processes(run_id: str) -> dict[str, list[int]]:
     """The TensorFlow processes of a run on this machine, "worker-0" -> pids: its spare is last."""
     found: dict[str, list[int]] = {}
-    processes = psutil.process_iter(["pid", "cmdline", "create_time"])
+    processes = psutil.process_iter(["pid", "cmdline", "create_time", "environ"])
     # a spare is younger than what it is a spare for
     for process in sorted(processes, key=lambda p: p.info["create_time"] or 0):
         line = process.info["cmdline"] or []
-        if "tfos.runtime.main" in line and run_id in line:
+        is_ours = (process.info["environ"] or {}).get(_MARK[0]) == _MARK[1]
+        if is_ours and "tfos.runtime.main" in line and run_id in line:
             task = line[line.index("tfos.runtime.main") + 1]
             found.setdefault(task, []).append(process.info["pid"])
     return found
@@ -198,15 +199,17 @@ class Submitted:
 
 def _with_defaults(argv: Sequence[str]) -> list[str]:
     """With as few processes as will do, where the test does not ask for more: what it says wins."""
-    if argv and (argv[0] in COMMANDS or "--strategy" in argv):
-        return [*argv] if argv[0] in COMMANDS else ["--spare", "off", *argv]
-    return ["--spare", "off", "--num-workers", "1", *argv]
+    if argv and argv[0] in COMMANDS:
+        return [*argv]
+    if {"--strategy", "--num-ps", "--num-workers"}.isdisjoint(argv):
+        return ["--spare", "off", "--strategy", "single", *argv]
+    return ["--spare", "off", *argv]
 
 
 def start_submit(*argv: object, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
     """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it.
 
-    With one worker and without spares, unless told otherwise.
+    Under --strategy single and without spares, unless told otherwise.
     """
     return subprocess.Popen(
         [str(ROOT / "bin" / "pl_submit"), *_with_defaults([*map(str, argv)])],

@@ -38,7 +38,10 @@ def test_bad_command_line_is_refused_at_once(argv, words):
         ([APPS / "no_app.py"], ["no_app.py", "no subclass of tfos.TFOnSparkApp", "class App"]),
         ([APPS / "two_apps.py"], ["several", "First", "Second", "--class"]),
         ([LINEAR, "--misbehave", "pre_train"], ["KeyError", "no such table: sales"]),
-        (["--master", "local[2]", LINEAR], ["3 slots", "has 2", "--master local[3]"]),
+        (
+            ["--master", "local[2]", "--num-workers", 1, LINEAR],
+            ["3 slots", "has 2", "--master local[3]"],
+        ),
     ],
 )
 def test_mistake_before_training_ends_with_one_message(tmp_path, argv, words):
@@ -184,7 +187,7 @@ def test_existing_run_id_needs_resume(tmp_path):
 
 
 def test_roles_that_do_not_come_up_in_time_are_listed(tmp_path):
-    ended = submit("--start-timeout-secs", "1", "--lake", tmp_path, LINEAR)
+    ended = submit("--num-workers", 1, "--start-timeout-secs", 1, "--lake", tmp_path, LINEAR)
     assert ended.status == 1
     words = ["not all roles came up within 1 s", "ps-0", "asks for 3 slots", "has 3"]
     assert all(word in ended.last_words for word in words), ended.stderr
@@ -198,6 +201,7 @@ def test_interrupt_ends_everything_within_seconds(tmp_path, phase, signum):
     begun = tmp_path / "begun"
     app = [LINEAR, "--epochs", "1000", "--step-secs", "0.05", "--begun", begun]
     process = start_submit(
+        *(["--num-workers", 1] if phase == "train" else []),
         "--run-id", "stopped", "--lake", tmp_path, *app,
         *(["--misbehave", "slow"] if phase == "etl" else []),
     )  # fmt: skip

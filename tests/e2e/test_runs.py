@@ -43,7 +43,7 @@ def kill_driver(process, lake):
 def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
     """And with other parameter servers, over which the table is divided anew."""
     job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1"]
-    job += ["--zookeeper", zookeeper]
+    job += ["--zookeeper", zookeeper, "--num-workers", "1"]
     app = [APPS / "counting.py", "--own-table"]
     process = start_submit(*job, "--num-ps", "2", *app, "--epochs", "4", "--unit-secs", "0.3")
     kill_driver(process, RunDirectory(str(tmp_path), "killed"))
@@ -80,7 +80,7 @@ def test_driver_that_spark_starts_again_continues(tmp_path):
 
 
 def test_standalone_cluster_with_the_embedded_zookeeper(tmp_path, standalone):
-    ended = submit("--json", "--master", standalone, "--lake", tmp_path, LINEAR)
+    ended = submit("--json", "--num-workers", 1, "--master", standalone, "--lake", tmp_path, LINEAR)
     assert ended.status == 0, ended.stderr
     assert ended.result["restarts"] == {"ps": 0, "chief": 0, "worker": 0}
 
