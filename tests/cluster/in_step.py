@@ -269,6 +269,8 @@ def main(index: int, ports: list[str], root: Path) -> None:
         cluster["worker"] = [f"127.0.0.1:{port}" for port in ports[1:]]
     role = ("chief", 0) if index == 0 else ("worker", index - 1)
     runner = MultiWorkerRunner(cluster, *role, hang_secs=60)
+    # it costs these tiny models more than it gains them
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     reader = FeedReader(RunDirectory(str(root), "run"), str(root))
     serve_reads(reader)
     ledgers: dict[str, Ledger] = {}
