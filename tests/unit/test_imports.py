@@ -60,6 +60,7 @@ PURE = {
     "tfos.strategies.single.topology",
     "tfos.strategies.ps.topology",
     "tfos.strategies.multi_worker.topology",
+    "tfos.compat.peer",
     "tfos.compat.texts",
     "tfos.errors",
 }
