@@ -93,6 +93,8 @@ class Attempt:
         self._train_begun: float | None = None
         # when what was seen to have failed is dealt with, though it may be a consequence
         self._cause_due: float | None = None
+        # when the lives that are decided are ordered, and whether after a hang; None: they are
+        self._order_due: tuple[float, bool] | None = None
         self._chief_written = 0
         self._has_slots = False
         # when the feed beside the roles was last seen to have a slot, and when that was looked at
@@ -138,6 +140,7 @@ class Attempt:
 
     def _order_lives(self, hung: bool) -> None:
         """Says which life each task is to be in; to the lake, which chief counts."""
+        self._order_due = None
         run_id, number = self._plan.run_id, self._plan.attempt
         chief = self.lives[Task(CHIEF, 0)]
         # a lake that is out of order for a while does not keep a worker from being replaced
@@ -202,6 +205,7 @@ class Attempt:
                 f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
             )
             return NewAttempt()
+        self._order_when_due()
         failures = self._failures()
         if not failures:
             self._cause_due = None
@@ -304,10 +308,18 @@ class Attempt:
         return max(steps, default=0)
 
     def _restart(self, decision: Restart, failures: list[Failure]) -> None:
+        """A restart that does not wait takes along those that do."""
         chosen = [task for task in self.lives if decision.includes(task.role, task.index)]
-        self._detector.restarted(chosen, time.monotonic())
-        self._display.line(f"restarting {', '.join(map(str, chosen))}")
-        self._order_lives(root_cause(failures).kind is FailureKind.HANG)
+        due = time.monotonic() + decision.pause_secs
+        self._detector.restarted(chosen, due)
+        pause = f" in {decision.pause_secs:g} s" if decision.pause_secs else ""
+        self._display.line(f"restarting {', '.join(map(str, chosen))}{pause}")
+        self._order_due = (due, root_cause(failures).kind is FailureKind.HANG)
+        self._order_when_due()
+
+    def _order_when_due(self) -> None:
+        if self._order_due is not None and time.monotonic() >= self._order_due[0]:
+            self._order_lives(self._order_due[1])
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
