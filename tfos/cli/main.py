@@ -23,8 +23,9 @@ from tfos.cli.commands import main as operate
 from tfos.cli.driver_log import DriverLog
 from tfos.cli.relay import Relay
 from tfos.driver.display import TERMINAL_ENV
-from tfos.driver.run import DRIVER_PID, STARTED_ENV
+from tfos.driver.run import DRIVER_PID
 from tfos.driver.shipping import archive_of, sources
+from tfos.driver.summary import STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake.run_directory import RunDirectory
