@@ -391,8 +391,6 @@ class World:
         self.attempt = Attempt(None, plan, self.driver, display, self.history, feeds)
         self.attempt._watcher.begin()
         self.attempt._order_lives(False)
-        for job in role_jobs(self.spec):
-            self.attempt._jobs[job.name] = (job, None)
         self.supervisors = [Supervisor(self, self.attempts, task) for task in all_tasks(self.spec)]
 
     def tick(self):
@@ -482,7 +480,7 @@ class World:
                 if supervisor.task in job.tasks and not supervisor.is_over:
                     supervisor.die()
             index = job.tasks.index(victim.task)
-            attempt._job_errors[job.name] = f"Could not recover from ResultTask(3, {index})"
+            attempt._jobs.errors[job.name] = f"Could not recover from ResultTask(3, {index})"
 
         victim.die(is_cut_off)
         self.after(2 * TICK_SECS, stage_fails)
