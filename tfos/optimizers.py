@@ -3,6 +3,7 @@
 What they have in common is said in tfos.tables.optimizers.
 """
 
-from tfos.tables.optimizers import FTRL, SGD, Adagrad, Adam, GroupFTRL, ProximalAdagrad
+from tfos.tables.optimizers import SGD, Adagrad, Adam
+from tfos.tables.proximal import FTRL, GroupFTRL, ProximalAdagrad
 
 __all__ = ["FTRL", "SGD", "Adagrad", "Adam", "GroupFTRL", "ProximalAdagrad"]

@@ -283,6 +283,8 @@ class Nodes:
             if path in self._claimed and node.text != json.dumps(value):
                 self.taken = path
                 return
+            if self.tree.children(path):
+                raise RegistryError(f"cannot set {path}: there are nodes below it")
             self.tree.delete(path)
 
     def get(self, path):

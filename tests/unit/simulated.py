@@ -59,6 +59,14 @@ CUT_OFF_SECS = 40.0
 DRIVER = {"host": "d", "pid": 1, "since": 1.0}
 
 
+def hop(task):
+    """What TensorFlow adds to an error where a call to `task` fails with it."""
+    return (
+        "\nAdditional GRPC error information from remote target"
+        f" /job:{task.role}/replica:0/task:{task.index} while calling /tensorflow:"
+    )
+
+
 class Lake:
     """The run directory: which chief counts, and the checkpoints' steps in their order.
 
@@ -135,8 +143,11 @@ class Process:
             self.say(IsReady())
         # workers of parameter servers are replaced under a chief that goes on
         together = self.world.spec.topology.restarts_with(task.role)
+        lost = self.world.out_of_reach(task)
         needed = [p for other, p in self.peers.items() if other.role in together]
-        if any(peer is None or not peer.runs for peer in needed):
+        if lost is not None:
+            self.fail(FailureKind.PEER, f"failed to connect{hop(lost)}")
+        elif any(peer is None or not peer.runs for peer in needed):
             self.fail(FailureKind.PEER, f"lost a peer of {task.role}")
         elif self.world.breaks and self.world.spec.topology.trains(task.role):
             self.fail(FailureKind.EXCEPTION, "no such column")
@@ -146,6 +157,10 @@ class Process:
             self._leave()
 
     def _train(self):
+        told = self.world.told
+        if told is not None:
+            self.fail(FailureKind.PEER, f"failed to connect{hop(told[1])}{hop(told[0])}")
+            return
         self.step += 1
         if self.step % SAVE_EVERY == 0:
             self.world.save(self)
@@ -270,7 +285,7 @@ class Supervisor:
     def _failure(self, life, failed, status):
         failed = failed or Failed(kind_of_exit(status), f"ended with {status}")
         return Failure(
-            self.task.role, self.task.index, "h", failed.kind, failed.message,
+            self.task.role, self.task.index, f"host-of-{self.task}", failed.kind, failed.message,
             time=self.world.now, attempt=self.attempt, life=life,
         )  # fmt: skip
 
@@ -308,6 +323,8 @@ class World:
         self.history, self.violations = [], []
         self.is_trained = False
         self.cut_off = []
+        # until when a worker does not reach what it calls, and whether the chief fails of that
+        self._unreachable: dict[Task, tuple[float, bool]] = {}
         self.ended = None
         self.attempts = 0
         self._begun = set()
@@ -374,8 +391,6 @@ class World:
         self.attempt = Attempt(None, plan, self.driver, display, self.history, feeds)
         self.attempt._watcher.begin()
         self.attempt._order_lives(False)
-        for job in role_jobs(self.spec):
-            self.attempt._jobs[job.name] = (job, None)
         self.supervisors = [Supervisor(self, self.attempts, task) for task in all_tasks(self.spec)]
 
     def tick(self):
@@ -415,7 +430,33 @@ class World:
     def has_given_up(self):
         return isinstance(self.ended, GiveUp)
 
+    def _server_of(self, task):
+        """What `task` calls, as far as there is anything: a server, else the chief."""
+        roles = ["ps", CHIEF] if task.role == "worker" else []
+        tasks = all_tasks(self.spec)
+        return next((t for role in roles for t in tasks if t.role == role), None)
+
+    def out_of_reach(self, task):
+        """The server that `task` cannot reach, and fails of that; or None."""
+        until, is_told = self._unreachable.get(task, (0.0, False))
+        return self._server_of(task) if self.now < until and not is_told else None
+
+    @property
+    def told(self):
+        """A worker that lives, and the server that it cannot reach, of which the chief fails."""
+        for task, (until, is_told) in self._unreachable.items():
+            process = self.process_of(task)
+            if is_told and self.now < until and process is not None and process.runs:
+                return task, self._server_of(task)
+        return None
+
     # harms
+    def lose_network(self, number, secs=20.0, is_told=False):
+        """A worker reaches no server for a while; is_told: it serves, and tells the chief."""
+        workers = [task for task in all_tasks(self.spec) if task.role == "worker"]
+        if workers:
+            self._unreachable[workers[number % len(workers)]] = (self.now + secs, is_told)
+
     def kill_process(self, number, status=-9):
         self.kill(self.supervisors[number % len(self.supervisors)].process, status)
 
@@ -439,7 +480,7 @@ class World:
                 if supervisor.task in job.tasks and not supervisor.is_over:
                     supervisor.die()
             index = job.tasks.index(victim.task)
-            attempt._job_errors[job.name] = f"Could not recover from ResultTask(3, {index})"
+            attempt._jobs.errors[job.name] = f"Could not recover from ResultTask(3, {index})"
 
         victim.die(is_cut_off)
         self.after(2 * TICK_SECS, stage_fails)

@@ -158,6 +158,31 @@ class TestRestart:
         now.now += 2
         assert len(attempt._failures()) == 3
 
+    def test_with_a_pause_is_ordered_after_it_and_has_its_time_from_then_on(
+        self, attempt, now, nodes
+    ):
+        nodes.put(f"{keys.failures('r', 1)}/{WORKER}.1", failure(WORKER).as_json())
+        attempt._restart(Restart(frozenset({str(WORKER)}), 5.0), [failure(WORKER)])
+        assert attempt._failures() == [], "it is dealt with"
+        now.now += 4.0
+        assert attempt._step() is None
+        assert nodes.get(keys.lives("r", 1))["lives"]["worker-1"] == 1
+        now.now += 1.0
+        assert attempt._step() is None
+        assert nodes.get(keys.lives("r", 1))["lives"]["worker-1"] == 2
+        now.now += START_SECS
+        assert attempt._failures() == []
+        now.now += 1.0
+        assert [late.task for late in attempt._failures()] == ["worker-1"]
+
+    def test_that_does_not_wait_ends_the_pause_of_another(self, attempt, nodes):
+        """Else the next chief would wait for, or count on, a process that is not there."""
+        attempt._restart(Restart(frozenset({str(WORKER)}), 5.0), [failure(WORKER)])
+        restart(attempt, CHIEF, PS)
+        assert nodes.get(keys.lives("r", 1))["lives"] == {
+            "chief-0": 2, "ps-0": 2, "worker-0": 1, "worker-1": 2,
+        }  # fmt: skip
+
     def test_other_failures_come_first(self, attempt, now, nodes):
         restart(attempt, WORKER)
         now.now += START_SECS + 1

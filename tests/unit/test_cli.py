@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 from tfos.cli import main as cli
+from tfos.cli.submission import _properties
 from tfos.spec.job import SUBMISSION_CONF, JobSpec
 from tfos.spec.result import Result
 from tfos.version import __version__
@@ -272,7 +273,7 @@ class TestPropertiesFile:
 
     def test_value_keeps_its_equals_sign(self, properties):
         file = properties("spark.tfos.param.filter  a=b\nspark.tfos.param.url=jdbc:x?u=1&v=2\n")
-        conf = cli._properties(str(file))
+        conf = _properties(str(file))
         assert conf["spark.tfos.param.filter"] == "a=b"
         assert conf["spark.tfos.param.url"] == "jdbc:x?u=1&v=2"
 

@@ -16,9 +16,10 @@ import pytest
 import tensorflow as tf
 
 from tfos.compat import keras as keras_names
+from tfos.compat import peer, texts
 from tfos.compat import tensorflow as names
-from tfos.compat import texts
 from tfos.errors import TFOSError
+from tfos.spec.roles import Task
 
 
 class TestTensorFlow:
@@ -120,6 +121,47 @@ class TestKeras:
     def test_variables_are_of_one_class(self):
         """Else Keras's Embedding reads whole tables from parameter servers."""
         assert isinstance(keras.Variable(1.0), keras_names.variable_class())
+
+
+# of a chief under parameter servers, when a worker's connection to a server was cut
+CUT_OFF = """\
+UnavailableError: Graph execution error:
+
+Detected at node Read/ReadVariableOp/_2 defined at (most recent call last):
+<stack traces unavailable>
+2 root error(s) found.
+  (0) UNAVAILABLE:  failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:50171: recvmsg:Connection reset by peer
+Additional GRPC error information from remote target /job:ps/replica:0/task:1/device:CPU:0 while calling /tensorflow.eager.EagerService/RunComponentFunction:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:50171: recvmsg:Connection reset by peer"}
+  (1) UNAVAILABLE:  failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:50171: recvmsg:Connection reset by peer
+Additional GRPC error information from remote target /job:ps/replica:0/task:1 while calling /tensorflow.WorkerService/RecvTensor:
+0 successful operations.
+0 derived errors ignored.
+Additional GRPC error information from remote target /job:worker/replica:0/task:12 while calling /tensorflow.eager.EagerService/Enqueue:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"2 root error(s) found.\\n  (0) UNAVAILABLE:  failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:50171: recvmsg:Connection reset by peer\\nAdditional GRPC error information from remote target /job:ps/replica:0/task:1/device:CPU:0 while calling /tensorflow.eager.EagerService/RunComponentFunction:\\n"} [Op:__inference_f_18]
+"""  # noqa: E501
+
+
+class TestPeer:
+    """Else who cannot reach a server stays, and all others are restarted again and again."""
+
+    def test_who_tells_of_another_that_lost_its_peer(self):
+        lost = peer.lost_peer(CUT_OFF)
+        assert lost == peer.Lost(Task("ps", 1), by=Task("worker", 12))
+
+    def test_who_lost_it_itself(self):
+        (call,) = [line for line in CUT_OFF.splitlines() if "RecvTensor" in line]
+        assert peer.lost_peer(f"UnavailableError: Socket closed\n{call}") == peer.Lost(
+            Task("ps", 1), by=None
+        )
+
+    def test_words_that_name_nobody(self):
+        assert peer.lost_peer("AbortedError: Collective ops is aborted by: [...]") is None
+
+    def test_tensorflow_tells_servers_by_these_words(self):
+        from tensorflow.python.distribute.coordinator import cluster_coordinator
+
+        assert f"{peer.HOP_WORDS}/job:ps" == cluster_coordinator._RPC_ERROR_FROM_PS
 
 
 class TestTexts:

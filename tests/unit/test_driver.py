@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 from helpers import Nodes
 
-from tfos.driver.run import _Run, attempt_number, run_id_of, submission
+from tfos.driver.claim import Claim, run_id_of, submission
+from tfos.driver.run import attempt_number
+from tfos.driver.summary import Summary
 from tfos.lake.run_directory import RunDirectory, checkpoint_name, checkpoint_path
 from tfos.lake.storage import COMMIT
 from tfos.runtime import keys
@@ -105,36 +107,34 @@ class TestClaim:
     def test_what_another_driver_has_taken_over_is_left_alone(self, tmp_path, monkeypatch, taken):
         nodes = Nodes()
         monkeypatch.setattr(
-            "tfos.driver.run.Registry", lambda address: contextlib.nullcontext(nodes)
+            "tfos.driver.claim.Registry", lambda address: contextlib.nullcontext(nodes)
         )
-        run = _Run(SimpleNamespace())
-        run.run_id, run._continues = "r", True
-        lake = run._lake = RunDirectory(str(tmp_path), "r")
-        with run._claim(None, lake) as registry:
+        lake = RunDirectory(str(tmp_path), "r")
+        claim = Claim(JobSpec.of(), "r", "", lake)
+        claim.lake = lake
+        with claim.registry(None) as registry:
             assert registry.get(keys.driver("r"))["pid"] == os.getpid()
             registry.taken = taken
         is_left = nodes.get(keys.driver("r")) is not None
-        assert (run._lake is None) == is_left == bool(taken)
+        assert (claim.lake is None) == is_left == bool(taken)
 
 
 class TestLedgerOfAFailedRun:
     def test_is_that_of_its_newest_checkpoint(self, tmp_path):
-        run = _Run(SimpleNamespace())
-        run._lake = RunDirectory(str(tmp_path), "r")
-        run._attempts = 1
+        lake, summary = RunDirectory(str(tmp_path), "r"), Summary()
+        summary.attempts = 1
         for step, rows in ((1, 10), (2, 25)):
             path = checkpoint_path(checkpoint_name(step, "1.1"))
             state = {"step": step, "sections": {}, "shared": {"train": {"rows": rows}}}
-            run._lake.write_json(f"{path}/state.json", state)
-            run._lake.write(f"{path}/{COMMIT}", b"{}")
-        assert run._trained() == {"train": {"rows": 25}}
+            lake.write_json(f"{path}/state.json", state)
+            lake.write(f"{path}/{COMMIT}", b"{}")
+        assert summary._trained(lake) == {"train": {"rows": 25}}
 
     def test_is_empty_without_one(self, tmp_path):
-        run = _Run(SimpleNamespace())
-        assert run._trained() == {}
-        run = _Run(SimpleNamespace())
-        run._lake, run._attempts = RunDirectory(str(tmp_path), "r"), 1
-        assert run._trained() == {}
+        assert Summary()._trained(None) == {}
+        summary = Summary()
+        summary.attempts = 1
+        assert summary._trained(RunDirectory(str(tmp_path), "r")) == {}
 
 
 class TestFinite:

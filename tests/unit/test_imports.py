@@ -60,6 +60,7 @@ PURE = {
     "tfos.strategies.single.topology",
     "tfos.strategies.ps.topology",
     "tfos.strategies.multi_worker.topology",
+    "tfos.compat.peer",
     "tfos.compat.texts",
     "tfos.errors",
 }
@@ -189,7 +190,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
                 "tfos.inference.predict",
                 "tfos.inference.worker",
                 "tfos.ml",
-                "tfos.driver.attempt",
+                "tfos.driver.jobs",
                 "tfos.runtime.supervisor",
             },
         ),

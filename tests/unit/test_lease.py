@@ -7,16 +7,16 @@ import os
 import subprocess
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 from conftest import poll
 
 from tfos.driver import lease as lease_module
+from tfos.driver.claim import Claim
 from tfos.driver.lease import Lease, is_dead, is_free, this_machine
-from tfos.driver.run import _Run
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DriverLease, RunDirectory
+from tfos.spec.job import JobSpec
 from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
@@ -213,22 +213,21 @@ class TestLakeOutOfOrder:
         poll(lambda: lake.lease() is None, DEADLINE_SECS, "it goes when the lake is back")
 
 
-class TestRun:
-    def run(self, lake):
-        run = _Run(SimpleNamespace())
-        run.run_id = "r"
-        run._lake = lake
-        run._lease = Lease(lake, "submission-b")
-        return run
+class TestClaim:
+    def claim(self, lake):
+        claim = Claim(JobSpec.of(), "r", "submission-b", lake)
+        claim.lake = lake
+        claim._lease = Lease(lake, "submission-b")
+        return claim
 
     def test_that_is_refused_writes_no_result_beside_one_that_lives(self, lake, taken):
-        run = self.run(lake)
+        claim = self.claim(lake)
         with pytest.raises(LakeError, match="has a driver that lives"):
-            run._take_lease(lake)
-        assert run._lake is None
+            claim.take_lease()
+        assert claim.lake is None
 
     def test_that_gets_it_writes_its_result(self, lake):
-        run = self.run(lake)
-        run._take_lease(lake)
-        assert run._lake is lake
-        run._lease.release()
+        claim = self.claim(lake)
+        claim.take_lease()
+        assert claim.lake is lake
+        claim._lease.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tfos.fault.failures import Failure
 from tfos.fault.policy import GiveUp, Incident, NewAttempt, Restart, decide
+from tfos.spec.times import TIMES
 from tfos.spec.topology import find
 
 TASKS = [("chief", 0), ("ps", 0), ("ps", 1), ("worker", 0), ("worker", 1)]
@@ -80,6 +82,120 @@ class TestRestart:
         assert not decision.includes("worker", 0)
         assert decision.includes("ps", 7)
         assert not decision.includes("chief", 0)
+
+
+def hop(task):
+    role, _, index = task.partition("-")
+    return (
+        "\nAdditional GRPC error information from remote target"
+        f" /job:{role}/replica:0/task:{index} while calling /tensorflow.WorkerService/RecvTensor:"
+    )
+
+
+def complaint(task, peer, via="", host=None):
+    """`task` tells that `peer` was lost, or that `via` has lost it."""
+    words = "UnavailableError: failed to connect to all addresses" + hop(peer)
+    told = failure(task, "peer", words + (hop(via) if via else ""))
+    return told if host is None else dataclasses.replace(told, host=host)
+
+
+def taken(decision, tasks=TASKS):
+    return [f"{role}-{index}" for role, index in tasks if decision.includes(role, index)]
+
+
+STATE = ["chief-0", "ps-0", "ps-1"]
+
+
+class TestUnreachable:
+    """A process tells that it lost another one, which has not failed."""
+
+    def test_who_tells_is_replaced_alone(self):
+        assert once(complaint("worker-1", "ps-0")) == restart("worker-1")
+
+    def test_pauses_grow_from_the_second_time_on(self):
+        told = incident(complaint("worker-1", "ps-0"))
+        pauses = [decide([told] * count, 10, PS).pause_secs for count in range(1, 9)]
+        assert pauses == [n * TIMES.pause_secs for n in (0, 1, 2, 4, 8, 16, 16, 16)]
+
+    def test_pauses_of_another_process_are_its_own(self):
+        history = [incident(complaint("worker-1", "ps-0"))] * 3
+        assert decide([*history, incident(complaint("worker-0", "ps-1"))], 10, PS).pause_secs == 0
+
+    def test_a_checkpoint_ends_the_pauses(self):
+        history = [incident(complaint("worker-1", "ps-0"))] * 3
+        history.append(incident(complaint("worker-1", "ps-0"), step=1))
+        assert decide(history, 10, PS) == restart("worker-1")
+
+    def test_what_has_failed_does_not_wait(self):
+        both = incident(complaint("worker-1", "ps-0"), failure("worker-0"))
+        assert decide([both] * 3, 10, PS) == restart("worker-0", "worker-1")
+
+    def test_lost_connection_that_names_nobody_does_not_wait(self):
+        assert decide([incident(failure("worker-1", "peer"))] * 3, 10, PS) == restart("worker-1")
+
+    def test_told_by_the_chief_is_replaced_along_with_it(self):
+        """Else the next chief would meet the same worker again, and again."""
+        told = incident(complaint("chief-0", "ps-1", via="worker-1"))
+        assert taken(decide([told], BUDGET, PS)) == [*STATE, "worker-1"]
+        again = decide([told, told], BUDGET, PS)
+        assert taken(again) == [*STATE, "worker-1"]
+        assert again.pause_secs == TIMES.pause_secs
+
+    def test_of_a_peer_that_has_failed_is_none(self):
+        """Its death explains it all."""
+        dead = incident(failure("ps-0"), complaint("chief-0", "ps-0", via="worker-1"))
+        decision = decide([dead, dead], BUDGET, PS)
+        assert taken(decision) == STATE
+        assert decision.pause_secs == 0
+
+    def test_chief_and_server_are_replaced_both(self):
+        decision = decide([incident(complaint("chief-0", "ps-0"))] * 2, BUDGET, PS)
+        assert taken(decision) == STATE
+        assert decision.pause_secs == 0
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_of_several_machines_replaces_the_peer(self, together):
+        told = [complaint("worker-0", "ps-0"), complaint("worker-1", "ps-0")]
+        history = [incident(*told)] if together else [incident(each) for each in told]
+        decision = decide(history, BUDGET, PS)
+        assert taken(decision) == [*STATE, *(["worker-0"] if together else []), "worker-1"]
+        assert decision.pause_secs == 0
+
+    def test_of_several_processes_of_one_machine_does_not(self):
+        """Its network is bad for all of them."""
+        told = [complaint(f"worker-{i}", "ps-0", host="one") for i in (0, 1)]
+        assert once(*told) == restart("worker-0", "worker-1")
+
+    def test_of_several_machines_about_several_peers_does_not(self):
+        told = [complaint("worker-0", "ps-0"), complaint("worker-1", "ps-1")]
+        assert once(*told) == restart("worker-0", "worker-1")
+
+    @pytest.mark.parametrize(
+        "between",
+        [failure("ps-1"), failure("worker-0", "spark"), failure("chief-0", "hang")],
+        ids=["restart", "attempt", "hang"],
+    )
+    def test_of_the_process_before_is_not_held_against_the_next_one(self, between):
+        history = [
+            incident(complaint("worker-0", "ps-0")),
+            incident(between),
+            incident(complaint("worker-1", "ps-0")),
+        ]
+        assert decide(history, BUDGET, PS) == restart("worker-1")
+
+    def test_spends_the_budget_and_then_names_both(self):
+        decision = decide([incident(complaint("worker-1", "ps-0"))] * (BUDGET + 1), BUDGET, PS)
+        assert isinstance(decision, GiveUp)
+        assert decision.cause.task == "worker-1"
+        assert decision.cause.message.splitlines()[-1] == (
+            "worker-1 could not reach ps-0, which has not failed: see to the network between"
+            " their machines"
+        )
+
+    def test_in_step_all_are_replaced_as_ever(self):
+        decision = decide([incident(complaint("worker-1", "chief-0"))] * 2, BUDGET, MULTI_WORKER)
+        assert taken(decision, [("chief", 0), ("worker", 0)]) == ["chief-0", "worker-0"]
+        assert decision.pause_secs == 0
 
 
 class TestNewAttempt:
@@ -271,7 +387,7 @@ failures = st.builds(
     index=st.integers(0, 2),
     host=st.just("h"),
     kind=st.sampled_from(DETERMINISTIC + ACCIDENTAL),
-    message=st.sampled_from(["one", "two\nlines", "three"]),
+    message=st.sampled_from(["one", "two\nlines", *(f"lost{hop(t)}" for t in ("ps-0", "chief-0"))]),
     time=st.floats(0, 100),
 )
 

@@ -23,8 +23,8 @@ from tfos.inference.inputs import input_layout
 from tfos.inference.predict import output_schema
 from tfos.inference.signature import SIGNATURE, Output, Signature
 from tfos.inference.worker import load_model, rebatch
+from tfos.lake.committed import CommittedStorage
 from tfos.lake.run_directory import RunDirectory
-from tfos.lake.storage import Storage
 from tfos.training.export import export_model
 from tfos.training.serving import ServedFeatures
 
@@ -440,9 +440,9 @@ class TestLoading:
         scratch.mkdir()
         monkeypatch.setenv("SPARK_LOCAL_DIRS", f"{scratch},/elsewhere")
         seen = []
-        fetch = Storage.fetch_dir
+        fetch = CommittedStorage.fetch_dir
         monkeypatch.setattr(
-            Storage,
+            CommittedStorage,
             "fetch_dir",
             lambda lake, *a, **k: (seen.append(a[1]), fetch(lake, *a, **k))[1],
         )

@@ -80,6 +80,9 @@ class Calls:
     def next(self):
         return self._calls.get(timeout=self._deadline_secs)
 
+    def is_empty(self):
+        return self._calls.empty()
+
     def until(self, wanted):
         deadline = time.monotonic() + DEADLINE_SECS
         while (got := self.next()) != wanted:

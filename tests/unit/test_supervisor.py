@@ -18,8 +18,9 @@ from tfos.runtime.background import Newest
 from tfos.runtime.lifecycle import Ended
 from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
+from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.registry import RegistryAddress
-from tfos.runtime.supervisor import Supervisor, hold_port, local_address
+from tfos.runtime.supervisor import Supervisor
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
 from tfos.spec.times import TIMES

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tfos.driver import preflight
 from tfos.driver.detector import Detector
 from tfos.driver.display import Display
+from tfos.driver.jobs import SparkJobs
 from tfos.driver.watcher import AttemptWatcher
 from tfos.errors import LakeError, RegistryError, StartTimeout
-from tfos.fault.failures import Failure, FailureKind, error_message, may_be_consequence, root_cause
+from tfos.fault.failures import Failure, FailureKind, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
 from tfos.lake.run_directory import checkpoint_order
 from tfos.runtime import keys
 from tfos.runtime.nodes import AttemptNodes
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import Registry
-from tfos.runtime.roles import all_tasks, role_jobs
-from tfos.runtime.supervisor import supervise
-from tfos.spec.roles import CHIEF, EVALUATOR, RoleJob, Task
+from tfos.runtime.roles import all_tasks
+from tfos.spec.roles import CHIEF, EVALUATOR, Task
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 _TICK_SECS = 0.2
 # how long a failure that may be a consequence waits for the one that explains it
 _CAUSE_SECS = 1.5
-_STOP_SECS = 15.0
 # how long the evaluator may take for the last checkpoint, where --hang-secs does not say it
 _EVALUATION_SECS = 300.0
-_CANCEL_SECS = 10.0
 # between two looks at how many slots there are
 _SLOTS_EVERY_SECS = 2.0
 
@@ -77,8 +75,7 @@ class Attempt:
         self._history = history
         self._feeds = feeds
         self._changed = threading.Event()
-        self._job_errors: dict[str, str] = {}
-        self._jobs: dict[str, Any] = {}
+        self._jobs = SparkJobs(spark, plan, self._changed.set)
         self._nodes = AttemptNodes()
         self._watcher = AttemptWatcher(
             registry,
@@ -93,6 +90,8 @@ class Attempt:
         self._train_begun: float | None = None
         # when what was seen to have failed is dealt with, though it may be a consequence
         self._cause_due: float | None = None
+        # when the lives that are decided are ordered, and whether after a hang; None: they are
+        self._order_due: tuple[float, bool] | None = None
         self._chief_written = 0
         self._has_slots = False
         # when the feed beside the roles was last seen to have a slot, and when that was looked at
@@ -123,8 +122,7 @@ class Attempt:
         try:
             self._registry.check_taken()
             self._order_lives(hung)
-            for job in role_jobs(self._plan.spec):
-                self._submit(job)
+            self._jobs.begin()
             ended = self._wait()
             if isinstance(ended, Mapping):
                 self.checkpoints[self.lives[Task(CHIEF, 0)]] = ended["checkpoints"]
@@ -138,6 +136,7 @@ class Attempt:
 
     def _order_lives(self, hung: bool) -> None:
         """Says which life each task is to be in; to the lake, which chief counts."""
+        self._order_due = None
         run_id, number = self._plan.run_id, self._plan.attempt
         chief = self.lives[Task(CHIEF, 0)]
         # a lake that is out of order for a while does not keep a worker from being replaced
@@ -150,33 +149,6 @@ class Attempt:
     def _progressed(self, progress: Mapping[str, Any]) -> None:
         if progress.get("checkpoints"):
             self.checkpoints[progress.get("life", 0)] = progress["checkpoints"]
-
-    def _submit(self, job: RoleJob) -> None:
-        from pyspark import InheritableThread
-
-        context = self._spark.sparkContext
-        plan, tasks = self._plan, job.tasks
-
-        def submit() -> None:
-            context.setJobGroup(self._group(job), f"tfos {plan.run_id} {job.name}", True)
-            try:
-                ended = (
-                    context.parallelize(range(len(tasks)), len(tasks))
-                    .barrier()
-                    .mapPartitions(lambda _: supervise(plan, tasks))
-                    .collect()
-                )
-                self._job_errors[job.name] = "; ".join(f"{task}: {why}" for task, why in ended)
-            except Exception as error:
-                self._job_errors[job.name] = error_message(error)
-            self._changed.set()
-
-        thread = InheritableThread(target=submit, name=f"tfos-{job.name}", daemon=True)
-        self._jobs[job.name] = (job, thread)
-        thread.start()
-
-    def _group(self, job: RoleJob) -> str:
-        return f"tfos-{self._plan.run_id}-{self._plan.attempt}-{job.name}"
 
     def _wait(self) -> Mapping[str, Any] | NewAttempt | GiveUp:
         while True:
@@ -202,6 +174,7 @@ class Attempt:
                 f" {self._plan.spec.start_timeout_secs:g} s: the roles give up theirs"
             )
             return NewAttempt()
+        self._order_when_due()
         failures = self._failures()
         if not failures:
             self._cause_due = None
@@ -304,10 +277,18 @@ class Attempt:
         return max(steps, default=0)
 
     def _restart(self, decision: Restart, failures: list[Failure]) -> None:
+        """A restart that does not wait takes along those that do."""
         chosen = [task for task in self.lives if decision.includes(task.role, task.index)]
-        self._detector.restarted(chosen, time.monotonic())
-        self._display.line(f"restarting {', '.join(map(str, chosen))}")
-        self._order_lives(root_cause(failures).kind is FailureKind.HANG)
+        due = time.monotonic() + decision.pause_secs
+        self._detector.restarted(chosen, due)
+        pause = f" in {decision.pause_secs:g} s" if decision.pause_secs else ""
+        self._display.line(f"restarting {', '.join(map(str, chosen))}{pause}")
+        self._order_due = (due, root_cause(failures).kind is FailureKind.HANG)
+        self._order_when_due()
+
+    def _order_when_due(self) -> None:
+        if self._order_due is not None and time.monotonic() >= self._order_due[0]:
+            self._order_lives(self._order_due[1])
 
     def _show(self) -> None:
         """Tells the display which roles have come up since, and how far the training is."""
@@ -331,7 +312,7 @@ class Attempt:
         self._look()
         return self._detector.failures(
             self._nodes,
-            dict(self._job_errors),
+            dict(self._jobs.errors),
             self._registry.is_settled,
             time.monotonic(),
             time.time(),
@@ -354,14 +335,4 @@ class Attempt:
         if self._registry.connected_secs():  # else Spark ends them, below
             with contextlib.suppress(RegistryError):
                 self._registry.put(stop, "hang" if hung else True)
-        self._join(_STOP_SECS)
-        for job, thread in self._jobs.values():
-            if thread.is_alive():
-                with contextlib.suppress(Exception):  # the Spark context may be gone already
-                    self._spark.sparkContext.cancelJobGroup(self._group(job))
-        self._join(_CANCEL_SECS)
-
-    def _join(self, secs: float) -> None:
-        deadline = time.monotonic() + secs
-        for _, thread in self._jobs.values():
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._jobs.end()

@@ -1,22 +1,32 @@
 """What to do after a failure: one pure function of the failures so far.
 
-    decide(history, budget, topology) -> Restart(tasks) | NewAttempt | GiveUp(cause)
+    decide(history, budget, topology) -> Restart(tasks, pause) | NewAttempt | GiveUp(cause)
 
 An incident is what failed at one time, with the newest checkpoint at that time. Progress is
 measured by that checkpoint: only incidents since it last advanced are counted, so that a run of
 many hours survives many failures, and one that dies again and again at the same place does not go
 on for ever.
+
+Who says that it lost another process is the one to be replaced, as the other one may be well, and
+reached by everybody else; see _Complaint. It pauses before it tries for the third time, and twice
+as long before each next one, since a network takes its time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tfos.compat.peer import lost_peer
 from tfos.fault.failures import Failure, FailureKind, root_cause
-from tfos.spec.roles import CHIEF, EVALUATOR
+from tfos.spec.roles import CHIEF, EVALUATOR, Task
+from tfos.spec.times import TIMES
 from tfos.spec.topology import Topology
+
+# the longest pause, in first ones
+_MOST_PAUSES = 16
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,13 @@ class Incident:
 
 @dataclass(frozen=True)
 class Restart:
-    """Give these roles ("worker") or tasks ("worker-1") a new process each, in this attempt."""
+    """Give these roles ("worker") or tasks ("worker-1") a new process each, in this attempt.
+
+    pause_secs: how long to wait before.
+    """
 
     names: frozenset[str]
+    pause_secs: float = 0.0
 
     def includes(self, role: str, index: int) -> bool:
         return role in self.names or f"{role}-{index}" in self.names
@@ -78,16 +92,73 @@ def decide(history: Sequence[Incident], budget: int, topology: Topology) -> Deci
             )
         )
     if len(stalled) > budget:
-        return GiveUp(_spent(stalled, budget))
+        return GiveUp(_spent(stalled, budget, topology))
+    return _mend(stalled, topology)
+
+
+@dataclass(frozen=True)
+class _Complaint:
+    """`by` could not reach `peer`, which has not failed. host: where that was noticed."""
+
+    by: Task
+    peer: Task
+    host: str
+
+
+def _complaints(incident: Incident, topology: Topology) -> list[_Complaint]:
+    """Of tasks whose restart leaves the peer as it is."""
+    failed = {failure.task for failure in incident.failures}
+    found = []
+    for failure in incident.failures:
+        lost = lost_peer(failure.message) if failure.kind is FailureKind.PEER else None
+        if lost is None or str(lost.peer) in failed:
+            continue
+        by = lost.by or Task(failure.role, failure.index)
+        if lost.peer.role not in topology.restarts_with(by.role):
+            found.append(_Complaint(by, lost.peer, failure.host))
+    return found
+
+
+def _mend(stalled: Sequence[Incident], topology: Topology) -> Restart | NewAttempt:
+    """What the last of these incidents calls for, with what those before have said of peers."""
+    decision: Restart | NewAttempt = NewAttempt()
+    accused_on: dict[Task, set[str]] = defaultdict(set)
+    tries: dict[Task, int] = defaultdict(int)
+    for incident in stalled:
+        complaints = _complaints(incident, topology)
+        for complaint in complaints:
+            accused_on[complaint.peer].add(complaint.host)
+            tries[complaint.by] += 1
+        # one machine whose network is bad may have several processes that say the same
+        accused = {str(peer) for peer, hosts in accused_on.items() if len(hosts) > 1}
+        by = {str(complaint.by) for complaint in complaints}
+        decision = _replace(incident, by | accused, topology)
+        if isinstance(decision, NewAttempt):
+            accused_on.clear()
+            continue
+        for peer in [p for p in accused_on if decision.includes(p.role, p.index)]:
+            del accused_on[peer]  # the next process in its place has lost nobody yet
+        if len(complaints) == len(incident.failures) and not accused:
+            most = max(tries[complaint.by] for complaint in complaints)
+            decision = dataclasses.replace(decision, pause_secs=_pause(most))
+    return decision
+
+
+def _replace(incident: Incident, besides: set[str], topology: Topology) -> Restart | NewAttempt:
+    """New processes for what failed and for `besides`, and for what goes with them."""
     if any(failure.kind in (FailureKind.SPARK, FailureKind.START) for failure in incident.failures):
         return NewAttempt()
+    cause = incident.cause
     if cause.kind is FailureKind.HANG and cause.role == CHIEF:  # whose fault it is nobody knows
         return Restart(frozenset(task.role for job in topology.jobs() for task in job.tasks))
-    names = {failure.task for failure in incident.failures}
-    for failure in incident.failures:
-        together = topology.restarts_with(failure.role)
-        names.update(together if len(together) > 1 else ())
-    return Restart(frozenset(names))
+    tasks = {failure.task for failure in incident.failures} | besides
+    together = [topology.restarts_with(Task.parse(task).role) for task in tasks]
+    return Restart(frozenset(tasks).union(*(roles for roles in together if len(roles) > 1)))
+
+
+def _pause(tries: int) -> float:
+    """Before the next one after so many; the first one comes at once."""
+    return min(2 ** (tries - 2), _MOST_PAUSES) * TIMES.pause_secs if tries > 1 else 0.0
 
 
 def _is_same(one: Failure, other: Failure, topology: Topology) -> bool:
@@ -99,7 +170,7 @@ def _is_same(one: Failure, other: Failure, topology: Topology) -> bool:
     return same and one.kind.is_deterministic
 
 
-def _spent(stalled: Sequence[Incident], budget: int) -> Failure:
+def _spent(stalled: Sequence[Incident], budget: int, topology: Topology) -> Failure:
     """The first failure of a crash loop, with the list of all in its message."""
     first = stalled[0].cause
     if budget == 0:
@@ -112,4 +183,9 @@ def _spent(stalled: Sequence[Incident], budget: int) -> Failure:
         f"{first.message}; it was the first of {len(stalled)} failures with no checkpoint between"
         f" (--max-restarts {budget}):"
     )
-    return dataclasses.replace(first, message="\n".join([head, *lines]))
+    advice = [
+        f"{c.by} could not reach {c.peer}, which has not failed: see to the network between their"
+        " machines"
+        for c in _complaints(stalled[-1], topology)
+    ]
+    return dataclasses.replace(first, message="\n".join([head, *lines, *advice]))

@@ -66,7 +66,8 @@ def predict(
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
     """The absolute URI of a model, the digest of its marker, and its signature."""
-    from tfos.lake.storage import Storage, absolute, digest
+    from tfos.lake.committed import CommittedStorage, digest
+    from tfos.lake.storage import absolute
 
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
@@ -74,7 +75,7 @@ def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:
             ' result["model"] when its train() calls ctx.export(model)'
         )
     uri = absolute(os.fspath(model))
-    lake = Storage(uri)
+    lake = CommittedStorage(uri)
     marker = lake.committed("")
     if marker is None:
         raise UsageError(

@@ -22,7 +22,7 @@ from tfos.feeding.convert import canonical, components, inspect, to_numpy
 from tfos.feeding.layout import Layout
 from tfos.feeding.schema import Column
 from tfos.inference.signature import KERAS_FILE, Output, Signature, input_names
-from tfos.lake.storage import Storage, digest
+from tfos.lake.committed import CommittedStorage, digest
 
 # a pipeline may have several, and a cross-validation has a new one for each fit
 _MODELS_KEPT = 4
@@ -166,7 +166,7 @@ def load_model(uri: str, identity: str) -> Any:
     import tensorflow as tf
 
     _limit_threads()
-    lake = Storage(uri)
+    lake = CommittedStorage(uri)
     # variables and tables are in memory once it is loaded: no files are left to be removed later,
     # when the worker may be killed. Spark removes its own directory if that happens here
     scratch = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfos.errors import LakeError
+from tfos.lake.committed import CommittedStorage
 from tfos.lake.storage import COMMIT, MARKER, Storage
 
 MODEL = "model"
@@ -127,7 +128,7 @@ class DriverLease:
     beat: int
 
 
-class RunDirectory(Storage):
+class RunDirectory(CommittedStorage):
     """The directory of run `run_id` in the lake at `url`. Picklable; thread-safe.
 
     Raises LakeError as Storage does. What a method reads is None where there is no such file.

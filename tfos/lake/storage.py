@@ -1,10 +1,7 @@
-"""A directory on any fsspec filesystem, in which nothing is ever half visible.
+"""A directory on any fsspec filesystem, in which no file is ever half visible.
 
-Two rules keep readers from half-written data. A single file appears whole (renamed into place on
-a local filesystem; object stores have atomic puts). A directory exists when its COMMIT marker
-does: the marker is written last, when the files are durable, and holds the size and SHA-256 of
-every file and one of its own; readers ignore a directory without one. The idea of a marker as the
-only truth is orbax's (path/atomicity.py).
+A single file appears whole: renamed into place on a local filesystem; object stores have atomic
+puts. What makes a directory whole is in tfos.lake.committed.
 
 Storage has moments of weakness: a server answers 500, a disk is full until somebody tidies up.
 Reads and writes are tried again for TIMES.lake_retry_secs before they fail.
@@ -13,7 +10,6 @@ Reads and writes are tried again for TIMES.lake_retry_secs before they fail.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
@@ -21,17 +17,18 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 import tenacity
 
-from tfos.errors import DamagedError, LakeError
-from tfos.lake.atomic_file import replace, sha256
+from tfos.errors import LakeError
+from tfos.lake.atomic_file import replace
 from tfos.spec.times import TIMES
 
+# the marker of a directory that is whole, see tfos.lake.committed: removed before all else
 COMMIT = "COMMIT"
 # begins the name of a file that is there while executors are asked whether they see it
 MARKER = ".tfos-"
@@ -40,8 +37,6 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
 _FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
 # protocol -> the extra of tfos that installs its filesystem
 _EXTRAS = {"s3": "s3", "s3a": "s3", "oss": "oss", "hdfs": "hdfs", "gs": "gcs", "gcs": "gcs"}
-# the key of a marker's own SHA-256
-_SEAL = "sha256"
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -255,88 +250,6 @@ class Storage:
 
         self._try("remove", path, act, retry_secs)
 
-    def commit_dir(
-        self,
-        source: str,
-        path: str,
-        note: Mapping[str, Any],
-        fence: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Copies the local directory `source` to `path` and then writes its COMMIT marker.
-
-        note: JSON-able facts kept in the marker.
-        fence: raises when the place is another's now. It is called before anything is removed or
-        written, and then before each file, the marker is the last one.
-        When anything is raised, nothing is committed, and the directory is removed if it can be
-        and is still ours.
-        """
-        fence()
-        self.remove(path)
-        try:
-            files = {}
-            for file in sorted(p for p in Path(source).rglob("*") if p.is_file()):
-                name = file.relative_to(source).as_posix()
-                files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-                fence()
-                self.upload(str(file), posixpath.join(path, name))
-            fence()
-            self.write(posixpath.join(path, COMMIT), _seal({**note, "files": files}))
-        except BaseException:
-            # it would take up what may be a full disk; readers ignore it anyhow, so try once only
-            with contextlib.suppress(Exception):
-                fence()
-                self._remove(path, retry_secs=0)
-            raise
-
-    def committed(self, path: str) -> dict[str, Any] | None:
-        """The COMMIT marker of a directory, or None when it has none.
-
-        Raises DamagedError when it is not what commit_dir() wrote.
-        """
-        marker = posixpath.join(path, COMMIT)
-        if not self.exists(marker):
-            return None
-        data = self.read(marker)
-        try:
-            found = dict(json.loads(data))
-        except ValueError as error:
-            raise DamagedError(f"{self.uri(marker)} is damaged: {error}") from error
-        found.pop(_SEAL, None)
-        if _seal(found) != data:
-            raise DamagedError(f"{self.uri(marker)} is damaged: it is not as it was written")
-        return found
-
-    def fetch_dir(self, path: str, target: str, without: Collection[str] = ()) -> dict[str, Any]:
-        """Copies a committed directory to the local directory `target`, checks every file.
-
-        without: names of files that are left out.
-        Returns the marker. Raises DamagedError when there is no marker, or a file is missing or
-        differs from it.
-        """
-        marker = self.committed(path)
-        if marker is None:
-            raise DamagedError(f"{self.uri(path)} has no {COMMIT} marker: it was never finished")
-        for name, wanted in marker["files"].items():
-            if name in without:
-                continue
-            local = Path(target, name)
-            local.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.download(posixpath.join(path, name), str(local))
-            except LakeError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    raise DamagedError(
-                        f"{self.uri(path, name)} is missing: the marker names it"
-                    ) from error
-                raise
-            found = sha256(local)
-            if found != wanted["sha256"]:
-                raise DamagedError(
-                    f"{self.uri(path, name)} is damaged: its SHA-256 is {found}, the marker says"
-                    f" {wanted['sha256']}"
-                )
-        return marker
-
     def check_writable(self) -> str:
         """Writes a marker file that executors can look for, and returns its name.
 
@@ -362,18 +275,6 @@ def retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -
     return retrying(act)
 
 
-def _seal(record: Mapping[str, Any]) -> bytes:
-    """A record as JSON that holds its own SHA-256: no byte of it can change unnoticed."""
-    plain = json.dumps(record)
-    seal = hashlib.sha256(plain.encode()).hexdigest()
-    return json.dumps({**record, _SEAL: seal}, indent=2).encode() + b"\n"
-
-
 def remove_local(path: str) -> None:
     """Removes a local directory; what is already gone is no error."""
     shutil.rmtree(path, ignore_errors=True)
-
-
-def digest(marker: Mapping[str, Any]) -> str:
-    """What tells a committed directory from all others: a SHA-256 of its marker."""
-    return hashlib.sha256(json.dumps(marker, sort_keys=True).encode()).hexdigest()

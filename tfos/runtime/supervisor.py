@@ -48,6 +48,7 @@ from tfos.runtime.lifecycle import (
 )
 from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
+from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.process import describe_end
 from tfos.runtime.protocol import Failed, IsReady, Progress, StartOrder
 from tfos.runtime.registry import Registry
@@ -64,24 +65,6 @@ _TRACEBACK_CHARS = 100_000
 # a spare's import should not slow down the start of what it is a spare for, nor its first steps
 _SPARE_DELAY_SECS = 6.0
 _STOPPED_HUNG = "the driver ended it, since a role hung"
-
-
-def local_address(peer: tuple[str, int]) -> str:
-    """The address of this machine on the way to `peer`. No packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(peer)
-        return str(probe.getsockname()[0])
-
-
-def hold_port(host: str) -> socket.socket:
-    """A free port on `host`, bound but not listening, that another process may bind as well.
-
-    TensorFlow's server binds it with TF_GRPC_REUSE_PORT=true; while we hold it no stranger can.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((host, 0))
-    return held
 
 
 class Supervisor:

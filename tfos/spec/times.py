@@ -27,6 +27,8 @@ class Times:
     outage_secs: how long a run goes on without a ZooKeeper that answers.
     missing_secs: how long a member may be missing before it counts as gone: one whose session
         expired, because ZooKeeper was away, registers again.
+    pause_secs: before a process that could not reach another one twice is tried again; twice as
+        long before each next time.
     driver_grace_secs: how long supervisors wait for a driver that is gone.
     lease_secs: the driver writes so often into the lake that it lives; a put each time.
     lease_watch_secs: how long a driver that resumes a run looks whether another one writes; longer
@@ -38,6 +40,7 @@ class Times:
     settled_secs: float = 30.0
     outage_secs: float = 300.0
     missing_secs: float = 10.0
+    pause_secs: float = 5.0
     driver_grace_secs: float = 10.0
     lease_secs: float = 5.0
     lease_watch_secs: float = 8.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 def tensorflow_environment(inherited: Mapping[str, str]) -> Mapping[str, str]:
     return {
-        # the supervisor holds the port: see tfos.runtime.supervisor
+        # the supervisor holds the port: see tfos.runtime.ports
         "TF_GRPC_REUSE_PORT": "true",
         # a peer that is gone is noticed at once
         "GRPC_FAIL_FAST": "use_caller",

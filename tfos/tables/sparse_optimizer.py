@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from tfos.tables.rows import summed, used
 
+# TensorFlow's proximal kernels are for these
+PROXIMAL_DTYPES = ("float32", "float64")
+
 
 class SparseOptimizer(keras.optimizers.Optimizer):
     """The common part: subclasses give the slots and the two updates.
@@ -123,3 +126,9 @@ def add_rows(variable: Any, rows: Any, values: Any) -> Any:
 
 def write_rows(variable: Any, rows: Any, values: Any) -> Any:
     return tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=rows, updates=values)
+
+
+def check_range(name: str, value: float, low: float, below: float = float("inf")) -> None:
+    if not low <= value < below:
+        above = "" if below == float("inf") else f" and less than {below}"
+        raise ValueError(f"{name} is {value}: use {low} or more{above}")

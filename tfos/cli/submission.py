@@ -1,0 +1,139 @@
+"""A command line of pl_submit as a spark-submit command."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfos.cli.parser import SPARK_OPTIONS, parser
+from tfos.driver.shipping import archive_of, sources
+from tfos.errors import UsageError
+from tfos.lake.storage import absolute
+from tfos.runtime.java import spark_home
+from tfos.runtime.roles import local_master
+from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, options
+from tfos.spec.options import conf_key
+
+_RUNNER = Path(__file__).with_name("script.py")
+
+
+def _key_value(text: str, source: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{source} {text!r}: write {source} KEY=VALUE")
+    return key, value
+
+
+def _properties(path: str) -> dict[str, str]:
+    """The settings of a Spark properties file, as spark-submit reads it."""
+    conf = {}
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UsageError(f"--properties-file {path}: {error.strerror}") from error
+    for line in lines:
+        setting = re.fullmatch(r"([^=:\s]+)(?:\s*[=:]\s*|\s+)?(.*)", line.strip())
+        if setting and not line.lstrip().startswith(("#", "!")):
+            conf[setting.group(1)] = setting.group(2)
+    return conf
+
+
+def _defaults() -> dict[str, str]:
+    """The settings of spark-defaults.conf, which spark-submit reads without a properties file."""
+    home = os.environ.get("SPARK_CONF_DIR") or str(spark_home() / "conf")
+    path = Path(home, "spark-defaults.conf")
+    return _properties(str(path)) if path.exists() else {}
+
+
+class Submission:
+    """One command line of pl_submit, validated. Raises UsageError."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.options = given = parser().parse_args(argv)
+        if not given.app:
+            raise UsageError("no app.py given; usage: pl_submit [options] app.py [app args]")
+        conf = _properties(given.properties_file) if given.properties_file else _defaults()
+        conf.update(_key_value(text, "--conf") for text in given.conf)
+        flags = {
+            option.name: value
+            for option in options()
+            if (value := getattr(given, option.name)) is not None
+        }
+        params = {
+            PARAM_PREFIX + key: text
+            for key, text in (_key_value(text, "--param") for text in given.param)
+        }
+        spec = job_spec({**conf, **params}, flags)
+        self.app = Path(given.app[0]).resolve()
+        if not self.app.is_file():
+            raise UsageError(f"app.py not found: there is no file {self.app}")
+        self.run_id = spec.run_id or new_run_id(given.name or self.app.stem)
+        # the driver may have another working directory
+        self.lake = absolute(spec.lake)
+        self.is_cluster_mode = (
+            given.deploy_mode or conf.get("spark.submit.deployMode")
+        ) == "cluster"
+        defaults = {
+            "spark.pyspark.python": sys.executable,
+            "spark.ui.showConsoleProgress": "false",
+            "spark.log.level": "INFO" if given.verbose else "ERROR",
+        }
+        self._conf = {
+            **{key: value for key, value in defaults.items() if key not in conf},
+            **dict(_key_value(text, "--conf") for text in given.conf),
+            **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
+            **params,
+            conf_key("lake"): self.lake,
+            SUBMISSION_CONF: secrets.token_hex(8),
+        }
+        if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
+            self._conf[conf_key("run_id")] = self.run_id
+        else:  # the executors' Python may lie inside an archive
+            self._conf.setdefault("spark.pyspark.driver.python", sys.executable)
+        files = sources(self.app.parent) if self.is_cluster_mode else []
+        self._modules = [file for file in files if file.parent == self.app.parent]
+        self._packages = [file for file in files if file.parent != self.app.parent]
+        # --py-files takes no folders
+        self._archive = Path(tempfile.gettempdir(), f"tfos-app-{self.run_id}.zip")
+        self._master = given.master or conf.get("spark.master") or local_master(spec)
+
+    def write_archive(self) -> Path | None:
+        """Writes the packages that travel to the driver, which command() names, if there are any.
+
+        Returns the file: spark-submit reads it while it submits.
+        """
+        if not self._packages:
+            return None
+        self._archive.write_bytes(archive_of(self.app.parent, self._packages))
+        return self._archive
+
+    def command(self) -> list[str]:
+        """The spark-submit command, ready to run; see write_archive()."""
+        given = self.options
+        command = [str(spark_home() / "bin" / "spark-submit"), "--master", self._master]
+        for name in SPARK_OPTIONS:
+            value = getattr(given, name.replace("-", "_"))
+            if name == "py-files" and self.is_cluster_mode:
+                # the driver is on another machine: the app travels with its modules
+                packages = [self._archive] if self._packages else []
+                value = ",".join([*([value] if value else []), *map(str, self._modules + packages)])
+            if name == "files" and self.is_cluster_mode:
+                value = ",".join([*([value] if value else []), str(self.app)])
+            if name == "name":
+                value = value or self.app.stem
+            if value and name != "master":
+                command += [f"--{name}", value]
+        if given.verbose:
+            command.append("--verbose")
+        for key, value in self._conf.items():
+            command += ["--conf", f"{key}={value}"]
+        command.append(str(_RUNNER))
+        if given.app_class:
+            command += ["--class", given.app_class]
+        app = self.app.name if self.is_cluster_mode else str(self.app)
+        return [*command, app, *given.app[1:]]

@@ -1,0 +1,174 @@
+"""This process as the one driver of its run: in the lake, and in ZooKeeper."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfos.driver.lease import Lease
+from tfos.errors import LakeError, RegistryError
+from tfos.lake.run_directory import RunDirectory
+from tfos.runtime import keys
+from tfos.runtime.registry import (
+    EMBEDDED_TIMEOUT_SECS,
+    Registry,
+    RegistryAddress,
+    prepare,
+)
+from tfos.runtime.zookeeper import EmbeddedZooKeeper
+from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
+from tfos.spec.result import tell_run
+from tfos.spec.times import TIMES
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class Claim:
+    """Its methods are called in the order in which they stand here.
+
+    lake: the run directory, once what is in it is ours to write; else None.
+    me: what the driver's node holds. killed_by: who has asked for the run's end, if anybody has.
+    """
+
+    def __init__(
+        self, spec: JobSpec, run_id: str, submission: str, directory: RunDirectory
+    ) -> None:
+        self._spec = spec
+        self._run_id = run_id
+        self._submission = submission
+        self._directory = directory
+        self._lease: Lease | None = None
+        self._continues = False
+        self.lake: RunDirectory | None = None
+        self.me: Mapping[str, Any] = {}
+        self.killed_by = ""
+
+    def open_lake(self, runs_before: Collection[str | None]) -> None:
+        """Checks that the run directory is new, or that of the run to continue.
+
+        runs_before: the ids of the runs that have ended in this process.
+        """
+        spec = self._directory.spec()
+        exists = spec is not None
+        is_retry = bool(self._submission) and self._run_id not in runs_before
+        self._continues = spec is not None and (
+            self._spec.resume or (is_retry and spec.get("submission") == self._submission)
+        )
+        url = self._directory.url
+        if exists and not self._continues:
+            raise LakeError(
+                f"run {self._run_id} exists already in {url}: continue it with --resume, or use"
+                " another --run-id"
+            )
+        if self._spec.resume and not exists:
+            raise LakeError(
+                f"there is no run {self._run_id} in {url} to resume: check --run-id and --lake,"
+                " or leave --resume out"
+            )
+        self._lease = Lease(self._directory, self._submission)
+        if not exists:  # the result of a run that another driver may hold is not ours to write
+            self._own()
+
+    def take_lease(self) -> None:
+        """Sees to it that no other driver of the run lives, whatever registry it has."""
+        assert self._lease is not None
+        ours, self.lake = self.lake, None  # a result is not ours to write beside one that lives
+        self._lease.take()
+        self.lake = ours
+
+    def registry_address(self, server: EmbeddedZooKeeper | None) -> RegistryAddress:
+        """server: ours, where the user names none."""
+        hosts = self._spec.zookeeper
+        if server is not None:
+            server.wait()
+            hosts = server.hosts
+            prepare(hosts, EMBEDDED_TIMEOUT_SECS)
+        # a run that is resumed must be able to clear what its first driver left in the ensemble
+        address = RegistryAddress.new(hosts, self._run_id)
+        known = self._directory.registry() if self._continues else None
+        if known is not None:
+            address = RegistryAddress(**{**known, "hosts": hosts})
+        self._directory.write_registry(vars(address))
+        return address
+
+    @contextlib.contextmanager
+    def registry(self, address: RegistryAddress) -> Iterator[Registry]:
+        """The registry with this process as the run's one driver; its nodes go at the end."""
+        with Registry(address) as registry:
+            # the node of a driver that was just killed stays for the length of its session
+            deadline = time.monotonic() + TIMES.session_secs + 5
+            # in containers a driver that is started again may have the host and pid of the last one
+            self.me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+            while not registry.claim(keys.driver(self._run_id), self.me):
+                if not self._continues or time.monotonic() > deadline:
+                    raise RegistryError(
+                        f"run {self._run_id} has a driver already (its node in ZooKeeper is alive):"
+                        " wait for it to end, or use another --run-id"
+                    )
+                time.sleep(0.2)
+            if self._lease is not None:
+                self._lease.when_taken(registry.lose)
+            try:
+                registry.remove(f"{keys.run(self._run_id)}/attempts")
+                registry.remove(keys.kill(self._run_id))
+                registry.remove(keys.phase(self._run_id))
+                registry.publish(keys.lake(self._run_id), self._directory.url)
+                registry.watch(keys.kill(self._run_id), self._asked_to_end)
+                yield registry
+            finally:
+                if registry.taken:
+                    self.lake = None  # nodes and result are the other driver's
+                # what cannot be removed now would be waited for; the embedded server goes with us
+                elif registry.connected_secs():
+                    with contextlib.suppress(RegistryError):
+                        registry.remove(keys.run(self._run_id))
+
+    def _asked_to_end(self, value: Mapping[str, Any] | None) -> None:
+        if value is not None:
+            self.killed_by = str(value.get("by"))
+            os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does, wherever the driver is
+
+    def claim_lake(self) -> None:
+        """Makes the run directory ours: from here on the run id is taken."""
+        self._own()
+        self._directory.remove_result()
+        self._directory.write_spec(
+            {**self._spec.as_json(), "run_id": self._run_id, "submission": self._submission}
+        )
+
+    def _own(self) -> None:
+        self.lake = self._directory
+        tell_run(self._spec.lake, self._run_id)
+
+    def release(self) -> None:
+        """Another driver may have the run from here on."""
+        if self._lease is not None:
+            self._lease.release()
+
+
+def submission(spark: SparkSession) -> str:
+    """What all drivers of one submission have in common and no other has; "" where nothing is.
+
+    A driver that Spark starts again (YARN's application attempts, --supervise) continues the run
+    of the one before, without --resume. pl_submit names its submission; on YARN in cluster mode
+    the application is one. Elsewhere, as in a notebook, no driver is started again.
+    """
+    conf = spark.sparkContext.getConf()
+    yarn = (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster")
+    return conf.get(SUBMISSION_CONF) or (spark.sparkContext.applicationId if yarn else "") or ""
+
+
+def run_id_of(submission: str, app_name: str, number: int) -> str:
+    """The run id where the user names none.
+
+    number: of the run in its process, from 0. On YARN each driver of an application has the same.
+    """
+    if submission.startswith("application_"):
+        return f"{app_stem(app_name)}-{submission}" + (f"-{number + 1}" if number else "")
+    return new_run_id(app_name)
