@@ -24,9 +24,10 @@ from tfos.training.export import export_model
 from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
-from tfos.training.program import Program, prepare
+from tfos.training.program import Program
 from tfos.training.runner import Runner
 from tfos.training.serving import ServedFeatures, warn_of_export
+from tfos.training.step import has_call, prepare
 from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class TrainContext:
         number = self._fits
         self._fits += 1
         if self.role == EVALUATOR:
-            return self._evaluator().run(number, model, validation, evaluation_callbacks)
+            return self._evaluator().run(number, model, dataset, validation, evaluation_callbacks)
 
         def told_to_stop() -> bool:
             return has_evaluator and self._lake.evaluations()["stop"] == number
@@ -232,8 +233,8 @@ class TrainContext:
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
         self._datasets.setdefault(model, dataset)
-        prepare(model, dataset.wait_complete(), self._runner)
-        return self._loop.evaluate(Program(model, dataset, self._runner), dataset)
+        step = prepare(model, dataset.wait_complete(), self._runner, "test_step")
+        return self._loop.evaluate(Program(step, dataset, self._runner), dataset)
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """The model's outputs for all rows of a dataset, in the order of the feed. Blocks.
@@ -294,8 +295,11 @@ class TrainContext:
         return self.model_uri
 
     def export_by_itself(self) -> None:
-        """Exports the one model that fit() was given, where train() has exported none."""
-        if self.model_uri is None and len(self._fitted) == 1:
+        """Exports the one model that fit() was given, where train() has exported none.
+
+        Not one that has no call(), of which nobody asked for an export; fit() has said so.
+        """
+        if self.model_uri is None and len(self._fitted) == 1 and has_call(self._fitted[0]):
             self.export(self._fitted[0])
 
     def report(self, **metrics: Any) -> None:

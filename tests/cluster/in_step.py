@@ -29,7 +29,8 @@ from tfos.strategies.train import check_agreement
 from tfos.training.custom import mean
 from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
-from tfos.training.program import Program, prepare
+from tfos.training.program import Program
+from tfos.training.step import prepare
 
 BATCH = 4
 
@@ -147,6 +148,43 @@ class Positions(keras.Model):
         return tf.matmul(features["x"], weights)
 
 
+class Rivals(keras.Model):
+    """A step of its own: no call(), two optimizers, a table, and a log that is no metric's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = keras.layers.Embedding(7, 2)
+        self.maker = keras.Sequential([keras.Input([], dtype="int64"), table])
+        self.critic = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+        self.makers = keras.optimizers.Adagrad(0.3, global_clipnorm=0.1)
+        self.critics = keras.optimizers.SGD(0.1, momentum=0.9)
+        self.seen = keras.metrics.Mean(name="seen")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.seen]
+
+    def train_step(self, data: Any) -> Any:
+        features, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            judged = self.critic(self.maker(features["id"]))[:, 0]
+            made, critical = tf.reduce_mean((judged - 1) ** 2), tf.reduce_mean((judged - y) ** 2)
+        for loss, part, optimizer in (
+            (critical, self.critic, self.critics),
+            (made, self.maker, self.makers),
+        ):
+            gradients = tape.gradient(loss, part.trainable_weights)
+            optimizer.apply(gradients, part.trainable_weights)
+        self.seen.update_state(judged)
+        return {"judged": self.seen.result(), "critic_loss": critical}
+
+
+def rivals() -> keras.Model:
+    model = Rivals()
+    model.compile()
+    return model
+
+
 def positions() -> keras.Model:
     model = Positions()
     model.build(None)
@@ -260,6 +298,7 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "weighted": ("many", "x", dense, 1),
     "positions": ("many", "x", positions, 2),
     "bags": ("many", "tags", bags, 2),
+    "rivals": ("many", "id", rivals, 2),
 }
 
 
@@ -319,8 +358,8 @@ def main(index: int, ports: list[str], root: Path) -> None:
         if name == "dense":
             own, _ = loop("evaluated")
             validation = data("many", "x", shuffle=True)
-            prepare(model, validation, runner)
-            logs = own.evaluate(Program(model, validation, runner), validation)
+            step = prepare(model, validation, runner, "test_step")
+            logs = own.evaluate(Program(step, validation, runner), validation)
             predicted = own.predict(model, data("many", "x", shuffle=True))
             leave("evaluated", None, **logs, predicted=predicted)
 

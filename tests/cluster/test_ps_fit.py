@@ -8,15 +8,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, free_port
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
-from under_ps import CLASS_WEIGHT, FITS, PIECE_BYTES, REFUSED, TASKS, whole_weights
+from under_ps import (
+    CLASS_WEIGHT,
+    FITS,
+    OWN_STEPS,
+    PIECE_BYTES,
+    REFUSED,
+    TASKS,
+    whole_weights,
+)
 from zoo import BATCH, COLUMNS, EVAL, EVAL_ROWS, ROWS, TRAIN, as_lists, as_tf_data, functional
 
 from tfos.fault.checkpoint import chunked
@@ -88,6 +98,23 @@ def test_training_is_that_of_one_process(left: Path, name: str) -> None:
         np.testing.assert_allclose(found[f"evaluated {metric}"], value, 1e-5, 1e-5, err_msg=metric)
     for n, array in enumerate(keras.tree.flatten(model.predict(validation, verbose=0))):
         np.testing.assert_allclose(found[f"predicted {n}"], array, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("name", OWN_STEPS)
+def test_steps_of_a_models_own_are_those_of_one_process(left: Path, name: str) -> None:
+    case, found = OWN_STEPS[name], result(left, name)
+
+    def rows(values: Any) -> tf.data.Dataset:
+        columns = {**case.columns, "label": case.columns["label"] or "y"}
+        batches = as_tf_data(values, **columns)
+        return batches if case.columns["label"] else batches.map(lambda x, y: x)
+
+    model = case.make()
+    history = model.fit(rows(TRAIN), epochs=2, validation_data=rows(EVAL), verbose=0).history
+    for n, variable in enumerate(model.weights):
+        np.testing.assert_allclose(found[f"w{n}"], variable, 1e-5, 1e-5, err_msg=variable.path)
+    for metric, values in history.items():
+        np.testing.assert_allclose(found[metric], values, 1e-5, 1e-5, err_msg=metric)
 
 
 def test_tables_are_on_all_servers(left: Path) -> None:

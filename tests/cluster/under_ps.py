@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator.values import RemoteValueImpl
 from worlds import World
-from zoo import CASES, Case, functional, two_towers
+from zoo import CASES, Case, autoencoder, functional, rivals, task, two_towers
 
 from tfos import optimizers
 from tfos.context import TrainContext
@@ -97,6 +97,12 @@ FITS = {
     "class weight": CASES["weighted"],
     # with the update that several workers need
     "atomic": Case(two_towers, CASES["two towers"].columns),
+}
+# models with steps of their own, which predict nothing
+OWN_STEPS = {
+    "autoencoder": Case(autoencoder, {"features": "x", "label": None}),
+    "task": Case(task, {"features": ["id", "x"], "label": "y"}),
+    "rivals": Case(rivals, {"features": "x", "label": "y"}),
 }
 CLASS_WEIGHT = {0: 0.5, 1: 2.0}
 
@@ -207,6 +213,14 @@ def train(cluster: dict[str, list[str]], root: Path) -> None:
             context.fit(model, world.dataset(**case.columns), 2)
             leave("restored", model)
     runner.parallelism = 1
+
+    for name, case in OWN_STEPS.items():
+        world, context = begin(name)
+        with context.strategy.scope():
+            model = case.make()
+        history = context.fit(model, world.dataset(**case.columns), 2, "eval")
+        world.saver.wait()
+        leave(name, model, **history.history)
 
     world, context = begin("callbacks")
     with context.strategy.scope():

@@ -103,6 +103,19 @@ def check_names(columns):
             raise ValueError(f"UNRESOLVED_COLUMN or AMBIGUOUS_REFERENCE: {name}")
 
 
+def one_struct(frame, expression):
+    """What selectExpr makes of a frame: it checks that names cannot be taken for something else."""
+    assert expression == "struct(*) as row"
+    check_names(frame.columns)
+    return frame
+
+
+def structs(batches):
+    """Batches as Spark gives them to a function that is mapped over one column, a struct of all."""
+    for batch in batches:
+        yield pa.RecordBatch.from_arrays([batch.to_struct_array()], ["row"])
+
+
 class Frame:
     """As much of a DataFrame as write_feeds needs.
 
@@ -121,10 +134,12 @@ class Frame:
         renamed.columns = list(names)
         return renamed
 
+    def selectExpr(self, expression):
+        return one_struct(self, expression)
+
     def mapInArrow(self, function, schema):
         from pyspark import TaskContext
 
-        check_names(self.columns)
         rows = []
         for number, partition in enumerate(self._partitions):
             context = TaskContext()
@@ -132,7 +147,7 @@ class Frame:
             TaskContext._taskContext = context
             table = pa.Table.from_pylist(partition, self._kind).rename_columns(self.columns)
             try:
-                for batch in function(iter(table.to_batches(max_chunksize=2))):
+                for batch in function(structs(table.to_batches(max_chunksize=2))):
                     rows += [types.SimpleNamespace(**row) for row in batch.to_pylist()]
             finally:
                 TaskContext._taskContext = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import write_feed
 
-from tfos.errors import FeedError
+from tfos.errors import FeedError, UsageError
 from tfos.feeding.dataset import FeedDataset, serve_reads
-from tfos.feeding.reader import FeedReader
+from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 
@@ -185,6 +186,55 @@ def test_what_is_computed_of_a_part_of_a_batch_does_not_change_the_feed(tmp_path
     assert float(total()) == float(total()) == float(total())
 
 
+class TestManyColumns:
+    """Columns of one dtype are read, shuffled and cut as one array, and are given out by name."""
+
+    COUNT = 40
+
+    @pytest.fixture
+    def wide(self, tmp_path):
+        kinds = ["float32", "int64", "bool"]
+        columns = [Column("tags", "int64", -1), Column("word", "string")]
+        columns += [Column(f"{kind}{n}", kind) for n in range(self.COUNT) for kind in kinds]
+        values = {
+            "tags": [list(range(row % 3)) for row in range(ROWS)],
+            "word": [f"w{row}" for row in range(ROWS)],
+            **{f"float32{n}": [row + n / 64 for row in range(ROWS)] for n in range(self.COUNT)},
+            **{f"int64{n}": [row * 100 + n for row in range(ROWS)] for n in range(self.COUNT)},
+            **{f"bool{n}": [(row + n) % 3 == 0 for row in range(ROWS)] for n in range(self.COUNT)},
+        }
+        lake = RunDirectory(str(tmp_path / "wide"), "run")
+        manifest = write_feed(lake, "train", columns, values, [9, ROWS - 9])
+        return FeedReader(lake, str(tmp_path / "cache")), manifest, values
+
+    @pytest.mark.parametrize("others", [["tags", "word"], []], ids=["with others", "alone"])
+    def test_values_are_those_of_the_feed(self, wide, others):
+        reader, manifest, values = wide
+        serve_reads(reader)
+        names = [n for n in values if n not in ("tags", "word", "int640")]
+        dataset = FeedDataset(manifest, 5, [*names, *others], "int640")
+        doubled = dataset.map(lambda f, y: (f | {"twice": 2 * f["float320"]}, y))
+        rows = []
+        for features, label in doubled.positions(0, ROWS, 0):
+            for at, y in enumerate(label.numpy()):
+                row = int(y) // 100
+                rows.append(row)
+                assert all(features[name][at].numpy() == values[name][row] for name in names)
+                assert features["twice"][at] == 2 * row
+                if others:
+                    assert features["tags"][at].numpy().tolist() == values["tags"][row]
+                    assert features["word"][at] == values["word"][row]
+        assert sorted(rows) == list(range(ROWS)) != rows
+
+    def test_a_read_gives_an_array_for_each_dtype(self, wide):
+        reader, _, values = wide
+        names = tuple(name for name in values if name not in ("tags", "word"))
+        wide = View("train", names, True, 0)
+        assert [array.shape for array in reader.read(wide, 0, 2, 7)] == [(5, self.COUNT)] * 3
+        few = View("train", names[:9], True, 0)
+        assert [array.shape for array in reader.read(few, 0, 2, 7)] == [(5,)] * 9
+
+
 class TestMap:
     def test_function_is_applied_to_features_and_label(self, make):
         dataset = make(label="y", shuffle=False).map(lambda f, y: ({"z": f["x"] * 2}, y + 1))
@@ -248,6 +298,37 @@ class TestPerWorker:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("use", ["fit", "evaluate", "predict"])
+    def test_keras_own_loops_name_those_of_the_context(self, make, use):
+        inputs = keras.Input([], dtype="int64")
+        model = keras.Model(inputs, inputs + 1)
+        model.compile(loss="mse")
+        with pytest.raises(UsageError, match=rf"ctx.{use}\(model, dataset\)"):
+            getattr(model, use)(make(features="id", label="y"))
+
+    @pytest.mark.parametrize(
+        ("use", "remedy"),
+        [
+            (lambda d: d.take(1), "`for batch in dataset:` and break"),
+            (lambda d: d.batch(8), r"ctx.dataset\(..., batch_size=...\)"),
+            (lambda d: d.shuffle(100), "shuffle=True, seed=..."),
+            (lambda d: d.repeat(3), "epochs=..."),
+            (lambda d: d.prefetch(2), "leave it out"),
+            (lambda d: d.cache(), "leave it out"),
+            (lambda d: d.skip(2), "pre_train"),
+            (lambda d: d.filter(bool), "pre_train"),
+            (lambda d: d.as_numpy_iterator(), "`for batch in dataset:`"),
+        ],
+    )
+    def test_methods_of_tf_data_name_what_takes_their_place(self, make, use, remedy):
+        with pytest.raises(UsageError, match=f"is no tf.data.Dataset: .*{remedy}"):
+            use(make())
+
+    def test_what_nobody_has_is_an_attribute_error_of_pythons(self, make):
+        with pytest.raises(AttributeError, match="'FeedDataset' object has no attribute 'tkae'"):
+            _ = make().tkae
+        assert not hasattr(make(), "take")
+
     @pytest.mark.parametrize(
         "options", [{"features": ["nope"]}, {"label": "nope"}, {"label": "y", "weight": "nope"}]
     )

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from helpers import check_names
+from helpers import one_struct, structs
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T  # noqa: N812
 
 import tfos
 from tfos.errors import DamagedError, FeedError, LakeError, UsageError
 from tfos.feeding.schema import Column
-from tfos.inference.inputs import input_layout
+from tfos.inference.inputs import check_passable, input_layout
 from tfos.inference.predict import output_schema
 from tfos.inference.signature import SIGNATURE, Output, Signature
 from tfos.inference.worker import load_model, rebatch
@@ -87,8 +87,10 @@ class Frame:
         self.columns = list(names)
         return self
 
+    def selectExpr(self, expression):
+        return one_struct(self, expression)
+
     def mapInArrow(self, task, schema):
-        check_names(self.columns)
         self.task, self.schema = task, schema
         return self
 
@@ -103,7 +105,7 @@ class Frame:
         table = table.rename_columns(self.columns)
         return [
             row
-            for batch in self.task(iter(table.to_batches(max_chunksize=batch_rows)))
+            for batch in self.task(structs(table.to_batches(max_chunksize=batch_rows)))
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         ]
 
@@ -271,6 +273,21 @@ class TestInputs:
     def test_unknown_name_in_columns(self):
         with pytest.raises(UsageError, match=r"names 'usr', but .*\['user', 'x', 'tags'\]"):
             self.paths(COLUMNS, SCHEMA, {"usr": "id"})
+
+
+class TestPassable:
+    @pytest.mark.parametrize(
+        "kind", [T.YearMonthIntervalType(), T.CalendarIntervalType(), T.YearMonthIntervalType(1)]
+    )
+    def test_intervals_of_months_are_refused_on_the_driver(self, kind):
+        for whole in (kind, T.ArrayType(kind)):
+            schema = T.StructType([T.StructField("term", whole)])
+            with pytest.raises(FeedError, match=r"'term' has type .*interval.*cast\('string'\)"):
+                check_passable(schema)
+
+    def test_others_are_passed_on(self):
+        interval = T.StructField("interval", T.DayTimeIntervalType())
+        check_passable(T.StructType([interval, T.StructField("x", T.LongType())]))
 
 
 class TestRebatch:

@@ -19,6 +19,7 @@ from tfos.layers import Embedding
 from tfos.strategies.single.backend import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
+from tfos.training.patches import tables_clipped
 from tfos.training.serving import ServedFeatures
 
 pytest_plugins = ["world_fixtures"]
@@ -190,6 +191,42 @@ def test_a_table_in_shards_is_clipped_as_a_whole(world, monkeypatch, library, ow
         return np.concatenate([shard.numpy() for shard in table.shards])
 
     np.testing.assert_allclose(trained(2), trained(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("clipping", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("library", [optimizers, keras.optimizers])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_rows_looked_up_twice_are_clipped_as_a_dense_gradient_is(
+    monkeypatch, clipping, library, servers
+):
+    """Two lookups give two slices for a row, of which the optimizer is to see the sum."""
+    monkeypatch.setattr("tfos.tables.embedding.number_of_servers", lambda: servers)
+    keras.utils.set_random_seed(7)
+    table = Embedding(3000, 2)
+    table.build([None])
+    weights = [*table.shards, keras.Variable([3.0, -4.0])]
+    optimizer = library.SGD(1.0, **{clipping: 0.7})
+    optimizer.build(weights)
+    with tf.GradientTape() as tape:
+        both = table(tf.constant([5, 5, 2999, 7])), table(tf.constant([5, 2999, 2999, 1]))
+        loss = tf.reduce_sum(both[0] + 2 * both[1]) + tf.reduce_sum(weights[-1] ** 2) / 2
+    gradients = tape.gradient(loss, weights)
+    assert any(len(each.indices) > len(set(each.indices.numpy())) for each in gradients[:-1])
+    dense = [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
+    parts = [np.concatenate(dense[:-1]), dense[-1]]
+    norms = [np.sqrt((part**2).sum()) for part in parts]
+    if clipping == "global_clipnorm":
+        norms = [np.sqrt(sum(norm**2 for norm in norms))] * 2
+    clipped = [
+        part.clip(-0.7, 0.7) if clipping == "clipvalue" else part * 0.7 / norm
+        for part, norm in zip(parts, norms, strict=True)
+    ]
+    before = [np.concatenate([shard.numpy() for shard in table.shards]), weights[-1].numpy()]
+    with tables_clipped():
+        optimizer.apply(gradients, weights)
+    after = [np.concatenate([shard.numpy() for shard in table.shards]), weights[-1].numpy()]
+    for old, new, step in zip(before, after, clipped, strict=True):
+        np.testing.assert_allclose(old - new, step, 1e-5, 1e-6)
 
 
 class TestMakeAtomic:

@@ -240,6 +240,131 @@ def own_step() -> keras.Model:
     return model
 
 
+class Autoencoder(keras.Model):
+    """No call() and no loss, and logs under other names than their metrics', as Keras's VAE has."""
+
+    def __init__(self) -> None:
+        super().__init__(name="autoencoder")
+        self.encoder = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        self.decoder = keras.Sequential([keras.layers.Dense(3)])  # built by the first step
+        self.total = keras.metrics.Mean(name="total_loss")
+        self.far = keras.metrics.MeanAbsoluteError(name="far")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.total, self.far]
+
+    def _error(self, rows: Any) -> tuple[Any, dict[str, Any]]:
+        found = self.decoder(self.encoder(rows))
+        error = tf.reduce_mean((found - rows) ** 2)
+        self.total.update_state(error, sample_weight=tf.shape(rows)[0])
+        self.far.update_state(rows, found)
+        return error, {"loss": self.total.result(), "far": self.far.result()}
+
+    def train_step(self, rows: Any) -> Any:
+        with tf.GradientTape() as tape:
+            error, logs = self._error(rows)
+        gradients = tape.gradient(error, self.trainable_weights)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
+        return logs
+
+    def test_step(self, rows: Any) -> Any:
+        return self._error(rows)[1]
+
+
+def autoencoder() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    model = Autoencoder()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    return model
+
+
+class Task(keras.Model):
+    """compute_loss(inputs, training), and logs that are no metric's, as TensorFlow Recommenders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = keras.layers.Embedding(7, 2)
+        self.dense = keras.layers.Dense(1)
+        self.error = keras.metrics.RootMeanSquaredError(name="rmse")
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.error]
+
+    def call(self, features: Any) -> Any:
+        both = tf.concat([self.embedding(features["id"]), features["x"]], axis=1)
+        return tf.squeeze(self.dense(both), -1)
+
+    def compute_loss(self, inputs: Any, training: bool = False) -> Any:
+        features, y = inputs
+        predicted = self(features)
+        self.error.update_state(y, predicted)
+        return tf.reduce_mean((predicted - y) ** 2)
+
+    def train_step(self, inputs: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(inputs, training=True)
+            penalty = 0.01 * tf.add_n([tf.nn.l2_loss(v.value) for v in self.trainable_variables])
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        logs = {metric.name: metric.result() for metric in self.metrics}
+        return {**logs, "loss": loss, "penalty": penalty, "total": loss + penalty, "rate": 0.5}
+
+    def test_step(self, inputs: Any) -> Any:
+        loss = self.compute_loss(inputs)
+        return {**{metric.name: metric.result() for metric in self.metrics}, "loss": loss}
+
+
+def task() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    model = Task()
+    model.compile(keras.optimizers.Adagrad(0.5))
+    return model
+
+
+class Rivals(keras.Model):
+    """Two optimizers, each of one part, and none that is compiled, as Keras's GAN has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+        self.critic = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+        self.made = keras.metrics.Mean(name="made")
+
+    def compile(self, makers: Any, critics: Any) -> None:
+        super().compile()
+        self.makers, self.critics = makers, critics
+
+    def _judged(self, x: Any, y: Any) -> tuple[Any, Any]:
+        made = self.maker(x)
+        judged = self.critic(made)
+        self.made.update_state(judged)
+        return tf.reduce_mean((judged - 1) ** 2), tf.reduce_mean((judged - y[:, None]) ** 2)
+
+    def train_step(self, data: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            made, judged = self._judged(*data)
+        for loss, part, optimizer in (
+            (judged, self.critic, self.critics),
+            (made, self.maker, self.makers),
+        ):
+            gradients = tape.gradient(loss, part.trainable_weights)
+            optimizer.apply(gradients, part.trainable_weights)
+        return {"made": self.made.result(), "critic_loss": judged}
+
+    def test_step(self, data: Any) -> Any:
+        self._judged(*data)
+        return {"made": self.made.result()}
+
+
+def rivals() -> keras.Model:
+    keras.utils.set_random_seed(7)
+    model = Rivals()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam(0.05))
+    return model
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, and what it takes of the feed."""

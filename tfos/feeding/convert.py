@@ -8,9 +8,9 @@ components() to the arrays of one tensor. Neither loops over rows in Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,38 @@ from tfos.errors import FeedError
 from tfos.feeding.layout import Layout, Source
 from tfos.feeding.schema import Column
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
+
 # values that the sparse vectors of one piece have at most when they are made dense: 64 MiB
 _DENSE_VALUES = 8 << 20
 _ARROW = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64()}
 # null of a VectorUDT while its rows are computed; a mask makes it null again
 _NO_VECTOR = {"type": 1, "values": []}
 _ENTRY = np.dtype([("index", np.int32), ("value", np.float64)])
+
+
+def map_batches(
+    df: DataFrame,
+    function: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    schema: StructType | str,
+) -> DataFrame:
+    """df.mapInArrow(function, schema), whatever its columns are called, and however many they are.
+
+    Spark's looks each column up by its name, and takes a dot in it for a field of a struct, a
+    backtick for a quotation mark, and finds two columns where two have one name. It looks through
+    all of them for each. So there is one column here, a struct of all, whose fields are numbered;
+    `function` is given batches of these fields.
+    """
+    fields = df.toDF(*(f"_{number}" for number in range(len(df.columns))))
+    row = fields.selectExpr("struct(*) as row")
+    return row.mapInArrow(lambda batches: function(map(_fields, batches)), schema)
+
+
+def _fields(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The fields of a batch's one column, a struct without nulls. Copies nothing."""
+    return pa.RecordBatch.from_struct_array(batch.column(0))
 
 
 def pieces(batch: pa.RecordBatch, layout: Layout) -> Iterator[pa.RecordBatch]:

@@ -21,7 +21,7 @@ from tfos.errors import FeedError, UsageError
 from tfos.feeding.arrival import Arrival
 from tfos.feeding.plan import Take, left, share, units
 from tfos.feeding.reader import FeedReader, View
-from tfos.feeding.schema import Column, Manifest
+from tfos.feeding.schema import Column, Manifest, blocks
 from tfos.feeding.tensors import component_specs, tensor_of
 
 _READ_TOKEN = "tfos_read"
@@ -30,6 +30,8 @@ _PREFETCH_BATCHES = 4
 # of all columns together, in one read: 4 MiB at most
 _READ_VALUES = 1 << 19
 _keep_alive: list[Any] = []
+# Python that is to stay Python: AutoGraph would convert it anew for each column
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
@@ -47,6 +49,27 @@ def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
     functions = python_functions()
     functions[_READ_TOKEN], functions[_SHARE_TOKEN] = read, share
     _keep_alive[:] = [read, share]  # the registry holds weak references
+
+
+# what takes the place of tf.data's methods; `map` is there
+_ITERATE = "iterate over it in `for batch in dataset:` and break where you have enough"
+_LESS = "select the rows in pre_train(), whose DataFrames have filter() and limit()"
+_LEAVE = "leave it out: batches are read ahead, and rows are kept where they are read"
+_INSTEAD = {
+    **dict.fromkeys(("take", "as_numpy_iterator", "get_single_element"), _ITERATE),
+    **dict.fromkeys(("skip", "filter", "shard", "take_while", "sample_from_datasets"), _LESS),
+    **dict.fromkeys(("prefetch", "cache", "with_options"), _LEAVE),
+    **dict.fromkeys(("batch", "padded_batch", "rebatch"), "use ctx.dataset(..., batch_size=...)"),
+    "unbatch": "it comes in batches: use ctx.dataset(..., batch_size=1)",
+    "shuffle": "use ctx.dataset(..., shuffle=True, seed=...)",
+    "repeat": "use ctx.fit(model, dataset, epochs=...), or iterate over it again",
+    "cardinality": "see its steps_per_epoch and rows",
+}
+_OTHERWISE = "use its map(), or make the columns in pre_train()"
+
+
+class _NotOfTfData(UsageError, AttributeError):
+    """For hasattr(), too, there is no such method."""
 
 
 class FeedDataset:
@@ -99,6 +122,7 @@ class FeedDataset:
             features = [c.name for c in manifest.columns if c.name not in others]
         inputs = [features] if isinstance(features, str) else list(features)
         self._columns = [manifest.column(name) for name in [*inputs, *labels, *weights]]
+        self._blocks = blocks(self._columns)
         self._features, self._labels = len(inputs), len(labels)
         self._bare = isinstance(features, str), isinstance(label, str)
         self._view = View(manifest.feed, tuple(c.name for c in self._columns), shuffle, seed)
@@ -111,6 +135,25 @@ class FeedDataset:
         self.batch_size = batch_size
         self.replica, self.replicas = replica, replicas
         self.step_rows = batch_size * replicas
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises UsageError, with what to do instead, for the methods of tf.data.Dataset."""
+        if name.startswith("_") or not hasattr(tf.data.Dataset, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _NotOfTfData(
+            f"ctx.dataset() is no tf.data.Dataset: instead of its {name}(),"
+            f" {_INSTEAD.get(name, _OTHERWISE)}"
+        )
+
+    @property
+    def __array__(self) -> Any:
+        """Keras asks its own fit(), evaluate() and predict() for it; raises UsageError."""
+        raise UsageError(
+            f"the dataset of feed {self.feed!r} is neither an array nor a tf.data.Dataset, as"
+            " Keras's own model.fit(), evaluate() and predict() want it: call ctx.fit(model,"
+            " dataset), ctx.evaluate(model, dataset) or ctx.predict(model, dataset), or iterate"
+            " over it"
+        )
 
     def wait_complete(self) -> FeedDataset:
         """Blocks until all rows are there, for as long as the ETL takes; returns this dataset."""
@@ -252,14 +295,24 @@ class FeedDataset:
         several = self._batches_at_a_time() * size
         whole = begin + tf.clip_by_value((end - begin) // size, 0, steps) * size
         dataset = tf.data.Dataset.range(whole if several else begin, begin + steps * size, size)
-        dataset = dataset.map(lambda at: self._batch(epoch, *self._bounds(at, end, padded)))
+        dataset = dataset.map(
+            _as_it_is(lambda at: self._batch(epoch, *self._bounds(at, end, padded)))
+        )
         if several:
             reads = tf.data.Dataset.range(begin, whole, several)
-            reads = reads.map(lambda at: self._batch(epoch, at, tf.minimum(at + several, whole)))
+            reads = reads.map(
+                _as_it_is(lambda at: self._batch(epoch, at, tf.minimum(at + several, whole)))
+            )
             dataset = reads.rebatch(size).concatenate(dataset)
+        if self._has_blocks:
+            dataset = dataset.map(_as_it_is(lambda *read: self._arranged_blocks(read)))
         for function in self._maps:
             dataset = dataset.map(function)
-        return dataset.prefetch(_PREFETCH_BATCHES)
+        # a unit of steps makes an iterator of its own, and to rewrite its graph takes longer than
+        # what that gains here
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
 
     def _bounds(self, start: Any, end: Any, padded: bool) -> tuple[Any, Any]:
         stop = tf.minimum(start + self.batch_size, end)
@@ -267,6 +320,11 @@ class FeedDataset:
             return tf.minimum(start, stop), stop
         start = tf.minimum(start, tf.maximum(end, 1) - 1)
         return start, tf.maximum(stop, start + 1)
+
+    @property
+    def _has_blocks(self) -> bool:
+        """Whether several columns are read as one array."""
+        return len(self._blocks) < len(self._columns)
 
     def _batches_at_a_time(self) -> int:
         """How many batches are read at once and then cut, as a read costs as much as many rows do.
@@ -306,17 +364,32 @@ class FeedDataset:
         )
 
     def _batch(self, epoch: Any, start: Any, stop: Any) -> Any:
-        specs = [component_specs(column) for column in self._columns]
+        """What is read, by block; where each block is a column, as the element it becomes."""
+        firsts = [self._columns[block[0]] for block in self._blocks]
+        specs = [
+            component_specs(column)
+            if len(block) == 1
+            else [tf.TensorSpec([None, len(block)], column.dtype)]
+            for block, column in zip(self._blocks, firsts, strict=True)
+        ]
         flat = tf.raw_ops.PyFunc(
             input=[tf.constant(self._view.to_text()), epoch, start, stop],
             token=_READ_TOKEN,
             Tout=[spec.dtype for each in specs for spec in each],
         )
         parts = iter(flat)
-        tensors = [
+        read = [
             tensor_of(column, [tf.ensure_shape(next(parts), spec.shape) for spec in each])
-            for column, each in zip(self._columns, specs, strict=True)
+            for column, each in zip(firsts, specs, strict=True)
         ]
+        return tuple(read) if self._has_blocks else self.arranged(read)
+
+    def _arranged_blocks(self, read: Sequence[Any]) -> Any:
+        tensors: list[Any] = [None] * len(self._columns)
+        for block, tensor in zip(self._blocks, read, strict=True):
+            each = [tensor] if len(block) == 1 else tf.unstack(tensor, axis=1)
+            for number, column in zip(block, each, strict=True):
+                tensors[number] = column
         return self.arranged(tensors)
 
     def arranged(self, tensors: list[Any]) -> Any:

@@ -46,15 +46,6 @@ class Feed:
         return layout_of(name, schema, self.fill, self.decimal, self.sparse)
 
 
-def by_position(df: DataFrame) -> DataFrame:
-    """The same columns under other names, for mapInArrow.
-
-    It looks each column up by its name, and takes a dot in it for a field of a struct, a backtick
-    for a quotation mark, and finds two columns where two have one name.
-    """
-    return df.toDF(*(f"_{number}" for number in range(len(df.columns))))
-
-
 def quoted(name: str) -> str:
     """A column's name as Spark's expressions want it, whatever signs it has."""
     return "`" + name.replace("`", "``") + "`"

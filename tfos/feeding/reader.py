@@ -10,6 +10,7 @@ are gathered by the batch, and so is what a process reads of windows that it sha
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections import OrderedDict
@@ -26,12 +27,13 @@ from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
 from tfos.feeding.plan import EpochOrder, Range, Slice, window_rows, within
-from tfos.feeding.schema import Manifest
+from tfos.feeding.schema import Column, Manifest, blocks
 from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 from tfos.lake.storage import retried
 
 T = TypeVar("T")
 _WINDOWS_KEPT = 3
+_VIEWS_KEPT = 8
 # opening one costs little; one that is mapped takes its space even when the cache has let it go
 _SHARDS_OPEN = 8
 
@@ -55,6 +57,7 @@ class View:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
+    @functools.lru_cache(maxsize=_VIEWS_KEPT)  # with thousands of columns each read would take long
     def from_text(cls, text: str) -> View:
         record = json.loads(text)
         part = tuple(record["part"]) if record["part"] else None
@@ -83,7 +86,7 @@ class _Recent(OrderedDict[Hashable, Any]):
 
 @dataclass(frozen=True)
 class _Ordered:
-    """A column of a window, whose row i is rows[order[i]], or without an order rows[i]."""
+    """A block of columns in a window; row i is rows[order[i]], or rows[i] without an order."""
 
     rows: Rows
     order: np.ndarray | None
@@ -125,6 +128,7 @@ class FeedReader:
         self._shards = _Recent(_SHARDS_OPEN)
         self._windows = _Recent(_WINDOWS_KEPT)
         self._orders = _Recent(_WINDOWS_KEPT)
+        self._views = _Recent(_VIEWS_KEPT)
 
     def manifest(self, feed: str) -> Manifest:
         """What was known of a feed when it was last read. Raises LakeError when there is none."""
@@ -155,9 +159,9 @@ class FeedReader:
     def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
         """The rows at positions [start, stop) of an epoch of `view`.
 
-        Returns for each column of the view, in its order, the arrays that convert.components()
-        gives for it; strings are bytes objects. Nothing else has their memory: TensorFlow takes it
-        for its own, and writes its results there.
+        Returns for each of the schema.blocks() of its columns, in their order, one array; for a
+        column by itself those that convert.components() gives; strings are bytes objects. Nothing
+        else has their memory: TensorFlow takes it for its own, and writes its results there.
         """
         ranges = [(start, stop)]
         if view.left is not None:
@@ -170,17 +174,25 @@ class FeedReader:
         for window, first, last in windows or [(0, 0, 0)]:
             content = self._window(view, epoch, order, window)
             parts.append([column.read(first, last) for column in content])
-        columns = (
+        read = (
             parts[0]
             if len(parts) == 1
-            else [concat_rows(column) for column in zip(*parts, strict=True)]
+            else [concat_rows(block) for block in zip(*parts, strict=True)]
         )
-        manifest = self.manifest(view.feed)
         return [
             array
-            for name, column in zip(view.columns, columns, strict=True)
-            for array in components(column, manifest.column(name))
+            for block, rows in zip(self._blocks(view), read, strict=True)
+            for array in components(rows, block[0])
         ]
+
+    def _blocks(self, view: View) -> list[list[Column]]:
+        manifest = self.manifest(view.feed)
+
+        def make() -> list[list[Column]]:
+            columns = [manifest.column(name) for name in view.columns]
+            return [[columns[number] for number in block] for block in blocks(columns)]
+
+        return self._views.of((view.feed, view.columns), make)
 
     def _order(self, view: View, epoch: int, stop: int) -> _ShardOrder:
         """The order of an epoch, as far as `stop` at least.
@@ -219,7 +231,7 @@ class FeedReader:
         return self._orders.of((view, epoch, len(manifest.shards)), make)
 
     def _window(self, view: View, epoch: int, order: _ShardOrder, window: int) -> list[_Ordered]:
-        """The columns of a window."""
+        """The blocks of columns of a window."""
 
         # unshuffled windows are the same in every epoch
         def key(of: int) -> Hashable:
@@ -241,7 +253,7 @@ class FeedReader:
         return self._windows.of(key(window), make)
 
     def _load(self, view: View, order: _ShardOrder, window: int) -> list[_Ordered]:
-        manifest = self.manifest(view.feed)
+        found = self._blocks(view)
 
         def parts(of: int) -> list[tuple[str, Slice]]:
             bounds = order.rows.window_bounds(of)
@@ -257,8 +269,9 @@ class FeedReader:
         table = pa.concat_tables(pieces)
         permutation = order.rows.permutation(window)
         content = []
-        for name in view.columns:
-            rows = to_numpy(table.column(name), manifest.column(name))
+        for block in found:
+            each = [to_numpy(table.column(column.name), column) for column in block]
+            rows = each[0] if len(each) == 1 else np.stack(each, axis=1)  # type: ignore[arg-type]
             # not what varies in length: its gather takes several times the memory of the window
             if self._reads_whole and permutation is not None and isinstance(rows, np.ndarray):
                 content.append(_Ordered(take_rows(rows, permutation), None))

@@ -42,6 +42,29 @@ class Column:
         return tuple(size for size in (self.length, self.inner) if size is not None)
 
 
+# fewer columns are read and passed on one by one: they take about as long as one of them does
+_BLOCK_COLUMNS = 32
+
+
+def blocks(columns: Sequence[Column]) -> list[list[int]]:
+    """The columns, by number, that are read as one array [rows, columns of the block].
+
+    Many scalar columns of one dtype are a block, as each array that is read, cut and passed on
+    costs as much as many values do. All others are one for themselves. In the order of each
+    block's first column.
+    """
+    scalars: dict[str, list[int]] = {}
+    for number, column in enumerate(columns):
+        if not column.shape and column.dtype != "string":
+            scalars.setdefault(column.dtype, []).append(number)
+    found = {of[0]: of for of in scalars.values() if len(of) >= _BLOCK_COLUMNS}
+    inside = {number for of in found.values() for number in of}
+    for number in range(len(columns)):
+        if number not in inside:
+            found[number] = [number]
+    return [found[first] for first in sorted(found)]
+
+
 def resolve_lengths(
     feeds: Mapping[str, tuple[Column, ...]],
     spans: Mapping[str, Mapping[str, Sequence[tuple[int, int]]]],

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.errors import FeedError, LakeError, RegistryError
 from tfos.feeding.arrived import ArrivedWriter
-from tfos.feeding.feed import Feed, by_position
+from tfos.feeding.convert import map_batches
+from tfos.feeding.feed import Feed
 from tfos.feeding.layout import Layout
 from tfos.feeding.partition import add_counts, widen, write_partition
 from tfos.feeding.schema import Column, Manifest, Shard, resolve_lengths
@@ -162,11 +163,9 @@ def _run_job(
     frame: DataFrame, lake: RunDirectory, layout: Layout, connect: Callable[[], Any]
 ) -> set[int]:
     """Writes and publishes all partitions; returns their numbers. Raises FeedError."""
-    rows = (
-        by_position(frame)
-        .mapInArrow(lambda batches: write_partition(batches, lake, layout, connect), "wrong string")
-        .collect()
-    )
+    rows = map_batches(
+        frame, lambda batches: write_partition(batches, lake, layout, connect), "wrong string"
+    ).collect()
     nulls: dict[str, int] = {}
     null_elements: dict[str, int] = {}
     written = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -56,6 +57,21 @@ def input_layout(schema: StructType, signature: Signature, columns: Mapping[str,
             )
         sources.append(replace(_source(name, *found[0], column), name=name))
     return Layout("predict", tuple(sources))
+
+
+def check_passable(schema: StructType) -> None:
+    """Raises FeedError for a column, also one that no model takes, that Spark gives no Python.
+
+    All columns go through Python, and Arrow has nothing for Spark's intervals of months.
+    """
+    for field in schema.fields:
+        text = field.dataType.simpleString()
+        if re.search(r"\binterval (year|month)|\binterval(?! (day|hour|minute|second))\b", text):
+            name = quoted(field.name)
+            raise FeedError(
+                f"column {field.name!r} has type {text}, which Spark cannot pass to predict(): drop"
+                f" it, or cast it first, df.withColumn({field.name!r}, df[{name!r}].cast('string'))"
+            )
 
 
 def _wholes(name: str) -> Sequence[str]:

@@ -47,21 +47,22 @@ def predict(
     model that lies there now: another one exported to the same place needs a new predict().
 
     Raises UsageError for a bad argument, LakeError when the model cannot be read, and FeedError
-    for a column that is missing or of a type that the model does not take. A null, an array of
-    another length than the model takes, and a value that the model refuses make the Spark job fail,
-    with the partition, the row and the column in the message.
+    for a column that is missing, or of a type that the model, or Python in Spark, does not take. A
+    null, an array of another length than the model takes, and a value that the model refuses make
+    the Spark job fail, with the partition, the row and the column in the message.
     """
-    from tfos.feeding.feed import by_position
-    from tfos.inference.inputs import input_layout
+    from tfos.feeding.convert import map_batches
+    from tfos.inference.inputs import check_passable, input_layout
     from tfos.inference.worker import Job, predict_partition
 
     if batch_size < 1:
         raise UsageError(f"predict(batch_size={batch_size}): use at least 1")
     uri, identity, signature = _read(model)
+    check_passable(df.schema)
     layout = input_layout(df.schema, signature, columns or {})
     schema = output_schema(df.schema, signature, output)
     job = Job(uri, identity, signature, layout, batch_size, output)
-    return by_position(df).mapInArrow(lambda batches: predict_partition(batches, job), schema)
+    return map_batches(df, lambda batches: predict_partition(batches, job), schema)
 
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tfos.compat.keras import all_layers
 from tfos.errors import UsageError
+from tfos.training.graphs import reached
 from tfos.training.runner import Runner
 
 # operations that call a Python function by a number that only the process knows that made it
@@ -35,14 +37,9 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
             " workers: leave that out, and use tf.print to look inside"
         )
     optimizer = model.optimizer.variables if needs_compile and model.optimizer else []
-    for variable in [*model.variables, *optimizer]:
-        if not runner.owns(variable.value):
-            raise UsageError(
-                f"variable {variable.path} of model {model.name!r} is not the strategy's: make and"
-                " compile the model, and its optimizer, inside `with ctx.strategy.scope():`"
-            )
+    _check_owned(model, [*model.variables, *optimizer], runner)
     if needs_compile and (runner.is_asynchronous or runner.replicas > 1):
-        _check_optimizer(model.optimizer)
+        _check_conditions(model.optimizer)
     if runner.parallelism * runner.replicas > 1:
         for layer in all_layers(model):
             if getattr(layer, "stateful", False):
@@ -57,7 +54,23 @@ def check_model(model: keras.Model, runner: Runner, needs_compile: bool) -> None
         )
 
 
-def _check_optimizer(optimizer: Any) -> None:
+def _check_owned(model: keras.Model, variables: Sequence[Any], runner: Runner) -> None:
+    for variable in variables:
+        if not runner.owns(variable.value):
+            raise UsageError(
+                f"variable {variable.path} of model {model.name!r} is not the strategy's: make and"
+                " compile the model, and its optimizer, inside `with ctx.strategy.scope():`"
+            )
+
+
+def check_optimizer(model: keras.Model, optimizer: Any, runner: Runner) -> None:
+    """Raises UsageError for one that a step of the model's own applies and the strategy cannot."""
+    _check_owned(model, optimizer.variables, runner)
+    if runner.is_asynchronous or runner.replicas > 1:
+        _check_conditions(optimizer)
+
+
+def _check_conditions(optimizer: Any) -> None:
     """Raises UsageError for one that updates weights in a condition, which strategies forbid."""
     if getattr(optimizer, "gradient_accumulation_steps", None):
         raise UsageError(
@@ -87,11 +100,16 @@ def check_graph(model: keras.Model, graph: Any, runner: Runner) -> None:
             )
 
 
-def check_logs(model: keras.Model, logs: Any) -> None:
-    """Raises UsageError when what a train_step or test_step of one's own returns is no metric's."""
-    if isinstance(logs, dict) and (names := set(logs) - set(model.get_metrics_result())):
-        raise UsageError(
-            f"the step of model {model.name!r} returns {sorted(names)}, of which no metric has the"
-            " name: only metrics are put together from what all workers saw; give the model, for"
-            " each, a keras.metrics.Mean of that name, and update it in the step"
-        )
+def check_others(model: keras.Model, others: Mapping[str, Any], state: Sequence[Any]) -> None:
+    """Raises UsageError where a step's log, which is no metric's result, was computed of one.
+
+    others: such logs, by name. state: the metrics' state before the step. In the step's graph.
+    """
+    given = {id(tensor) for tensor in state}
+    for name, value in others.items():
+        if any(id(tensor) in given for tensor in reached([value])):
+            raise UsageError(
+                f"the step of model {model.name!r} returns {name!r}, which it computes from the"
+                " state of a metric: that has seen only what one worker saw; return a metric's"
+                " result() as it is, and give the model a metric of its own for what else is wanted"
+            )

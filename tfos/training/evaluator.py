@@ -24,7 +24,8 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.lake.run_directory import RunDirectory
 from tfos.training.callbacks import CallbackStates
 from tfos.training.loop import Loop
-from tfos.training.program import Program, prepare, random_state
+from tfos.training.program import Program
+from tfos.training.step import Step, is_own, prepare
 
 _POLL_SECS = 1.0
 
@@ -53,18 +54,24 @@ class Evaluator:
         self,
         fit: int,
         model: keras.Model,
-        dataset: FeedDataset | None,
+        dataset: FeedDataset,
+        validation: FeedDataset | None,
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> keras.callbacks.History:
         """Evaluates the checkpoints of the run's fit number `fit`, until the next fit has begun.
 
+        dataset: what the chief trains on; no row of it is read here.
         For the last one that is never: the process is ended with the run. Raises UsageError when
         fit() has no validation dataset.
         """
-        if dataset is None:
+        if validation is None:
             raise UsageError("--evaluator has nothing to evaluate on: give fit() a validation=")
-        prepare(model, dataset, self._loop.runner)
-        program = Program(model, dataset, self._loop.runner)
+        # as the chief does, whose checkpoints are to fit
+        step = prepare(model, dataset, self._loop.runner)
+        test = Step(model, "test_step")
+        if is_own(model, "train_step") or is_own(model, "test_step"):
+            test = prepare(model, validation, self._loop.runner, "test_step")
+        program = Program(test, validation, self._loop.runner)
         record = self._lake.evaluations()
         history = keras.callbacks.History()
         hooks = keras.callbacks.CallbackList([*callbacks, history], model=model)
@@ -82,12 +89,10 @@ class Evaluator:
             if checkpoint is None or checkpoint.step <= done or not checkpoint.has(f"fit{fit}"):
                 time.sleep(_POLL_SECS)
                 continue
-            checkpoint.restore(
-                f"fit{fit}", model=model, optimizer=model.optimizer, seeds=random_state(model)
-            )
+            checkpoint.restore(f"fit{fit}", **step.saved())
             checkpoint.close()
             done, begun = checkpoint.step, time.monotonic()
-            metrics = self._loop.evaluate(program, dataset)
+            metrics = self._loop.evaluate(program, validation)
             hooks.on_epoch_end(
                 len(record["evaluations"]), {f"val_{name}": v for name, v in metrics.items()}
             )

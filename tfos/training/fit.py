@@ -20,7 +20,8 @@ from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
 from tfos.training.epoch import Epoch, FitState
 from tfos.training.loop import Loop
-from tfos.training.program import Program, prepare, random_state
+from tfos.training.program import Program
+from tfos.training.step import Step, is_own, prepare
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,15 @@ class Fit:
             dataset.wait_complete()
         # by what was taken before: of a dataset and of what is left of an epoch of it
         self._programs: dict[tuple[Take, ...], Program] = {}
-        prepare(model, dataset, loop.runner)
+        self._step = prepare(model, dataset, loop.runner)
+        if validation is not None:
+            self._test_step = Step(model, "test_step")
+            # else what it takes has just been built
+            if is_own(model, "train_step") or is_own(model, "test_step"):
+                self._test_step = prepare(model, validation, loop.runner, "test_step")
         if loop.runner.is_asynchronous:
-            make_atomic(model.optimizer, loop.runner.parallelism)
+            for optimizer in self._step.optimizers:
+                make_atomic(optimizer, loop.runner.parallelism)
 
     def run(self) -> keras.callbacks.History:
         """Blocks until all epochs are done."""
@@ -105,7 +112,7 @@ class Fit:
         source = self._next()
         test = None
         if self._validation is not None:
-            test = Program(model, self._validation, self._loop.runner)
+            test = Program(self._test_step, self._validation, self._loop.runner)
         history = keras.callbacks.History()
         mine = called_in(options.callbacks, self._loop.runner.replica)
         hooks = keras.callbacks.CallbackList(
@@ -150,10 +157,8 @@ class Fit:
 
     def _restored(self) -> FitState:
         """The state of the checkpoint that the run continues from, or a new one."""
-        model, options, dataset = self._model, self._options, self._dataset
-        record = self._checkpointer.restore(
-            self._section, model=model, optimizer=model.optimizer, seeds=random_state(model)
-        )
+        options, dataset = self._options, self._dataset
+        record = self._checkpointer.restore(self._section, **self._step.saved())
         steps = options.steps_per_epoch
         if record is None:
             state = FitState(options.initial_epoch, options.initial_epoch, order=dataset.order)
@@ -198,7 +203,7 @@ class Fit:
     def _program(self, dataset: FeedDataset) -> Program:
         """Trains on a dataset; made as late as it is used, as the newest one has the optimizer."""
         if dataset.takes not in self._programs:
-            program = Program(self._model, dataset, self._loop.runner, self._loop.applied)
+            program = Program(self._step, dataset, self._loop.runner, self._loop.applied)
             self._programs[dataset.takes] = program
         return self._programs[dataset.takes]
 

@@ -24,8 +24,9 @@ from tfos.feeding.plan import Part, share
 from tfos.training.custom import CustomProgram
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
-from tfos.training.program import AppliedRows, Program, prepare
+from tfos.training.program import AppliedRows, Program
 from tfos.training.runner import Runner
+from tfos.training.step import prepare
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
 _IN_FLIGHT = 2
@@ -170,7 +171,7 @@ class Loop:
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """See TrainContext.predict."""
         dataset = dataset.wait_complete().in_order()
-        prepare(model, dataset, self.runner, needs_compile=False)
+        prepare(model, dataset, self.runner, "predict_step")
         program = PredictProgram(model, dataset, self.runner)
         pieces: list[Any] = []
         done, begun = 0, time.monotonic()

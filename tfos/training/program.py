@@ -13,7 +13,7 @@ metrics' state, before anything is written: each then does the same.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -22,37 +22,13 @@ import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
-from tfos.training.checks import check_graph, check_logs, check_model
+from tfos.training.checks import check_others
 from tfos.training.collectives import all_sum
 from tfos.training.patches import rows_read, tables_clipped
 from tfos.training.runner import Runner
 from tfos.training.scope import StepScope, add_to
+from tfos.training.step import Step
 from tfos.training.synchronous import Synchronous, check_losses
-
-
-def prepare(
-    model: keras.Model, dataset: FeedDataset, runner: Runner, needs_compile: bool = True
-) -> None:
-    """Builds what `model` has not built yet: weights, metrics and optimizer slots.
-
-    Nothing is computed and no row is read. Raises UsageError for a model that cannot be run so.
-    """
-    check_model(model, runner, needs_compile)
-
-    def build(batch: Any) -> None:
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        prediction = model(x)
-        if not needs_compile:
-            return
-        model.compute_loss(x=x, y=y, y_pred=prediction, sample_weight=weight)
-        model.compute_metrics(x, y, prediction, sample_weight=weight)
-
-    with runner.strategy.scope():
-        traced = tf.function(build).get_concrete_function(dataset.element_spec)
-        check_graph(model, traced.graph, runner)
-        if needs_compile and model.optimizer is not None:
-            model.optimizer.build(model.trainable_variables)
-    model.reset_metrics()
 
 
 class AppliedRows:
@@ -93,29 +69,23 @@ class AppliedRows:
         return counted - done
 
 
-def random_state(model: keras.Model) -> list[tf.Variable]:
-    """The state of the model's random layers, which Keras does not count among its weights."""
-    counted = [*model.weights, *(v for metric in model.metrics for v in metric.variables)]
-    known = {id(variable) for variable in counted}
-    return [v.value for v in model.non_trainable_variables if id(v) not in known]
-
-
 class Program:
     """One model's step over units of one dataset.
 
-    applied: counts the rows of each training step; without it the step is the test step.
+    applied: counts the rows of each training step; None for a test step.
     function: a tf.function of an int64 tensor [epoch, start, stop] that trains (or tests) on these
-    positions of the dataset and returns the state of the metrics over them.
+    positions of the dataset and returns the state of the metrics over them, and after it, float64,
+    the others of the step's logs as the last step had them.
     """
 
     def __init__(
         self,
-        model: keras.Model,
+        step: Step,
         dataset: FeedDataset,
         runner: Runner,
         applied: AppliedRows | None = None,
     ) -> None:
-        self._model = model
+        self._step, model = step, step.model
         self._metrics = [v for metric in model.metrics for v in metric.variables]
         for variable in self._metrics:
             if variable.aggregation != "sum":
@@ -124,20 +94,18 @@ class Program:
                     " adds up what the workers saw, so it must be 'sum'"
                 )
         self._initial = [variable.numpy() for variable in self._metrics]
+        self._others = [np.zeros(shape, np.float64) for shape in step.others.values()]
         self._in_step = Synchronous(dataset) if dataset.replicas > 1 else None
         if self._in_step is not None and applied is not None:
             check_losses(model)
-            if model.optimizer is not None:
-                self._in_step.reduce_gradients(model.optimizer)
+            for optimizer in step.optimizers:
+                self._in_step.reduce_gradients(optimizer)
         self.function = self._build(dataset, runner, applied)
 
     def _build(self, dataset: FeedDataset, runner: Runner, applied: AppliedRows | None) -> Any:
-        model, initial, in_step = self._model, self._initial, self._in_step
-        step = model.test_step if applied is None else model.train_step
-        is_own = getattr(step, "__func__", None) not in (
-            keras.Model.test_step,
-            keras.Model.train_step,
-        )
+        step, in_step = self._step, self._in_step
+        initial = [*self._initial, *self._others]
+        count = len(self._metrics)
         overlaps = applied is not None and runner.is_asynchronous and runner.parallelism > 1
         run = runner.strategy.run
         changed: list[Any] = []  # the variables of the differences that a step in step returns
@@ -146,20 +114,25 @@ class Program:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(rows_read())
                 stack.enter_context(tables_clipped())
-                scope = stack.enter_context(StepScope(model, self._metrics, state, overlaps))
+                scope = stack.enter_context(StepScope(step, self._metrics, state[:count], overlaps))
                 weight = stack.enter_context(in_step.step(at)) if in_step else None
-                logs = step(batch)
-                if is_own:
-                    check_logs(model, logs)
+                others = step.others_of(step.function(batch))
+                check_others(step.model, others, state[:count])
             after = [scope.get_current_value(variable) for variable in self._metrics]
+            last = list(others.values())
             changes = scope.changes()
             if weight is None:
                 for variable, difference in changes:
                     add_to(variable, difference)
-                return after, []
+                return [*after, *last], []
             changed[:] = [variable for variable, _ in changes]
-            after = [tf.where(weight > 0, new, old) for new, old in zip(after, state, strict=True)]
-            return after, _agreed([difference for _, difference in changes], weight)
+            after = [
+                tf.where(weight > 0, new, old)
+                for new, old in zip(after, state[:count], strict=True)
+            ]
+            # this process's part of the mean over the rows of all
+            last = [tf.where(weight > 0, v * tf.cast(weight, v.dtype), 0) for v in last]
+            return [*after, *last], _agreed([difference for _, difference in changes], weight)
 
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
         def unit(bounds: Any) -> Any:
@@ -185,39 +158,41 @@ class Program:
         return unit
 
     def _summed(self, state: list[Any]) -> list[Any]:
-        """The metrics' state over all processes in step, from this one's. In a replica context."""
-        begun = [tf.constant(value) for value in self._initial]
+        """The state over all processes in step, from this one's. In a replica context."""
+        begun = [tf.constant(value) for value in [*self._initial, *self._others]]
         seen = all_sum([value - zero for value, zero in zip(state, begun, strict=True)])
         return [zero + value for zero, value in zip(begun, seen, strict=True)]
 
     def zero(self) -> list[np.ndarray]:
-        """The sum of the metrics' states over no units, float64."""
-        return [np.zeros(value.shape, np.float64) for value in self._initial]
+        """What add() makes of no units, float64."""
+        return [np.zeros(value.shape, np.float64) for value in [*self._initial, *self._others]]
 
     def add(self, total: list[np.ndarray], state: Sequence[np.ndarray]) -> None:
-        """Adds the state that one unit returned to `total`."""
-        for into, value, initial in zip(total, state, self._initial, strict=True):
+        """Adds the state that one unit returned to `total`; of the others the newest ones stay."""
+        count = len(self._metrics)
+        for into, value, initial in zip(total[:count], state[:count], self._initial, strict=True):
             into += np.asarray(value, np.float64) - initial
+        for into, value in zip(total[count:], state[count:], strict=True):
+            into[...] = value
 
     def logs(self, total: list[np.ndarray]) -> dict[str, Any]:
-        """The metrics' results over all units in `total`, by name, loss included."""
+        """The logs of the step over all units in `total`, as Keras has them: sorted, numbers where
+        they are scalars."""
+        count = len(self._metrics)
         with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
-            sums = [(i + v).astype(i.dtype) for i, v in zip(self._initial, total, strict=True)]
+            sums = [
+                (i + v).astype(i.dtype) for i, v in zip(self._initial, total[:count], strict=True)
+            ]
         mapping = list(zip(self._metrics, map(tf.constant, sums), strict=True))
         # a result may be a variable itself, whose value is in the scope alone
         with keras.StatelessScope(state_mapping=mapping):
-            return _as_logs(self._model.get_metrics_result())
-
-
-def _as_logs(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results of metrics as Keras has them in logs: sorted, numbers where they are scalars."""
-    logs: dict[str, Any] = {}
-    for name, value in sorted(results.items()):
-        if isinstance(value, Mapping):
-            logs.update(_as_logs(value))
-        else:
-            logs[name] = np.asarray(value, np.float64).tolist()
-    return logs
+            logs = {
+                name: np.asarray(value, np.float64).tolist()
+                for name, value in self._step.logs().items()
+            }
+        others = zip(self._step.others, total[count:], strict=True)
+        logs.update({name: value.tolist() for name, value in others})
+        return dict(sorted(logs.items()))
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]

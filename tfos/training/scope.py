@@ -10,26 +10,28 @@ import tensorflow as tf
 
 from tfos.compat.keras import all_layers, own_trainable_variables
 from tfos.errors import UsageError
+from tfos.training.step import Step
 
 
 class StepScope(keras.StatelessScope):
     """One step's view of a model's variables.
 
     What it assigns to the metrics, and to what else the model keeps from batch to batch, is kept
-    here as values. What it assigns to weights and to variables of the optimizer is written at once,
-    as optimizers write most of theirs by themselves: they do it in conditions, too, out of which no
-    value comes. The count of iterations is added to, so that no worker loses another's.
+    here as values. What it assigns to weights and to variables of its optimizers is written at
+    once, as optimizers write most of theirs by themselves: they do it in conditions, too, out of
+    which no value comes. The count of iterations is added to, so that no worker loses another's.
 
-    metrics: variables of the metrics. state: their values.
+    step: what is made. metrics: variables of the metrics. state: their values.
     overlaps: whether other workers write the weights at the same time.
     """
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def __init__(
-        self, model: keras.Model, metrics: Sequence[Any], state: Sequence[Any], overlaps: bool
+        self, step: Step, metrics: Sequence[Any], state: Sequence[Any], overlaps: bool
     ) -> None:
-        self._model, self._overlaps = model, overlaps
-        optimizer = model.optimizer.variables if model.optimizer is not None else []
+        model = self._model = step.model
+        self._overlaps = overlaps
+        optimizer = [variable for each in step.optimizers for variable in each.variables]
         self._counts = [v for v in optimizer if v.name == "iteration"]
         # a frozen weight is read by those who need it, and may be large: it is no state
         weights = {id(v) for layer in all_layers(model) for v in own_trainable_variables(layer)}

@@ -22,6 +22,7 @@ from tfos.feeding.schema import Column
 from tfos.feeding.tensors import component_specs, tensor_of, tensor_spec
 from tfos.inference.signature import PREDICTIONS, input_names
 from tfos.training.graphs import reached
+from tfos.training.step import has_call
 
 # parts of the names of operations that give other values each time
 _RANDOM = ("Random", "Multinomial", "Rng", "StatefulStandardNormal", "StatefulUniform")
@@ -78,6 +79,12 @@ def serving_function(model: keras.Model, features: ServedFeatures) -> Any:
     cannot be served: see _mapped(); a model that cannot be called on the features alone; outputs
     that are no dense tensors.
     """
+    if not has_call(model):
+        raise UsageError(
+            f"model {model.name!r} has no call(), which says what it makes of the features, and so"
+            " it cannot be served: give it a call(self, inputs), or export the part of it that"
+            " predicts, as in ctx.export(model.decoder, dataset=...)"
+        )
     columns = features.columns
     names = input_names(columns)
 
@@ -105,7 +112,7 @@ def warn_of_export(model: keras.Model, features: ServedFeatures) -> None:
     The model has been built: where a layer has not, it would be built in this process alone, and
     nothing is said.
     """
-    if not all(layer.built for layer in all_layers(model)):
+    if has_call(model) and not all(layer.built for layer in all_layers(model)):
         return
     try:
         serving_function(model, features)

@@ -60,10 +60,11 @@ class Synchronous:
 
         Keras would do so as well, after clipping and without weights.
         """
-        apply = type(optimizer).apply
 
         def apply_sum(gradients: Sequence[Any], variables: Any = None) -> Any:
-            return apply(optimizer, self._sum(list(gradients)), variables)
+            if self._weight is not None:  # in a step, and not where one is only traced
+                gradients = self._sum(list(gradients))
+            return type(optimizer).apply(optimizer, gradients, variables)
 
         optimizer.apply = apply_sum
 
