@@ -149,6 +149,13 @@ class TestPeer:
         lost = peer.lost_peer(CUT_OFF)
         assert lost == peer.Lost(Task("ps", 1), by=Task("worker", 12))
 
+    def test_each_lost_the_other(self):
+        """What the server says comes first, as it is farther away."""
+        call = next(line for line in CUT_OFF.splitlines() if "RecvTensor" in line)
+        back = call.replace("/job:ps/replica:0/task:1", "/job:worker/replica:0/task:12")
+        lost = peer.lost_peer(CUT_OFF.replace("Additional", f"{back}\nAdditional", 1))
+        assert lost == peer.Lost(Task("ps", 1), by=Task("worker", 12))
+
     def test_who_lost_it_itself(self):
         (call,) = [line for line in CUT_OFF.splitlines() if "RecvTensor" in line]
         assert peer.lost_peer(f"UnavailableError: Socket closed\n{call}") == peer.Lost(

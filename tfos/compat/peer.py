@@ -6,7 +6,9 @@ An error that comes from afar collects a line at each hop, the first one where i
     Additional GRPC error information from remote target /job:ps/replica:0/task:0 while ...
     Additional GRPC error information from remote target /job:worker/replica:0/task:1 while ...
 
-Who tells of this one called worker 1, and worker 1 could not call ps 0.
+Who tells of this one called worker 1, and worker 1 could not call ps 0. Where ps 0 could not call
+worker 1 either, a line for worker 1 comes before that: the two do not reach each other, and worker
+1 is still the one that was called.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from dataclasses import dataclass
 from tfos.spec.roles import Task
 
 HOP_WORDS = "GRPC error information from remote target "
-_HOP = re.compile(rf"{HOP_WORDS}/job:(\w+)/replica:\d+/task:(\d+)")
+# at the begin of a line: what came from afar is in the message once more, as one long line
+_HOP = re.compile(rf"^Additional {HOP_WORDS}/job:(\w+)/replica:\d+/task:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Lost:
 
 def lost_peer(message: str) -> Lost | None:
     """Of an error's message; None where it names nobody."""
-    hops = list(dict.fromkeys(Task(role, int(index)) for role, index in _HOP.findall(message)))
+    hops = [Task(role, int(index)) for role, index in _HOP.findall(message)]
     if not hops:
         return None
-    return Lost(hops[0], hops[1] if len(hops) > 1 else None)
+    called = hops[-1]
+    beyond = [hop for hop in hops if hop != called]
+    return Lost(beyond[-1], called) if beyond else Lost(called, None)
