@@ -74,7 +74,7 @@ class Program:
 
     applied: counts the rows of each training step; None for a test step.
     function: a tf.function of an int64 tensor [epoch, start, stop] that trains (or tests) on these
-    positions of the dataset and returns the state of the metrics over them, and after it, float64,
+    positions of the dataset and returns the state of the metrics over them, and after it, float32,
     the others of the step's logs as the last step had them.
     """
 
@@ -94,7 +94,7 @@ class Program:
                     " adds up what the workers saw, so it must be 'sum'"
                 )
         self._initial = [variable.numpy() for variable in self._metrics]
-        self._others = [np.zeros(shape, np.float64) for shape in step.others.values()]
+        self._others = [np.zeros(shape, np.float32) for shape in step.others.values()]
         self._in_step = Synchronous(dataset) if dataset.replicas > 1 else None
         if self._in_step is not None and applied is not None:
             check_losses(model)

@@ -56,9 +56,9 @@ class Step:
         }
 
     def others_of(self, returned: Any) -> dict[str, Any]:
-        """What the step returned and is no metric's result, float64, by name."""
+        """What the step returned and is no metric's result, float32, by name."""
         logs = _flat(returned) if self.others else {}
-        return {name: tf.cast(logs[name], tf.float64) for name in self.others}
+        return {name: tf.cast(logs[name], tf.float32) for name in self.others}
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint has of a training with this step, as Checkpointer.restore() takes it.
@@ -99,10 +99,14 @@ def prepare(
         raise _nothing_to_call(model, name)
     tracing = _Tracing(model)
 
+    def own_step(batch: Any) -> None:
+        with tracing:
+            tracing.returned(getattr(model, name)(batch))
+
     def build(batch: Any) -> None:
         if own:
-            with tracing:
-                tracing.returned(getattr(model, name)(batch))
+            # as it will be run: elsewhere a mirrored table has no gradient
+            runner.strategy.run(own_step, args=(batch,))
             return
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
         prediction = model(x)
@@ -114,7 +118,9 @@ def prepare(
     with runner.strategy.scope():
         traced = tf.function(build).get_concrete_function(dataset.element_spec)
         check_graph(model, traced.graph, runner)
-        if needs_compile and not own and model.optimizer is not None:
+        if own:
+            tracing.build_optimizers()
+        elif needs_compile and model.optimizer is not None:
             model.optimizer.build(model.trainable_variables)
     model.reset_metrics()
     model.built = True  # also one that is never called, whose weights its step has made
@@ -141,8 +147,7 @@ def _nothing_to_call(model: keras.Model, name: StepName) -> UsageError:
 class _Tracing:
     """A step of the model's own while it is traced, to find what it applies and returns.
 
-    Its optimizers are built as Keras builds them, and do nothing else: what they do is the
-    strategy's affair, and not known yet.
+    Its optimizers do nothing: what they do is the strategy's affair, and not known yet.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -150,17 +155,17 @@ class _Tracing:
         self._shown: dict[int, tuple[Any, Any, int]] = {}
         self._stack = contextlib.ExitStack()
         self.applied: list[Any] = []
+        self._updated: list[Any] = []
         self.results: dict[str, tuple[Any, int]] | None = None
         self.others: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> None:
-        applied = self.applied
+        applied, updated = self.applied, self._updated
 
         def apply(self: Any, grads: Any, trainable_variables: Any = None) -> None:
-            if trainable_variables is not None and not self.built:
-                self.build(list(trainable_variables))
             if not any(self is each for each in applied):
                 applied.append(self)
+                updated.append(None if trainable_variables is None else list(trainable_variables))
 
         self._stack.enter_context(replaced("optimizers.base_optimizer:BaseOptimizer", apply=apply))
         for metric in self._model.metrics:
@@ -185,6 +190,12 @@ class _Tracing:
             yield
         finally:
             del metric.__dict__["result"]
+
+    def build_optimizers(self) -> None:
+        """Builds those that were applied as Keras does: for what each was given first."""
+        for optimizer, variables in zip(self.applied, self._updated, strict=True):
+            if variables is not None and not optimizer.built:
+                optimizer.build(variables)
 
     def returned(self, logs: Any) -> None:
         """Called with what the step returned. Raises UsageError for what no log can be."""
