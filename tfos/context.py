@@ -117,7 +117,7 @@ class TrainContext:
         """
         return FeedDataset(
             self._arrival(name), batch_size, features, label, weight, shuffle, seed,
-            replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_rows,
+            replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_read,
         )  # fmt: skip
 
     def _arrival(self, feed: str) -> Arrival:
@@ -133,9 +133,13 @@ class TrainContext:
                 " leave it out, and call ctx.evaluate() in the loop"
             )
 
-    def _count_rows(self, feed: str, epoch: int, rows: int, due: int) -> None:
-        self._refuse_evaluator()
-        self._ledger.add(feed, epoch, rows, due)
+    def check_fitted(self) -> None:
+        """Raises UsageError in an evaluator whose train() has ended without a fit()."""
+        if not self._fits:
+            self._refuse_evaluator()
+
+    def _count_read(self, feed: str, epoch: int, rows: int) -> None:
+        self._ledger.read(feed, epoch, rows)
         self._reports.moved()
 
     def fit(
@@ -256,6 +260,8 @@ class TrainContext:
         self, step: Callable[..., tf.Tensor], dataset: FeedDataset, epoch: int = 0
     ) -> float:
         """Calls `step(features, label[, weight])` for every batch of one epoch, on the workers.
+
+        Its rows count as trained on, unlike those that a `for` loop over the dataset reads.
 
         step: TensorFlow code that returns the batch's scalar loss, made with ctx.mean(); it is
         traced once and runs inside strategy.run. Returns the mean loss over the rows. Blocks until

@@ -163,7 +163,7 @@ class TestEpochs:
         dataset = make(10, on_rows=lambda *given: counted.append(given))
         for number, _ in enumerate(dataset):
             assert len(counted) == number
-        assert counted == [("train", 0, 10, 23), ("train", 0, 10, 23), ("train", 0, 3, 23)]
+        assert counted == [("train", 0, 10), ("train", 0, 10), ("train", 0, 3)]
         next(iter(dataset))
         assert len(counted) == 3
 
@@ -226,7 +226,7 @@ class TestInStep:
         dataset = make(4, replica=1, replicas=2, on_rows=lambda *given: counted.append(given))
         for _ in dataset:
             pass
-        assert counted == [("train", 0, 8, 23), ("train", 0, 8, 23), ("train", 0, 7, 23)]
+        assert counted == [("train", 0, 8), ("train", 0, 8), ("train", 0, 7)]
 
 
 class TestPerWorker:

@@ -82,7 +82,7 @@ class FeedDataset:
         *,
         replica: int = 0,
         replicas: int = 1,
-        on_rows: Callable[[str, int, int, int], None] | None = None,
+        on_rows: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.arrival = feed if isinstance(feed, Arrival) else Arrival(feed)
         manifest = self.arrival.manifest
@@ -290,7 +290,7 @@ class FeedDataset:
                 batches = iter(self.positions(start, self.rows, epoch))
             yield next(batches)
             if self._on_rows:
-                self._on_rows(self.feed, epoch, stop - start, self.rows)
+                self._on_rows(self.feed, epoch, stop - start)
 
     def __call__(self) -> tf.data.Dataset:
         self.wait_complete()
