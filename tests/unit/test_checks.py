@@ -51,20 +51,6 @@ class TestRefusals:
         model.compile("sgd", "mse")
         self.refused(world, model, r"\['norm'\].*keras.metrics.Mean")
 
-    def test_metric_whose_state_is_no_sum(self, world):
-        class Newest(keras.metrics.Metric):
-            def __init__(self):
-                super().__init__(name="newest")
-                self.value = self.add_variable([], "zeros", aggregation="mean", name="value")
-
-            def update_state(self, y_true, y_pred, sample_weight=None):
-                self.value.assign(tf.reduce_mean(y_pred))
-
-            def result(self):
-                return self.value
-
-        self.refused(world, functional(metrics=[Newest()]), "'mean'.*must be 'sum'")
-
     @pytest.mark.parametrize(
         ("options", "match"),
         [
@@ -159,6 +145,29 @@ def test_weights_that_a_step_assigns_are_for_one_worker(world, make):
         program.function.get_concrete_function()
     # evaluating assigns nothing, or what is there
     Program(model, dataset, Several(asynchronous=True)).function.get_concrete_function()
+
+
+class Newest(keras.metrics.Metric):
+    def __init__(self):
+        super().__init__(name="newest")
+        self.value = self.add_variable([], "zeros", name="value")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign(tf.reduce_mean(y_pred))
+
+    def result(self):
+        return self.value
+
+
+def test_metric_that_keeps_no_sum_is_for_one_process(world):
+    model, dataset = functional(metrics=[Newest()]), world.dataset()
+    prepare(model, dataset, SingleRunner())
+    applied = AppliedRows(SingleRunner())
+    for counted in (applied, None):
+        Program(model, dataset, SingleRunner(), counted).function.get_concrete_function()
+        program = Program(model, dataset, Several(asynchronous=True), counted)
+        with pytest.raises(UsageError, match=r"metric state newest/value .* is no sum"):
+            program.function.get_concrete_function()
 
 
 def test_variable_of_nobody_is_named(world):

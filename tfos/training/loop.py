@@ -109,7 +109,8 @@ class Loop:
             if not overlaps:
                 watch.begin()
             bounds = tf.constant([unit.epoch, unit.start, unit.stop], tf.int64)
-            pending.append((unit, self.runner.submit(program.function, bounds)))
+            result = self.runner.submit(program.function, bounds, *program.inputs)
+            pending.append((unit, result))
             if len(pending) >= limit:
                 yield from first()
             if watch.wants_rest():
@@ -157,15 +158,16 @@ class Loop:
         self, program: Program, dataset: FeedDataset, epoch: int = 0, epochs: int = 0
     ) -> dict[str, float]:
         """The logs of a test program over all rows of a dataset, after `epoch` of the `epochs`."""
-        total, done, begun = program.zero(), 0, time.monotonic()
+        state, done, begun = program.begun(), 0, time.monotonic()
+        program.go_on(state)
         dataset.wait_complete()
         with self.reports.quiet():
             for part, values in self.run(program, dataset, [_whole(dataset)]):
-                program.add(total, values)
+                program.add(state, values)
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
                 self.progress("evaluate", done, dataset.rows, rate, {}, epoch=epoch, epochs=epochs)
-        return program.logs(total)
+        return program.logs(state)
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """See TrainContext.predict."""

@@ -1,8 +1,10 @@
 """A Keras model's train or test step over one unit of rows, as one tf.function.
 
 The step is the model's own train_step or test_step. It runs in a StepScope, so that the state of
-the metrics is a value that goes through the loop of steps and comes back from the worker, and the
-chief adds up what all workers saw: metrics cost no traffic to the parameter servers and are exact.
+the metrics is a value that goes through the loop of steps and comes back from the worker: metrics
+cost no traffic to the parameter servers. Where units follow each other, each goes on from the state
+that the one before has left, as in Keras. Elsewhere each begins anew, and the chief adds up what
+all of them added, which is exact for all metrics that keep sums; others are refused.
 What the model keeps besides, such as moving averages, is written after the step as a difference, so
 that workers do not overwrite each other's.
 
@@ -20,13 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.checks import check_graph, check_logs, check_model
 from tfos.training.collectives import all_sum
 from tfos.training.patches import rows_read, tables_clipped
 from tfos.training.runner import Runner
 from tfos.training.scope import StepScope, add_to
+from tfos.training.sums import check_sums
 from tfos.training.synchronous import Synchronous, check_losses
 
 
@@ -104,8 +106,8 @@ class Program:
     """One model's step over units of one dataset.
 
     applied: counts the rows of each training step; without it the step is the test step.
-    function: a tf.function of an int64 tensor [epoch, start, stop] that trains (or tests) on these
-    positions of the dataset and returns the state of the metrics over them.
+    function: a tf.function of an int64 tensor [epoch, start, stop], and of what `inputs` gives,
+    that trains (or tests) on these positions of the dataset and returns the state of the metrics.
     """
 
     def __init__(
@@ -117,13 +119,9 @@ class Program:
     ) -> None:
         self._model = model
         self._metrics = [v for metric in model.metrics for v in metric.variables]
-        for variable in self._metrics:
-            if variable.aggregation != "sum":
-                raise UsageError(
-                    f"metric state {variable.path} has aggregation {variable.aggregation!r}: tfos"
-                    " adds up what the workers saw, so it must be 'sum'"
-                )
         self._initial = [variable.numpy() for variable in self._metrics]
+        self._follows = not runner.is_asynchronous and runner.parallelism == dataset.replicas == 1
+        self._state = self.begun()
         self._in_step = Synchronous(dataset) if dataset.replicas > 1 else None
         if self._in_step is not None and applied is not None:
             check_losses(model)
@@ -132,7 +130,7 @@ class Program:
         self.function = self._build(dataset, runner, applied)
 
     def _build(self, dataset: FeedDataset, runner: Runner, applied: AppliedRows | None) -> Any:
-        model, initial, in_step = self._model, self._initial, self._in_step
+        model, in_step, follows = self._model, self._in_step, self._follows
         step = model.test_step if applied is None else model.train_step
         is_own = getattr(step, "__func__", None) not in (
             keras.Model.test_step,
@@ -152,6 +150,8 @@ class Program:
                 if is_own:
                     check_logs(model, logs)
             after = [scope.get_current_value(variable) for variable in self._metrics]
+            if not follows:
+                check_sums(model, state, after)
             changes = scope.changes()
             if weight is None:
                 for variable, difference in changes:
@@ -161,8 +161,11 @@ class Program:
             after = [tf.where(weight > 0, new, old) for new, old in zip(after, state, strict=True)]
             return after, _agreed([difference for _, difference in changes], weight)
 
-        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
-        def unit(bounds: Any) -> Any:
+        specs = [tf.TensorSpec(value.shape, value.dtype) for value in self._initial]
+
+        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64), *(specs if follows else [])])
+        def unit(bounds: Any, *left: Any) -> Any:
+            begun = list(left) if follows else [tf.constant(value) for value in self._initial]
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
             batches = iter(dataset.positions(start, stop, epoch, padded=True))
 
@@ -177,7 +180,7 @@ class Program:
             _, state = tf.while_loop(
                 lambda at, _: at < stop,
                 body,
-                (start, [tf.constant(value) for value in initial]),
+                (start, begun),
                 parallel_iterations=1,
             )
             return state if in_step is None else run(self._summed, args=(state,))
@@ -190,23 +193,38 @@ class Program:
         seen = all_sum([value - zero for value, zero in zip(state, begun, strict=True)])
         return [zero + value for zero, value in zip(begun, seen, strict=True)]
 
-    def zero(self) -> list[np.ndarray]:
-        """The sum of the metrics' states over no units, float64."""
-        return [np.zeros(value.shape, np.float64) for value in self._initial]
+    def begun(self) -> list[np.ndarray]:
+        """The metrics' state before the first unit, float64."""
+        return [np.array(value, np.float64) for value in self._initial]
 
-    def add(self, total: list[np.ndarray], state: Sequence[np.ndarray]) -> None:
-        """Adds the state that one unit returned to `total`."""
-        for into, value, initial in zip(total, state, self._initial, strict=True):
-            into += np.asarray(value, np.float64) - initial
+    def go_on(self, state: list[np.ndarray]) -> None:
+        """The next units are those after `state`, which add() is to keep up to date."""
+        self._state = state
 
-    def logs(self, total: list[np.ndarray]) -> dict[str, Any]:
-        """The metrics' results over all units in `total`, by name, loss included."""
-        with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
-            sums = [(i + v).astype(i.dtype) for i, v in zip(self._initial, total, strict=True)]
-        mapping = list(zip(self._metrics, map(tf.constant, sums), strict=True))
+    @property
+    def inputs(self) -> list[Any]:
+        """What the next unit is given besides its positions."""
+        return self._tensors(self._state) if self._follows else []
+
+    def add(self, state: list[np.ndarray], left: Sequence[np.ndarray]) -> None:
+        """Makes `state` that after one more unit, which has left the state `left`."""
+        for into, value, initial in zip(state, left, self._initial, strict=True):
+            if self._follows:
+                into[...] = value
+            else:
+                into += np.asarray(value, np.float64) - initial
+
+    def logs(self, state: list[np.ndarray]) -> dict[str, Any]:
+        """The metrics' results in `state`, by name, loss included."""
+        mapping = list(zip(self._metrics, self._tensors(state), strict=True))
         # a result may be a variable itself, whose value is in the scope alone
         with keras.StatelessScope(state_mapping=mapping):
             return _as_logs(self._model.get_metrics_result())
+
+    def _tensors(self, state: list[np.ndarray]) -> list[Any]:
+        with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
+            values = [v.astype(i.dtype) for i, v in zip(self._initial, state, strict=True)]
+        return [tf.constant(value) for value in values]
 
 
 def _as_logs(results: Mapping[str, Any]) -> dict[str, Any]:
