@@ -113,6 +113,8 @@ class TrainContext:
         label, weight: columns; without a label an element is the features alone. Several labels
         give a dict, as models with several outputs take it.
         shuffle: a new order each epoch, the same for the same seed.
+        Iterating it gives one epoch, or this process's share of one where several train in step;
+        `layer.adapt(ctx.dataset(...).whole())` sees all rows in each process.
         Raises LakeError for an unknown feed, FeedError for an unknown column.
         """
         return FeedDataset(

@@ -22,6 +22,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.plan import Part, share
 from tfos.training.custom import CustomProgram
+from tfos.training.equality import check_equal
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
 from tfos.training.program import AppliedRows, Program, prepare
@@ -192,7 +193,10 @@ class Loop:
         dataset.wait_complete()
         key = (step, dataset)
         if key not in self._custom:
-            self._custom[key] = CustomProgram(step, dataset, self.runner, self.applied)
+            program = CustomProgram(step, dataset, self.runner, self.applied)
+            if dataset.replicas > 1:
+                check_equal(self.runner, program.function.get_concrete_function())
+            self._custom[key] = program
         total, done, begun = 0.0, 0, time.monotonic()
         for part, value in self.run(self._custom[key], dataset, [_whole(dataset, epoch)]):
             total += float(value)
