@@ -42,7 +42,8 @@ def check_equal(runner: Runner, traced: Any, model: keras.Model | None = None) -
     everything = [*(digest for _, digest in state), *(digest for _, digest in constants)]
     if len(set(runner.gather(_digest(np.array(everything))))) == 1:
         return
-    found = [*_unequal(runner, state), *_alone(runner, constants)]
+    # what is computed from a variable has no name that says more
+    found = _unequal(runner, state) or _alone(runner, constants)
     whose = "" if model is None else f" of model {model.name!r}"
     raise UsageError(
         f"the processes that train in step have set up different models: they have other values of"
