@@ -114,11 +114,13 @@ class TrainContext:
         label, weight: columns; without a label an element is the features alone. Several labels
         give a dict, as models with several outputs take it.
         shuffle: a new order each epoch, the same for the same seed.
+        Iterating it gives one epoch, or this process's share of one where several train in step;
+        `layer.adapt(ctx.dataset(...).whole())` sees all rows in each process.
         Raises LakeError for an unknown feed, FeedError for an unknown column.
         """
         return FeedDataset(
             self._arrival(name), batch_size, features, label, weight, shuffle, seed,
-            replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_rows,
+            replica=self._runner.replica, replicas=self._runner.replicas, on_rows=self._count_read,
         )  # fmt: skip
 
     def _arrival(self, feed: str) -> Arrival:
@@ -134,9 +136,13 @@ class TrainContext:
                 " leave it out, and call ctx.evaluate() in the loop"
             )
 
-    def _count_rows(self, feed: str, epoch: int, rows: int, due: int) -> None:
-        self._refuse_evaluator()
-        self._ledger.add(feed, epoch, rows, due)
+    def check_fitted(self) -> None:
+        """Raises UsageError in an evaluator whose train() has ended without a fit()."""
+        if not self._fits:
+            self._refuse_evaluator()
+
+    def _count_read(self, feed: str, epoch: int, rows: int) -> None:
+        self._ledger.read(feed, epoch, rows)
         self._reports.moved()
 
     def fit(
@@ -257,6 +263,8 @@ class TrainContext:
         self, step: Callable[..., tf.Tensor], dataset: FeedDataset, epoch: int = 0
     ) -> float:
         """Calls `step(features, label[, weight])` for every batch of one epoch, on the workers.
+
+        Its rows count as trained on, unlike those that a `for` loop over the dataset reads.
 
         step: TensorFlow code that returns the batch's scalar loss, made with ctx.mean(); it is
         traced once and runs inside strategy.run. Returns the mean loss over the rows. Blocks until

@@ -14,9 +14,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfos import optimizers
+from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.dataset import FeedDataset, serve_reads
@@ -113,6 +115,50 @@ def normalized() -> keras.Model:
     model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
     model.compile(optimizer="sgd", loss="mse")
     return model
+
+
+def adapted(rows: Any) -> keras.Model:
+    """Has layers that have learned from rows: [rows, 3] batches."""
+    inputs = {"x": keras.Input([3], name="x")}
+    scale = keras.layers.Normalization(axis=None)
+    bins = keras.layers.Discretization(num_bins=3, output_mode="one_hot")
+    scale.adapt(rows)
+    bins.adapt(rows)
+    parts = [scale(inputs["x"]), keras.layers.Flatten()(bins(inputs["x"]))]
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(parts)))
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    return model
+
+
+def with_vocabulary(words: list[int]) -> keras.Model:
+    inputs = {"id": keras.Input([], dtype="int64", name="id")}
+    rows = keras.layers.Embedding(5, 2)(keras.layers.IntegerLookup(vocabulary=words)(inputs["id"]))
+    model = keras.Model(inputs, keras.layers.Dense(1)(rows))
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    return model
+
+
+def through(function: Callable[[Any], Any], rate: float = 0.1) -> keras.Model:
+    """Does what `function` does with its features."""
+    inputs = {"x": keras.Input([3], name="x")}
+    changed = keras.layers.Lambda(function, output_shape=(3,))(inputs["x"])
+    model = keras.Model(inputs, keras.layers.Dense(1)(changed))
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="mse")
+    return model
+
+
+class Newest(keras.metrics.Metric):
+    """Keeps the last value."""
+
+    def __init__(self) -> None:
+        super().__init__(name="newest")
+        self.value = self.add_weight(name="value", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.value.assign(keras.ops.mean(y_pred))
+
+    def result(self) -> Any:
+        return self.value
 
 
 class Bags(keras.Model):
@@ -219,6 +265,30 @@ def two_tables(rows_mean: Callable[[Any], Any]) -> tuple[list[Any], Callable[[An
     return weights, step
 
 
+def by_place(label: Any, predicted: Any) -> Any:
+    """Of shape [rows, places]."""
+    return (predicted[..., 0] - label[:, None]) ** 2
+
+
+def masked() -> keras.Model:
+    """Has a loss for each place of a row that a mask leaves: in some rows none, in others three."""
+    inputs = {"x": keras.Input([3], name="x")}
+    places = keras.layers.Reshape([3, 1])(keras.layers.ReLU()(inputs["x"]))
+    hidden = keras.layers.Dense(2, kernel_regularizer="l2")(keras.layers.Masking(0.0)(places))
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile(optimizer=keras.optimizers.SGD(0.3), loss=by_place)
+    return model
+
+
+def ignoring() -> keras.Model:
+    """A loss that leaves out the rows of one class."""
+    inputs = {"x": keras.Input([3], name="x")}
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(inputs["x"]))
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+    model.compile(optimizer=keras.optimizers.SGD(0.3), loss=loss)
+    return model
+
+
 def overshooting() -> keras.Model:
     return dense(keras.optimizers.SGD(3.0))
 
@@ -299,6 +369,9 @@ FITS: dict[str, tuple[str, str, Callable[[], keras.Model], int]] = {
     "positions": ("many", "x", positions, 2),
     "bags": ("many", "tags", bags, 2),
     "rivals": ("many", "id", rivals, 2),
+    "masked": ("many", "x", masked, 2),
+    "ignoring": ("many", "x", ignoring, 2),
+    "ignoring_two_rows": ("two", "x", ignoring, 2),
 }
 
 
@@ -394,6 +467,36 @@ def main(index: int, ports: list[str], root: Path) -> None:
 
     with runner.strategy.scope():
         weights, step = two_tables(lambda values: mean(values, runner.replicas))
+
+    def constant_step(features: Any, label: Any) -> Any:
+        return mean(label * tf.constant(float(index)), runner.replicas)
+
+    own, _ = loop("constant_step")
+    with pytest.raises(UsageError) as caught:
+        own.run_epoch(constant_step, data("many", "x"), 0)
+    leave("constant_step", error=str(caught.value))
+
+    rows = data("many", "x", shuffle=True).map(lambda features, label: features["x"])
+    # by name: what each process makes for itself, and the feature
+    unlike: dict[str, tuple[str, Callable[[], keras.Model]]] = {
+        "share": ("x", lambda: adapted(rows)),
+        "whole": ("x", lambda: adapted(rows.whole())),
+        "vocabulary": ("id", lambda: with_vocabulary([1, 2, 3 + index])),
+        "constant": ("x", lambda: through(lambda x: x * tf.constant(1.0 + index))),
+        "large_constant": ("x", lambda: through(lambda x: x + 0 * table[:1, :1])),
+        "rate": ("x", lambda: through(lambda x: x, 0.1 + index)),
+        "seed": ("x", lambda: through(lambda x: tf.random.stateless_uniform([3], [index, 1]) * x)),
+        "no_sum": ("x", lambda: dense(metrics=[Newest()])),
+    }
+    table = tf.fill([20, 20], float(index))
+    for name, (column, make) in unlike.items():
+        model, error = made(make), ""
+        try:
+            fit(name, model, data("many", column), None, 1)
+        except UsageError as refusal:
+            error = str(refusal)
+        leave(name, model, error=error)
+
     own, _ = loop("two_tables")
     both = data("many", ["id", "tags"])
     losses = [own.run_epoch(step, both, epoch) for epoch in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -264,7 +265,42 @@ def test_epoch_is_divided_anew_by_whoever_goes_on(left: Path) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(history.history["loss"], [loss], rtol=1e-5, atol=1e-5)
     record = ledger.as_json()["many"]
-    assert record == {"rows_due": [41], "rows_trained": [41], "rows_repeated": [0]}
+    assert record == {
+        "rows_due": [41], "rows_trained": [41], "rows_repeated": [0], "rows_read": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("share", "other values of variable normalization.*/mean, variable .*/variance of model"),
+        ("vocabulary", "other values of the vocabulary of integer_lookup"),
+        ("constant", "other values of constant .*lambda.*/Const of model"),
+        ("large_constant", "other values of constant"),
+        (
+            "constant_step",
+            r"other values of constant .*layer\.adapt\(ctx\.dataset\(\.\.\.\)\.whole",
+        ),
+        ("no_sum", "metric state newest/value of model .* is no sum"),
+    ],
+)
+def test_processes_that_have_made_different_models_refuse(
+    left: Path, name: str, words: str
+) -> None:
+    for worker in results(left, name):
+        assert re.search(words, str(worker["error"]))
+
+
+@pytest.mark.parametrize("name", ["whole", "seed", "rate"])
+def test_processes_that_have_made_the_same_model_train(left: Path, name: str) -> None:
+    found = results(left, name)
+    assert [str(worker["error"]) for worker in found] == [""] * WORKERS
+    if name == "whole":
+        means = [float(np.ravel(w)[0]) for w in found[0].values() if w.dtype.kind == "f"]
+        assert any(m == pytest.approx(values(41)["x"].mean(), abs=1e-5) for m in means)
+    for worker in found:
+        for n in range(sum(key.startswith("w") for key in worker)):
+            np.testing.assert_array_equal(worker[f"w{n}"], found[0][f"w{n}"])
 
 
 def test_only_the_chief_saves(left: Path) -> None:

@@ -135,12 +135,32 @@ def scaling(context: TrainContext) -> keras.Model:
         return CASES["scaled"].make()
 
 
+class Newest(keras.metrics.Metric):
+    """Keeps the last value."""
+
+    def __init__(self) -> None:
+        super().__init__(name="newest")
+        self.value = self.add_weight(name="value", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.value.assign(keras.ops.mean(y_pred))
+
+    def result(self) -> Any:
+        return self.value
+
+
+def no_sum(context: TrainContext) -> keras.Model:
+    with context.strategy.scope():
+        return functional(metrics=[Newest()])
+
+
 REFUSED: dict[str, Callable[[TrainContext], keras.Model]] = {
     "outside": outside_of_the_scope,
     "optimizer outside": optimizer_outside_of_the_scope,
     "python": python_in_the_model,
     "accumulating": accumulating,
     "scaling": scaling,
+    "no sum": no_sum,
 }
 
 

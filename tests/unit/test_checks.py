@@ -42,20 +42,6 @@ class TestRefusals:
         finally:
             tf.config.run_functions_eagerly(False)
 
-    def test_metric_whose_state_is_no_sum(self, world):
-        class Newest(keras.metrics.Metric):
-            def __init__(self):
-                super().__init__(name="newest")
-                self.value = self.add_variable([], "zeros", aggregation="mean", name="value")
-
-            def update_state(self, y_true, y_pred, sample_weight=None):
-                self.value.assign(tf.reduce_mean(y_pred))
-
-            def result(self):
-                return self.value
-
-        self.refused(world, functional(metrics=[Newest()]), "'mean'.*must be 'sum'")
-
     @pytest.mark.parametrize(
         ("options", "match"),
         [
@@ -151,6 +137,29 @@ def test_weights_that_a_step_assigns_are_for_one_worker(world, make):
     # evaluating assigns nothing, or what is there
     test = Step(model, "test_step")
     Program(test, dataset, Several(asynchronous=True)).function.get_concrete_function()
+
+
+class Newest(keras.metrics.Metric):
+    def __init__(self):
+        super().__init__(name="newest")
+        self.value = self.add_variable([], "zeros", name="value")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign(tf.reduce_mean(y_pred))
+
+    def result(self):
+        return self.value
+
+
+def test_metric_that_keeps_no_sum_is_for_one_process(world):
+    model, dataset = functional(metrics=[Newest()]), world.dataset()
+    train = prepare(model, dataset, SingleRunner())
+    applied = AppliedRows(SingleRunner())
+    for step, counted in ((train, applied), (Step(model, "test_step"), None)):
+        Program(step, dataset, SingleRunner(), counted).function.get_concrete_function()
+        program = Program(step, dataset, Several(asynchronous=True), counted)
+        with pytest.raises(UsageError, match=r"metric state newest/value .* is no sum"):
+            program.function.get_concrete_function()
 
 
 def test_variable_of_nobody_is_named(world):

@@ -164,7 +164,7 @@ class TestEpochs:
         dataset = make(10, on_rows=lambda *given: counted.append(given))
         for number, _ in enumerate(dataset):
             assert len(counted) == number
-        assert counted == [("train", 0, 10, 23), ("train", 0, 10, 23), ("train", 0, 3, 23)]
+        assert counted == [("train", 0, 10), ("train", 0, 10), ("train", 0, 3)]
         next(iter(dataset))
         assert len(counted) == 3
 
@@ -264,6 +264,24 @@ class TestInStep:
         every = sorted(i for batches in given for batch in batches for i in batch)
         assert every == list(range(ROWS))
 
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_whole_gives_all_rows_to_each_of_them(self, make, shuffle):
+        expected = [batch["id"].numpy().tolist() for batch in make(4, shuffle=shuffle)]
+        counted = []
+        for replica in range(3):
+            dataset = make(
+                4, shuffle=shuffle, replica=replica, replicas=3,
+                on_rows=lambda *given: counted.append(given),
+            ).map(lambda batch: batch["id"])  # fmt: skip
+            assert [batch.numpy().tolist() for batch in dataset.whole()] == expected
+            assert sum(rows for *_, rows in counted) == ROWS * (replica + 1)
+            assert sum(len(batch) for batch in dataset) < ROWS
+            del counted[-dataset.steps_per_epoch :]
+
+    def test_whole_is_divided_where_steps_are_made(self, make):
+        dataset = make(4, replica=1, replicas=2)
+        assert dataset.whole().steps_per_epoch == dataset.steps_per_epoch
+
     def test_padded_batch_has_a_row_where_there_is_none(self, make):
         one = tf.constant(0, tf.int64)
         for replica in range(30):
@@ -276,7 +294,7 @@ class TestInStep:
         dataset = make(4, replica=1, replicas=2, on_rows=lambda *given: counted.append(given))
         for _ in dataset:
             pass
-        assert counted == [("train", 0, 8, 23), ("train", 0, 8, 23), ("train", 0, 7, 23)]
+        assert counted == [("train", 0, 8), ("train", 0, 8), ("train", 0, 7)]
 
 
 class TestPerWorker:

@@ -83,6 +83,7 @@ class FeedDataset:
 
     Where processes train in step, iterating it gives this process's share of the rows, in as many
     batches as the others get. In the last step some may get a row more than others, or no row.
+    Iterating whole() gives all rows in each process.
 
     A feed may still be written (--overlap). Then iterating and calling it wait until all rows are
     there, and so does wait_complete(); what needs to know how many there are raises before.
@@ -105,7 +106,7 @@ class FeedDataset:
         *,
         replica: int = 0,
         replicas: int = 1,
-        on_rows: Callable[[str, int, int, int], None] | None = None,
+        on_rows: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.arrival = feed if isinstance(feed, Arrival) else Arrival(feed)
         manifest = self.arrival.manifest
@@ -129,6 +130,7 @@ class FeedDataset:
         self._maps: list[Callable[..., Any]] = []
         self._on_rows = on_rows
         self._epochs_begun = 0
+        self._is_whole = False
         self.feed = manifest.feed
         self._rows: int | None = None  # of a part of the feed
         self.takes: tuple[Take, ...] = ()
@@ -225,6 +227,15 @@ class FeedDataset:
         The function must keep one batch one batch. It is traced, and runs where the batch is read.
         """
         return self._like(_maps=[*self._maps, function])
+
+    def whole(self) -> FeedDataset:
+        """The same rows; iterating it gives all of them in each process, also where several train
+        in step.
+
+        For what a model is set up from, which must be the same in each: `layer.adapt(...)`, a
+        vocabulary, a count. fit() and run_epoch() divide its rows as they do those of any dataset.
+        """
+        return self._like(_is_whole=True)
 
     def in_order(self) -> FeedDataset:
         """The same rows, not shuffled."""
@@ -342,13 +353,16 @@ class FeedDataset:
         self.wait_complete()
         epoch = self._epochs_begun
         self._epochs_begun += 1
+        given = self
+        if self._is_whole:
+            given = self._like(replica=0, replicas=1, step_rows=self.batch_size)
         # in pieces, so that the count of rows given out never runs ahead of the loop
-        for start, stop in units(0, self.rows, self.step_rows, 1):
+        for start, stop in units(0, self.rows, given.step_rows, 1):
             if start == 0:
-                batches = iter(self.positions(start, self.rows, epoch))
+                batches = iter(given.positions(start, self.rows, epoch))
             yield next(batches)
             if self._on_rows:
-                self._on_rows(self.feed, epoch, stop - start, self.rows)
+                self._on_rows(self.feed, epoch, stop - start)
 
     def __call__(self) -> tf.data.Dataset:
         self.wait_complete()

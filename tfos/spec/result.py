@@ -24,8 +24,9 @@ class Result(Mapping[str, Any]):
     status: "succeeded" or "failed".
     error: the root cause: {"role", "index", "host", "message", "traceback"}; None of a success.
     attempts: how often the roles were launched. restarts: of processes, by role.
-    feeds: by name: {"rows", "shards", "rows_trained", "rows_repeated", "rows_missed"}, the last
-    three a number for each epoch.
+    feeds: by name: {"rows", "shards", "rows_trained", "rows_repeated", "rows_missed", "rows_read"},
+    the last four a number for each epoch: what fit() and run_epoch() trained on, and what loops
+    over a dataset were given.
     failures: all that failed meanwhile, the first one first.
     roles: by task, "worker-0": {"restarts", "host", "pid"}, of its last process.
     checkpoints: {"saved", "step", "stall_secs", "save_secs"}; empty when none was tried.

@@ -39,6 +39,7 @@ def train(host: Host, runner: Runner) -> Trained:
     host.reports.progress({"phase": "train() begins"})
     try:
         returned = app.train(context)
+        context.check_fitted()
         if app._exports_by_itself:
             context.export_by_itself()
     except BaseException:

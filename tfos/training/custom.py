@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -28,9 +29,12 @@ class CustomProgram:
 
     step: called with the parts of one batch inside strategy.run; returns the batch's scalar loss,
     of which the sum over processes in step is that of the whole step's rows.
+    inputs: nothing more than the positions.
     function: a tf.function of an int64 tensor [epoch, start, stop] that returns the sum, float64,
     of each step's loss times its rows.
     """
+
+    inputs: Sequence[Any] = ()
 
     def __init__(
         self, step: Any, dataset: FeedDataset, runner: Runner, applied: AppliedRows

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.epochs import EpochSource, Stretch
@@ -21,8 +20,8 @@ from tfos.training.program import Program
 class FitState:
     """How far a fit is: what a checkpoint says of it besides the weights, as JSON.
 
-    epoch: epochs done. step, rows: steps and rows done in the next one. totals: sums of the metrics
-    over them.
+    epoch: epochs done. step, rows: steps and rows done in the next one. totals: state of the
+    metrics after them.
     data_epoch, takes: where that is in the epochs of the dataset, see plan.Position. order: what
     these have their rows in, see FeedDataset.order.
     """
@@ -83,9 +82,9 @@ class Epoch(Watch):
         self._unit_steps = unit_steps
         self._save, self._is_due, self._told_to_stop = save, is_due, told_to_stop
         self._program = program(source.dataset)
-        self._total = self._program.zero()
+        self._total = self._program.begun()
         for into, value in zip(self._total, state.totals or [], strict=False):
-            into += np.asarray(value)
+            into[...] = value
         self._begun, self._before = time.monotonic(), state.rows
         self._saved_steps = loop.steps
         self._data_epoch = state.data_epoch
@@ -109,6 +108,7 @@ class Epoch(Watch):
 
     def _make(self, stretch: Stretch) -> None:
         program = self._program_of(stretch.dataset)
+        program.go_on(self._total)
         units = self._loop.run(program, stretch.dataset, stretch.parts, self, self._unit_steps)
         for unit, values in units:
             program.add(self._total, values)

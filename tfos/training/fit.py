@@ -19,6 +19,7 @@ from tfos.feeding.plan import Take
 from tfos.training.atomic import make_atomic
 from tfos.training.callbacks import CallbackStates, called_in, class_weights
 from tfos.training.epoch import Epoch, FitState
+from tfos.training.equality import check_equal
 from tfos.training.loop import Loop
 from tfos.training.program import Program
 from tfos.training.step import Step, is_own, prepare
@@ -129,6 +130,9 @@ class Fit:
         self._history = history
         self._callbacks = CallbackStates(options.callbacks)
         self._callbacks.restore(state.callbacks, self._checkpointer.arrays(self._section))
+        if source is not None and self._dataset.replicas > 1:
+            traced = self._program(source.dataset).function.get_concrete_function()
+            check_equal(self._loop.runner, traced, model)
         logs: dict[str, float] = {}
         while source is not None:
             epoch = state.epoch

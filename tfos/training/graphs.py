@@ -17,6 +17,12 @@ _CALLS = {
 }
 
 
+def called(operation: Any) -> Iterator[Any]:
+    """The graphs of the functions one of which an operation calls with its last inputs; or none."""
+    for name in _CALLS.get(operation.type, ((), 0))[0]:
+        yield function_graph(operation, name)
+
+
 def reached(tensors: Sequence[Any]) -> Iterator[Any]:
     """The tensors that these are computed from, and these themselves, each once.
 
@@ -32,10 +38,9 @@ def reached(tensors: Sequence[Any]) -> Iterator[Any]:
         seen.add(id(tensor))
         yield tensor
         operation = tensor.op
-        names, own = _CALLS.get(operation.type, ((), len(operation.inputs)))
+        _, own = _CALLS.get(operation.type, ((), len(operation.inputs)))
         left.extend(operation.inputs[:own])
-        for name in names:
-            body = function_graph(operation, name)
+        for body in called(operation):
             places = {id(given): place for place, given in enumerate(body.inputs)}
             for inner in reached([body.outputs[tensor.value_index]]):
                 if id(inner) in places:

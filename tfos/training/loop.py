@@ -22,6 +22,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.plan import Part, share
 from tfos.training.custom import CustomProgram
+from tfos.training.equality import check_equal
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
 from tfos.training.program import AppliedRows, Program
@@ -110,7 +111,8 @@ class Loop:
             if not overlaps:
                 watch.begin()
             bounds = tf.constant([unit.epoch, unit.start, unit.stop], tf.int64)
-            pending.append((unit, self.runner.submit(program.function, bounds)))
+            result = self.runner.submit(program.function, bounds, *program.inputs)
+            pending.append((unit, result))
             if len(pending) >= limit:
                 yield from first()
             if watch.wants_rest():
@@ -158,15 +160,16 @@ class Loop:
         self, program: Program, dataset: FeedDataset, epoch: int = 0, epochs: int = 0
     ) -> dict[str, float]:
         """The logs of a test program over all rows of a dataset, after `epoch` of the `epochs`."""
-        total, done, begun = program.zero(), 0, time.monotonic()
+        state, done, begun = program.begun(), 0, time.monotonic()
+        program.go_on(state)
         dataset.wait_complete()
         with self.reports.quiet():
             for part, values in self.run(program, dataset, [_whole(dataset)]):
-                program.add(total, values)
+                program.add(state, values)
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
                 self.progress("evaluate", done, dataset.rows, rate, {}, epoch=epoch, epochs=epochs)
-        return program.logs(total)
+        return program.logs(state)
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """See TrainContext.predict."""
@@ -191,7 +194,10 @@ class Loop:
         dataset.wait_complete()
         key = (step, dataset)
         if key not in self._custom:
-            self._custom[key] = CustomProgram(step, dataset, self.runner, self.applied)
+            program = CustomProgram(step, dataset, self.runner, self.applied)
+            if dataset.replicas > 1:
+                check_equal(self.runner, program.function.get_concrete_function())
+            self._custom[key] = program
         total, done, begun = 0.0, 0, time.monotonic()
         for part, value in self.run(self._custom[key], dataset, [_whole(dataset, epoch)]):
             total += float(value)

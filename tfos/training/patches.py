@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import tensorflow as tf
 
 from tfos.compat.keras import apply_gradients, replaced, variable_class
 from tfos.tables.clipping import clipped_tables
 from tfos.tables.rows import own_copy
 from tfos.training.collectives import all_sum
 
+# losses that divide by the rows of a batch, so that weighted means of them are means
+MEANS = ("sum_over_batch_size", "mean")
 _OPTIMIZER = "backend.tensorflow.optimizer:TFOptimizer"
 _BASE_OPTIMIZER = "optimizers.base_optimizer:BaseOptimizer"
 
@@ -48,6 +52,23 @@ def gradients_and_losses_as_they_are() -> Iterator[None]:
         ),
         replaced(_OPTIMIZER, _all_reduce_sum_gradients=lambda self, pairs: list(pairs)),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def masks_weighted(weigh: Callable[[Any], Any]) -> Iterator[None]:
+    """Keras's means over the entries that a mask leaves are made otherwise.
+
+    weigh: gives the factor of such a mean, a scalar, from the mask.
+    """
+
+    def apply_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: Any) -> Any:
+        weights = unweighted["apply_mask"](sample_weight, mask, dtype, reduction)
+        if mask is None or reduction not in MEANS:
+            return weights
+        return weights * tf.cast(weigh(mask), weights.dtype)
+
+    with replaced("losses.loss", apply_mask=apply_mask) as unweighted:
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,8 +16,10 @@ from tfos.training.synchronous import Synchronous
 
 class PredictProgram:
     """function: a tf.function of an int64 tensor [epoch, start, stop] that returns, for each
-    replica in step, the model's outputs for its rows of the unit, in order.
+    replica in step, the model's outputs for its rows of the unit, in order. inputs: nothing more.
     """
+
+    inputs: Sequence[Any] = ()
 
     def __init__(self, model: keras.Model, dataset: FeedDataset, runner: Runner) -> None:
         in_step = Synchronous(dataset)

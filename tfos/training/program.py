@@ -1,8 +1,10 @@
 """A Keras model's train or test step over one unit of rows, as one tf.function.
 
 The step is the model's own train_step or test_step. It runs in a StepScope, so that the state of
-the metrics is a value that goes through the loop of steps and comes back from the worker, and the
-chief adds up what all workers saw: metrics cost no traffic to the parameter servers and are exact.
+the metrics is a value that goes through the loop of steps and comes back from the worker: metrics
+cost no traffic to the parameter servers. Where units follow each other, each goes on from the state
+that the one before has left, as in Keras. Elsewhere each begins anew, and the chief adds up what
+all of them added, which is exact for all metrics that keep sums; others are refused.
 What the model keeps besides, such as moving averages, is written after the step as a difference, so
 that workers do not overwrite each other's.
 
@@ -20,7 +22,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.checks import check_others
 from tfos.training.collectives import all_sum
@@ -28,6 +29,7 @@ from tfos.training.patches import rows_read, tables_clipped
 from tfos.training.runner import Runner
 from tfos.training.scope import StepScope, add_to
 from tfos.training.step import Step
+from tfos.training.sums import check_sums
 from tfos.training.synchronous import Synchronous, check_losses
 
 
@@ -73,9 +75,9 @@ class Program:
     """One model's step over units of one dataset.
 
     applied: counts the rows of each training step; None for a test step.
-    function: a tf.function of an int64 tensor [epoch, start, stop] that trains (or tests) on these
-    positions of the dataset and returns the state of the metrics over them, and after it, float32,
-    the others of the step's logs as the last step had them.
+    function: a tf.function of an int64 tensor [epoch, start, stop], and of what `inputs` gives,
+    that trains (or tests) on these positions of the dataset and returns the state of the metrics,
+    and after it, float32, the others of the step's logs as the last step had them.
     """
 
     def __init__(
@@ -87,14 +89,10 @@ class Program:
     ) -> None:
         self._step, model = step, step.model
         self._metrics = [v for metric in model.metrics for v in metric.variables]
-        for variable in self._metrics:
-            if variable.aggregation != "sum":
-                raise UsageError(
-                    f"metric state {variable.path} has aggregation {variable.aggregation!r}: tfos"
-                    " adds up what the workers saw, so it must be 'sum'"
-                )
         self._initial = [variable.numpy() for variable in self._metrics]
         self._others = [np.zeros(shape, np.float32) for shape in step.others.values()]
+        self._follows = not runner.is_asynchronous and runner.parallelism == dataset.replicas == 1
+        self._state = self.begun()
         self._in_step = Synchronous(dataset) if dataset.replicas > 1 else None
         if self._in_step is not None and applied is not None:
             check_losses(model)
@@ -103,8 +101,7 @@ class Program:
         self.function = self._build(dataset, runner, applied)
 
     def _build(self, dataset: FeedDataset, runner: Runner, applied: AppliedRows | None) -> Any:
-        step, in_step = self._step, self._in_step
-        initial = [*self._initial, *self._others]
+        step, in_step, follows = self._step, self._in_step, self._follows
         count = len(self._metrics)
         overlaps = applied is not None and runner.is_asynchronous and runner.parallelism > 1
         run = runner.strategy.run
@@ -120,6 +117,8 @@ class Program:
                 check_others(step.model, others, state[:count])
             after = [scope.get_current_value(variable) for variable in self._metrics]
             last = list(others.values())
+            if not follows:
+                check_sums(step.model, state[:count], after)
             changes = scope.changes()
             if weight is None:
                 for variable, difference in changes:
@@ -134,8 +133,12 @@ class Program:
             last = [tf.where(weight > 0, v * tf.cast(weight, v.dtype), 0) for v in last]
             return [*after, *last], _agreed([difference for _, difference in changes], weight)
 
-        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
-        def unit(bounds: Any) -> Any:
+        specs = [tf.TensorSpec(value.shape, value.dtype) for value in self._initial]
+
+        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64), *(specs if follows else [])])
+        def unit(bounds: Any, *left: Any) -> Any:
+            begun = list(left) if follows else [tf.constant(value) for value in self._initial]
+            begun += [tf.constant(value) for value in self._others]
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
             batches = iter(dataset.positions(start, stop, epoch, padded=True))
 
@@ -150,7 +153,7 @@ class Program:
             _, state = tf.while_loop(
                 lambda at, _: at < stop,
                 body,
-                (start, [tf.constant(value) for value in initial]),
+                (start, begun),
                 parallel_iterations=1,
             )
             return state if in_step is None else run(self._summed, args=(state,))
@@ -163,36 +166,45 @@ class Program:
         seen = all_sum([value - zero for value, zero in zip(state, begun, strict=True)])
         return [zero + value for zero, value in zip(begun, seen, strict=True)]
 
-    def zero(self) -> list[np.ndarray]:
-        """What add() makes of no units, float64."""
-        return [np.zeros(value.shape, np.float64) for value in [*self._initial, *self._others]]
+    def begun(self) -> list[np.ndarray]:
+        """The state before the first unit, float64: the metrics', and after it the others."""
+        return [np.array(value, np.float64) for value in [*self._initial, *self._others]]
 
-    def add(self, total: list[np.ndarray], state: Sequence[np.ndarray]) -> None:
-        """Adds the state that one unit returned to `total`; of the others the newest ones stay."""
-        count = len(self._metrics)
-        for into, value, initial in zip(total[:count], state[:count], self._initial, strict=True):
-            into += np.asarray(value, np.float64) - initial
-        for into, value in zip(total[count:], state[count:], strict=True):
-            into[...] = value
+    def go_on(self, state: list[np.ndarray]) -> None:
+        """The next units are those after `state`, which add() is to keep up to date."""
+        self._state = state
 
-    def logs(self, total: list[np.ndarray]) -> dict[str, Any]:
-        """The logs of the step over all units in `total`, as Keras has them: sorted, numbers where
-        they are scalars."""
-        count = len(self._metrics)
-        with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
-            sums = [
-                (i + v).astype(i.dtype) for i, v in zip(self._initial, total[:count], strict=True)
-            ]
-        mapping = list(zip(self._metrics, map(tf.constant, sums), strict=True))
+    @property
+    def inputs(self) -> list[Any]:
+        """What the next unit is given besides its positions."""
+        return self._tensors(self._state) if self._follows else []
+
+    def add(self, state: list[np.ndarray], left: Sequence[np.ndarray]) -> None:
+        """Makes `state` that after one more unit, which has left the state `left`."""
+        adds = [not self._follows] * len(self._initial) + [False] * len(self._others)
+        initial = [*self._initial, *self._others]
+        for into, value, zero, is_sum in zip(state, left, initial, adds, strict=True):
+            into[...] = into + np.asarray(value, np.float64) - zero if is_sum else value
+
+    def logs(self, state: list[np.ndarray]) -> dict[str, Any]:
+        """The logs of the step in `state`, as Keras has them: sorted, numbers where they are
+        scalars."""
+        mapping = list(zip(self._metrics, self._tensors(state), strict=True))
         # a result may be a variable itself, whose value is in the scope alone
         with keras.StatelessScope(state_mapping=mapping):
             logs = {
                 name: np.asarray(value, np.float64).tolist()
                 for name, value in self._step.logs().items()
             }
-        others = zip(self._step.others, total[count:], strict=True)
+        others = zip(self._step.others, state[len(self._metrics) :], strict=True)
         logs.update({name: value.tolist() for name, value in others})
         return dict(sorted(logs.items()))
+
+    def _tensors(self, state: list[np.ndarray]) -> list[Any]:
+        """The metrics' part of it."""
+        with np.errstate(over="ignore"):  # of a loss that has grown beyond all bounds
+            values = [v.astype(i.dtype) for i, v in zip(self._initial, state, strict=False)]
+        return [tf.constant(value) for value in values]
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]

@@ -20,10 +20,7 @@ from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.plan import share
 from tfos.training.collectives import all_sum
-from tfos.training.patches import gradients_and_losses_as_they_are
-
-# losses that divide by the rows of a batch, so that weighted means of them are means
-_MEANS = ("sum_over_batch_size", "mean")
+from tfos.training.patches import MEANS, gradients_and_losses_as_they_are, masks_weighted
 
 
 class Synchronous:
@@ -50,10 +47,21 @@ class Synchronous:
         mine, total = self.rows(at)
         self._weight = tf.cast(mine, tf.float32) / tf.cast(total, tf.float32)
         try:
-            with gradients_and_losses_as_they_are():
+            with gradients_and_losses_as_they_are(), masks_weighted(self._part_of_mask):
                 yield self._weight
         finally:
             self._weight = None
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def _part_of_mask(self, mask: Any) -> Any:
+        """What a mean over the entries that a mask leaves of this process's rows is to be times.
+
+        Then the means of all processes, weighted by their rows, add up to the mean over all that is
+        left of the step's rows.
+        """
+        left = tf.reduce_sum(tf.cast(mask, tf.float32))
+        left = tf.where(self._weight > 0, left, 0.0)  # a row that is there for the shape alone
+        return tf.math.divide_no_nan(left, all_sum([left])[0] * self._weight)
 
     def reduce_gradients(self, optimizer: Any) -> None:
         """Makes `optimizer` apply the sum of all processes' gradients.
@@ -86,9 +94,9 @@ def check_losses(model: keras.Model) -> None:
     """Raises UsageError for a compiled loss that cannot be put together from parts of a batch."""
     for loss in keras.tree.flatten(model.loss):
         reduction = getattr(loss, "reduction", "sum_over_batch_size")
-        if reduction not in _MEANS:
+        if reduction not in MEANS:
             raise UsageError(
                 f"loss {type(loss).__name__} of model {model.name!r} has"
                 f" reduction={reduction!r}, which workers that train in step cannot put together"
-                f" from their parts of a batch: use one of {_MEANS}, or --strategy single"
+                f" from their parts of a batch: use one of {MEANS}, or --strategy single"
             )
