@@ -111,6 +111,14 @@ class TestKeras:
         with keras_names.replaced("losses.loss", **{function: lambda value: value}):
             pass
 
+    def test_what_was_inherited_is_inherited_again(self):
+        """Else what is replaced in the base later has no effect."""
+        place = "optimizers.sgd:SGD"
+        assert "apply" not in vars(keras.optimizers.SGD)
+        with keras_names.replaced(place, apply=None):
+            assert keras.optimizers.SGD.apply is None
+        assert "apply" not in vars(keras.optimizers.SGD)
+
     def test_a_place_that_is_gone_is_named(self):
         with (
             pytest.raises(TFOSError, match=rf"Keras {re.escape(keras.__version__)}.*nowhere"),

@@ -83,6 +83,7 @@ def replaced(place: str, **functions: Any) -> Iterator[dict[str, Any]]:
         owner = importlib.import_module(f"keras.src.{module}")
         owner = getattr(owner, name) if name else owner
         before = {function: getattr(owner, function) for function in functions}
+        own = {function: vars(owner)[function] for function in functions if function in vars(owner)}
     except (ImportError, AttributeError) as error:
         raise _missing(error, "is made") from error
     try:
@@ -90,5 +91,8 @@ def replaced(place: str, **functions: Any) -> Iterator[dict[str, Any]]:
             setattr(owner, function, replacement)
         yield before
     finally:
-        for function, original in before.items():
-            setattr(owner, function, original)
+        for function in functions:
+            if function in own:
+                setattr(owner, function, own[function])
+            else:  # inherited: a copy would hide what is replaced in the base later
+                delattr(owner, function)
