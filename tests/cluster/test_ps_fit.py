@@ -35,7 +35,7 @@ from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.lake.run_directory import RunDirectory
 from tfos.training.atomic import make_atomic
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 stderr=subprocess.STDOUT,
             )
     try:
-        status = processes["chief-0"].wait(240)
+        status = processes["chief-0"].wait(500)
         assert status == 0, (root / "chief-0.log").read_text()[-5000:]
     finally:
         for process in processes.values():

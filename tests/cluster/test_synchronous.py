@@ -36,7 +36,7 @@ from tfos.strategies.single.backend import SingleRunner
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 from helpers import write_feed
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 WORKERS = 3
 # 41 rows are 3 full steps of 3 * 4 rows, and one of 5: two rows for two workers, one for another
 SHARDS = {"many": [1, 30, 10], "two": [2], "one": [1]}
@@ -97,7 +97,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         for index, process in enumerate(processes):
             log = root / f"{index}.log"
-            assert process.wait(240) == 0, log.read_text()[-5000:]
+            assert process.wait(500) == 0, log.read_text()[-5000:]
     finally:
         for process in processes:
             process.kill()

@@ -228,7 +228,8 @@ class TestBeside:
         feeds.begin()
         assert gate.begun.wait(WAIT_SECS)
         feeds.cancel()
-        assert asked == ["tfos-run-feed"] * 3
+        # once more where the job takes a moment to end
+        assert set(asked) == {"tfos-run-feed"} and len(asked) >= 3
         assert not feeds._thread.is_alive()
         assert not lake.exists(manifest_path("train"))
 
