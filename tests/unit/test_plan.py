@@ -15,7 +15,6 @@ from tfos.feeding.plan import (
     Slice,
     left,
     share,
-    units,
     window_rows,
     within,
 )
@@ -247,24 +246,6 @@ class TestLeft:
         assert positions(within(ranges, start, stop)) == whole[start:stop]
         with pytest.raises(ValueError, match=f"of the {len(whole)} that are left"):
             within(ranges, start, len(whole) + 1)
-
-
-class TestUnits:
-    @QUICK
-    @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 17), st.integers(1, 9))
-    def test_cover_the_rest_from_any_start(self, start, length, batch, steps):
-        rows = start + length
-        cut = units(start, rows, batch, steps)
-        assert [p for begin, end in cut for p in range(begin, end)] == list(range(start, rows))
-        sizes = [end - begin for begin, end in cut]
-        assert all(size == batch * steps for size in sizes[:-1])
-        assert all(0 < size <= batch * steps for size in sizes)
-
-    def test_resumed_at_a_unit_the_cuts_are_the_same(self):
-        assert units(48, 101, 8, 3) == units(0, 101, 8, 3)[2:]
-
-    def test_nothing_left_is_no_unit(self):
-        assert units(10, 10, 4, 2) == []
 
 
 class TestWindowRows:

@@ -1,4 +1,4 @@
-"""pl_submit status, logs and cancel: their command lines, and what they print."""
+"""pl_submit status, logs and cancel: their command lines. What status prints: render.py."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfos.compat.tensorflow import python_functions
 from tfos.errors import FeedError, UsageError
 from tfos.feeding.arrival import Arrival
-from tfos.feeding.plan import Take, left, share, units
+from tfos.feeding.plan import Take, left, share
 from tfos.feeding.reader import FeedReader, View
 from tfos.feeding.schema import Column, Manifest, blocks
 from tfos.feeding.tensors import component_specs, tensor_of
@@ -357,12 +357,12 @@ class FeedDataset:
         if self._is_whole:
             given = self._like(replica=0, replicas=1, step_rows=self.batch_size)
         # in pieces, so that the count of rows given out never runs ahead of the loop
-        for start, stop in units(0, self.rows, given.step_rows, 1):
+        for start in range(0, self.rows, given.step_rows):
             if start == 0:
                 batches = iter(given.positions(start, self.rows, epoch))
             yield next(batches)
             if self._on_rows:
-                self._on_rows(self.feed, epoch, stop - start)
+                self._on_rows(self.feed, epoch, min(given.step_rows, self.rows - start))
 
     def __call__(self) -> tf.data.Dataset:
         self.wait_complete()

@@ -4,9 +4,9 @@ An epoch is one sequence of all rows, each exactly once. Unshuffled it is the sh
 other. Shuffled, the shards are put in a random order first, and then the rows are permuted inside
 windows of consecutive rows, which may span many shards. Both depend on (seed, epoch) alone, so any
 process can compute any part of any epoch, and how far an epoch has come is one number: the rows
-before it are trained on, the rows from it on are not. Who trains on what is decided by cutting the
-sequence into units. In the first epoch of a feed that is still being written the shards come as
-they arrive, and each is a window: what arrives later changes nothing of what was there before.
+before it are trained on, the rows from it on are not. In the first epoch of a feed that is still
+being written the shards come as they arrive, and each is a window: what arrives later changes
+nothing of what was there before.
 
 Processes in step each have a share of the sequence, and go through it from its begin. When others
 go on in their place, what is left of the shares, one after the other, is the sequence that they
@@ -209,12 +209,3 @@ def within(ranges: Sequence[Range], start: int, stop: int) -> list[Range]:
     if stop > before:
         raise ValueError(f"rows up to {stop} of the {before} that are left of an epoch")
     return found
-
-
-def units(start: int, rows: int, batch_size: int, steps: int) -> list[tuple[int, int]]:
-    """Cuts positions [start, rows) into units of `steps` steps; only the last may be short.
-
-    batch_size: rows in one step, of all replicas together.
-    """
-    size = batch_size * steps
-    return [(at, min(at + size, rows)) for at in range(start, rows, size)]
