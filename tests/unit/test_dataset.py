@@ -207,6 +207,23 @@ class TestManyColumns:
         manifest = write_feed(lake, "train", columns, values, [9, ROWS - 9])
         return FeedReader(lake, str(tmp_path / "cache")), manifest, values
 
+    @pytest.mark.parametrize("mapped", [False, True])
+    def test_an_iterator_gives_a_block_as_one_component(self, wide, mapped):
+        """Else each unit of steps takes as long to begin as hundreds of steps; map() wants all."""
+        reader, manifest, values = wide
+        serve_reads(reader)
+        names = [name for name in values if name.startswith("float32")]
+        dataset = FeedDataset(manifest, 5, names, "word", shuffle=False)
+        if mapped:
+            dataset = dataset.map(lambda features, label: (features, label))
+        packed = dataset.positions(0, ROWS, 0, packed=True)
+        components = len(tf.nest.flatten(packed.element_spec))
+        assert components == (self.COUNT + 1 if mapped else 2)
+        for batch, whole in zip(packed, dataset.positions(0, ROWS, 0), strict=True):
+            unpacked = dataset.unpacked(batch)
+            tf.nest.assert_same_structure(unpacked, whole)
+            tf.nest.map_structure(np.testing.assert_array_equal, unpacked, whole)
+
     @pytest.mark.parametrize("others", [["tags", "word"], []], ids=["with others", "alone"])
     def test_values_are_those_of_the_feed(self, wide, others):
         reader, manifest, values = wide

@@ -288,13 +288,15 @@ class FeedDataset:
         return result
 
     def positions(
-        self, start: Any, stop: Any, epoch: Any, *, padded: bool = False
+        self, start: Any, stop: Any, epoch: Any, *, padded: bool = False, packed: bool = False
     ) -> tf.data.Dataset:
         """This replica's batches of the steps that make up the positions [start, stop) of an epoch.
 
         start, stop, epoch: int64 scalars; start is a multiple of the replicas, and from there to
         stop are full steps, but at the end of the epoch.
         padded: whether a batch without rows has some row instead of none, as models need it.
+        packed: whether a batch is what unpacked() takes. An iterator over thousands of columns
+        takes longer to make than a short unit of steps.
         May be called inside a tf.function; then it reads where that function runs.
         """
         start, stop, epoch = (tf.cast(each, tf.int64) for each in (start, stop, epoch))
@@ -315,7 +317,7 @@ class FeedDataset:
                 _as_it_is(lambda at: self._batch(epoch, at, tf.minimum(at + several, whole)))
             )
             dataset = reads.rebatch(size).concatenate(dataset)
-        if self._has_blocks:
+        if self._has_blocks and not (packed and self._packs):
             dataset = dataset.map(_as_it_is(lambda *read: self._arranged_blocks(read)))
         for function in self._maps:
             dataset = dataset.map(function)
@@ -324,6 +326,16 @@ class FeedDataset:
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False
         return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
+
+    @_as_it_is  # type: ignore[untyped-decorator]
+    def unpacked(self, batch: Any) -> Any:
+        """A batch of positions(packed=True) as those of others are."""
+        return self._arranged_blocks(batch) if self._packs else batch
+
+    @property
+    def _packs(self) -> bool:
+        """Whether batches can leave tf.data as they are read: map() wants them arranged there."""
+        return self._has_blocks and not self._maps
 
     def _bounds(self, start: Any, end: Any, padded: bool) -> tuple[Any, Any]:
         stop = tf.minimum(start + self.batch_size, end)

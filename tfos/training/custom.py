@@ -45,10 +45,10 @@ class CustomProgram:
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
         def unit(bounds: Any) -> Any:
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
-            batches = iter(dataset.positions(start, stop, epoch))
+            batches = iter(dataset.positions(start, stop, epoch, packed=True))
 
             def body(at: Any, total: Any) -> Any:
-                batch = next(batches)
+                batch = dataset.unpacked(next(batches))
                 upto = tf.minimum(at + dataset.step_rows, stop)
                 with applied.counting(upto - at), reducing(), tables_clipped(), rows_read():
                     loss = run(step, args=batch if isinstance(batch, tuple) else (batch,))

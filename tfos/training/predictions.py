@@ -56,7 +56,7 @@ class PredictProgram:
         @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)], autograph=False)
         def unit(bounds: Any) -> Any:
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
-            batches = iter(dataset.positions(start, stop, epoch, padded=True))
+            batches = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
             steps = tf.cast((stop - start + dataset.step_rows - 1) // dataset.step_rows, tf.int32)
             arrays = [
                 tf.TensorArray(
@@ -67,7 +67,8 @@ class PredictProgram:
 
             def body(number: Any, arrays: Any) -> Any:
                 at = start + tf.cast(number, tf.int64) * dataset.step_rows
-                outputs = run(one_step, args=(next(batches), at, stop))
+                batch = dataset.unpacked(next(batches))
+                outputs = run(one_step, args=(batch, at, stop))
                 return number + 1, [
                     array.write(number, output)
                     for array, output in zip(arrays, outputs, strict=True)

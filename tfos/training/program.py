@@ -140,12 +140,13 @@ class Program:
             begun = list(left) if follows else [tf.constant(value) for value in self._initial]
             begun += [tf.constant(value) for value in self._others]
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
-            batches = iter(dataset.positions(start, stop, epoch, padded=True))
+            batches = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
 
             def body(at: Any, state: Any) -> Any:
                 upto = tf.minimum(at + dataset.step_rows, stop)
                 with applied.counting(upto - at) if applied else contextlib.nullcontext():
-                    state, differences = run(one_step, args=(state, next(batches), at))
+                    batch = dataset.unpacked(next(batches))
+                    state, differences = run(one_step, args=(state, batch, at))
                     for variable, difference in zip(changed, differences, strict=True):
                         add_to(variable, difference)
                 return upto, state
