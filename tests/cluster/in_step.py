@@ -21,9 +21,10 @@ from tfos import optimizers
 from tfos.errors import UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.fault.checkpoint.store import CheckpointStore
-from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
 from tfos.strategies.multi_worker.backend import MultiWorkerRunner

@@ -26,9 +26,9 @@ from in_step import (
     two_tables,
 )
 
-from tfos.feeding.dataset import serve_reads
 from tfos.feeding.plan import share
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 from tfos.strategies.single.backend import SingleRunner

@@ -25,8 +25,8 @@ from tfos import optimizers
 from tfos.context import TrainContext
 from tfos.errors import UsageError
 from tfos.fault.checkpoint import chunked
-from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
 from tfos.layers import Embedding
 from tfos.strategies.ps.coordinator import ParameterServerRunner

@@ -9,8 +9,9 @@ import tensorflow as tf
 from helpers import write_feed
 
 from tfos.errors import FeedError, UsageError
-from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.reader import FeedReader, View
+from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 

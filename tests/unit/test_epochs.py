@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tfos.feeding.arrival import Arrival
-from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.epochs import CompleteEpoch, GrowingEpoch
 from tfos.feeding.plan import Part, Position
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 

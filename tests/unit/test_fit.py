@@ -25,8 +25,8 @@ from zoo import (
 from tfos.errors import FeedError, UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.arrival import Arrival
-from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
 from tfos.strategies.single.backend import SingleRunner
 

@@ -12,7 +12,7 @@ import pytest
 from worlds import Interrupted, World, interrupt
 from zoo import functional
 
-from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
 from tfos.training.outputs import Outputs
 

@@ -11,7 +11,7 @@ from worlds import Halving, Interrupted, World, assert_same_history, assert_same
 from zoo import ROWS, TRAIN, as_tf_data, functional, unsteady
 
 from tfos.errors import UsageError
-from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reads import serve_reads
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from helpers import write_feed
 
-from tfos.feeding.dataset import FeedDataset, serve_reads
+from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 from tfos.training.export import export_model

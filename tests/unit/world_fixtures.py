@@ -8,8 +8,8 @@ from helpers import write_feed
 from worlds import World
 from zoo import COLUMNS, EVAL, EVAL_ROWS, TRAIN, as_lists
 
-from tfos.feeding.dataset import serve_reads
 from tfos.feeding.reader import FeedReader
+from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
 
 

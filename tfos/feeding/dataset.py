@@ -1,10 +1,4 @@
-"""A feed as tf.data, read where it is consumed.
-
-Under ParameterServerStrategy a tf.py_function runs on the coordinator, not on the worker that
-iterates. The graph op PyFunc looks its token up in the process that runs it, so a process that
-registered a reader under our token serves its own batches (serve_reads). That lookup goes through
-one private name of TensorFlow, which is touched in serve_reads alone.
-"""
+"""A feed as tf.data, read where it is consumed."""
 
 from __future__ import annotations
 
@@ -13,66 +7,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tfos.compat.tensorflow import python_functions
 from tfos.errors import FeedError, UsageError
 from tfos.feeding.arrival import Arrival
+from tfos.feeding.not_tf_data import NotTfData
 from tfos.feeding.plan import Take, left, share
-from tfos.feeding.reader import FeedReader, View
+from tfos.feeding.reader import View
+from tfos.feeding.reads import own_share, read_here
 from tfos.feeding.schema import Column, Manifest, blocks
 from tfos.feeding.tensors import component_specs, tensor_of
 
-_READ_TOKEN = "tfos_read"
-_SHARE_TOKEN = "tfos_share"
 _PREFETCH_BATCHES = 4
 # of all columns together, in one read: 4 MiB at most
 _READ_VALUES = 1 << 19
-_keep_alive: list[Any] = []
 # Python that is to stay Python: AutoGraph would convert it anew for each column
 _as_it_is = tf.autograph.experimental.do_not_convert
 
 
-def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
-    """Makes this process answer the reads of any feed dataset that TensorFlow runs in it.
-
-    index, count: this process is number `index` of the `count` that iterate such a dataset.
-    """
-
-    def read(view: bytes, epoch: Any, start: Any, stop: Any) -> list[np.ndarray]:
-        return reader.read(View.from_text(view.decode()), int(epoch), int(start), int(stop))
-
-    def share(rows: Any) -> np.ndarray:
-        return np.array([rows * index // count, rows * (index + 1) // count], np.int64)
-
-    functions = python_functions()
-    functions[_READ_TOKEN], functions[_SHARE_TOKEN] = read, share
-    _keep_alive[:] = [read, share]  # the registry holds weak references
-
-
-# what takes the place of tf.data's methods; `map` is there
-_ITERATE = "iterate over it in `for batch in dataset:` and break where you have enough"
-_LESS = "select the rows in pre_train(), whose DataFrames have filter() and limit()"
-_LEAVE = "leave it out: batches are read ahead, and rows are kept where they are read"
-_INSTEAD = {
-    **dict.fromkeys(("take", "as_numpy_iterator", "get_single_element"), _ITERATE),
-    **dict.fromkeys(("skip", "filter", "shard", "take_while", "sample_from_datasets"), _LESS),
-    **dict.fromkeys(("prefetch", "cache", "with_options"), _LEAVE),
-    **dict.fromkeys(("batch", "padded_batch", "rebatch"), "use ctx.dataset(..., batch_size=...)"),
-    "unbatch": "it comes in batches: use ctx.dataset(..., batch_size=1)",
-    "shuffle": "use ctx.dataset(..., shuffle=True, seed=...)",
-    "repeat": "use ctx.fit(model, dataset, epochs=...), or iterate over it again",
-    "cardinality": "see its steps_per_epoch and rows",
-}
-_OTHERWISE = "use its map(), or make the columns in pre_train()"
-
-
-class _NotOfTfData(UsageError, AttributeError):
-    """For hasattr(), too, there is no such method."""
-
-
-class FeedDataset:
+class FeedDataset(NotTfData):
     """Batches of a feed: (features, label[, weight]), or the features alone without a label.
 
     Made by TrainContext.dataset(). Iterating it in a `for` loop gives one epoch in this process;
@@ -137,25 +90,6 @@ class FeedDataset:
         self.batch_size = batch_size
         self.replica, self.replicas = replica, replicas
         self.step_rows = batch_size * replicas
-
-    def __getattr__(self, name: str) -> Any:
-        """Raises UsageError, with what to do instead, for the methods of tf.data.Dataset."""
-        if name.startswith("_") or not hasattr(tf.data.Dataset, name):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raise _NotOfTfData(
-            f"ctx.dataset() is no tf.data.Dataset: instead of its {name}(),"
-            f" {_INSTEAD.get(name, _OTHERWISE)}"
-        )
-
-    @property
-    def __array__(self) -> Any:
-        """Keras asks its own fit(), evaluate() and predict() for it; raises UsageError."""
-        raise UsageError(
-            f"the dataset of feed {self.feed!r} is neither an array nor a tf.data.Dataset, as"
-            " Keras's own model.fit(), evaluate() and predict() want it: call ctx.fit(model,"
-            " dataset), ctx.evaluate(model, dataset) or ctx.predict(model, dataset), or iterate"
-            " over it"
-        )
 
     def wait_complete(self) -> FeedDataset:
         """Blocks until all rows are there, for as long as the ETL takes; returns this dataset."""
@@ -379,8 +313,7 @@ class FeedDataset:
     def __call__(self) -> tf.data.Dataset:
         self.wait_complete()
         rows = tf.constant(self.rows, tf.int64)
-        (bounds,) = tf.raw_ops.PyFunc(input=[rows], token=_SHARE_TOKEN, Tout=[tf.int64])
-        bounds = tf.ensure_shape(bounds, [2])
+        bounds = own_share(rows)
         # a share without rows has no epoch to repeat
         epochs = tf.where(bounds[0] < bounds[1], tf.constant(-1, tf.int64), 0)
         return (
@@ -398,14 +331,9 @@ class FeedDataset:
             else [tf.TensorSpec([None, len(block)], column.dtype)]
             for block, column in zip(self._blocks, firsts, strict=True)
         ]
-        flat = tf.raw_ops.PyFunc(
-            input=[tf.constant(self._view.to_text()), epoch, start, stop],
-            token=_READ_TOKEN,
-            Tout=[spec.dtype for each in specs for spec in each],
-        )
-        parts = iter(flat)
+        parts = iter(read_here(self._view, epoch, start, stop, [s for each in specs for s in each]))
         read = [
-            tensor_of(column, [tf.ensure_shape(next(parts), spec.shape) for spec in each])
+            tensor_of(column, [next(parts) for _ in each])
             for column, each in zip(firsts, specs, strict=True)
         ]
         return tuple(read) if self._has_blocks else self.arranged(read)

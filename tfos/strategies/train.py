@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfos.context import TrainContext
 from tfos.errors import LakeError
-from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reads import serve_reads
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.training.runner import Runner

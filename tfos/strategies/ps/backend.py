@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfos.fault.failures import FailureKind
-from tfos.feeding.dataset import serve_reads
+from tfos.feeding.reads import serve_reads
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.spec.roles import CHIEF
