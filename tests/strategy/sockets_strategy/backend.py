@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfos.fault.failures import FailureKind
-from tfos.feeding.reader import View
+from tfos.feeding.reader import FeedReader, View
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 
@@ -58,13 +58,19 @@ def serve(host: Host) -> None:
         reader = host.reader(turns=len(host.addresses["peer"]))
         while True:
             connection, _ = server.accept()
-            with connection, connection.makefile("rw") as lines:
-                for line in lines:
-                    asked = json.loads(line)
-                    x, y = reader.read(VIEW, *asked["rows"])
-                    answer = gradient(np.array(asked["weights"]), x, y)
-                    lines.write(json.dumps(answer.tolist()) + "\n")
-                    lines.flush()
+            with contextlib.suppress(ConnectionError):  # the next chief connects in its turn
+                _answer(connection, reader)
+
+
+def _answer(connection: socket.socket, reader: FeedReader) -> None:
+    """All that one chief asks for."""
+    with connection, connection.makefile("rw") as lines:
+        for line in lines:
+            asked = json.loads(line)
+            x, y = reader.read(VIEW, *asked["rows"])
+            answer = gradient(np.array(asked["weights"]), x, y)
+            lines.write(json.dumps(answer.tolist()) + "\n")
+            lines.flush()
 
 
 class Context:
