@@ -152,6 +152,7 @@ class RunDirectory(CommittedStorage):
         return None if marker is None else self.modified(marker)
 
     def has_begun(self) -> bool:
+        """Whether a run is past its checks here, or has ended before them."""
         return any(self.exists(name) for name in _RUN_FILES)
 
     def _marker(self) -> str | None:

@@ -90,8 +90,9 @@ def _constants(traced: Any) -> Iterator[_Part]:
 
 
 def _digest(value: np.ndarray) -> int:
-    array = np.asarray(value)
-    data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+    flat = np.ascontiguousarray(value).reshape(-1)
+    # numbers are not copied: it may be a large table
+    data: Any = repr(flat.tolist()).encode() if flat.dtype == object else flat.view(np.uint8)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 

@@ -25,7 +25,7 @@ from tfos.lake.run_directory import RunDirectory
 from tfos.training.callbacks import CallbackStates
 from tfos.training.loop import Loop
 from tfos.training.program import Program
-from tfos.training.step import Step, is_own, prepare
+from tfos.training.step import prepare, prepare_test
 
 _POLL_SECS = 1.0
 
@@ -68,9 +68,7 @@ class Evaluator:
             raise UsageError("--evaluator has nothing to evaluate on: give fit() a validation=")
         # as the chief does, whose checkpoints are to fit
         step = prepare(model, dataset, self._loop.runner)
-        test = Step(model, "test_step")
-        if is_own(model, "train_step") or is_own(model, "test_step"):
-            test = prepare(model, validation, self._loop.runner, "test_step")
+        test = prepare_test(model, validation, self._loop.runner)
         program = Program(test, validation, self._loop.runner)
         record = self._lake.evaluations()
         history = keras.callbacks.History()

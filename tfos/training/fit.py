@@ -22,7 +22,7 @@ from tfos.training.epoch import Epoch, FitState
 from tfos.training.equality import check_equal
 from tfos.training.loop import Loop
 from tfos.training.program import Program
-from tfos.training.step import Step, is_own, prepare
+from tfos.training.step import prepare, prepare_test
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ class Fit:
         self._programs: dict[tuple[Take, ...], Program] = {}
         self._step = prepare(model, dataset, loop.runner)
         if validation is not None:
-            self._test_step = Step(model, "test_step")
-            # else what it takes has just been built
-            if is_own(model, "train_step") or is_own(model, "test_step"):
-                self._test_step = prepare(model, validation, loop.runner, "test_step")
+            self._test_step = prepare_test(model, validation, loop.runner)
         if loop.runner.is_asynchronous:
             for optimizer in self._step.optimizers:
                 make_atomic(optimizer, loop.runner.parallelism)

@@ -31,8 +31,8 @@ class Step:
     optimizers: those that it applies.
     results: of a step of the model's own, the name of each metric's result in its logs, and which
     one it is: the metric, and the number of the value in its result().
+    None where the logs are the metrics' results under their own names.
     others: the shapes of what else is in its logs, by name.
-    Both are None where the logs are the metrics' results under their own names.
     """
 
     model: keras.Model
@@ -130,6 +130,13 @@ def prepare(
     for optimizer in tracing.applied:
         check_optimizer(model, optimizer, runner)
     return Step(model, name, tracing.applied, tracing.results, tracing.others)
+
+
+def prepare_test(model: keras.Model, dataset: FeedDataset, runner: Runner) -> Step:
+    """The test step of a model that prepare() has built for its train_step."""
+    if is_own(model, "train_step") or is_own(model, "test_step"):
+        return prepare(model, dataset, runner, "test_step")
+    return Step(model, "test_step")  # what it takes has been built
 
 
 def _nothing_to_call(model: keras.Model, name: StepName) -> UsageError:
