@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from zoo import Newest
 
 from tfos import optimizers
 from tfos.errors import UsageError
@@ -146,20 +147,6 @@ def through(function: Callable[[Any], Any], rate: float = 0.1) -> keras.Model:
     model = keras.Model(inputs, keras.layers.Dense(1)(changed))
     model.compile(optimizer=keras.optimizers.SGD(rate), loss="mse")
     return model
-
-
-class Newest(keras.metrics.Metric):
-    """Keeps the last value."""
-
-    def __init__(self) -> None:
-        super().__init__(name="newest")
-        self.value = self.add_weight(name="value", initializer="zeros")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        self.value.assign(keras.ops.mean(y_pred))
-
-    def result(self) -> Any:
-        return self.value
 
 
 class Bags(keras.Model):

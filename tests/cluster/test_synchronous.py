@@ -80,7 +80,8 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.raises(Interrupted):
         go_on(SingleRunner(), served(root), root, 8, steps=2)
     ports = ",".join(str(free_port()) for _ in range(WORKERS))
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "cluster")])
+    tests = ROOT / "tests"
+    path = os.pathsep.join(map(str, [ROOT, tests / "cluster", tests / "unit"]))
     env = {**os.environ, "PYTHONPATH": path, "GRPC_FAIL_FAST": "use_caller"}
     script = str(ROOT / "tests" / "cluster" / "in_step.py")
     processes = []

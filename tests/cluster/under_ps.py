@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.coordinator.values import RemoteValueImpl
 from worlds import World
-from zoo import CASES, Case, autoencoder, functional, rivals, task, two_towers
+from zoo import CASES, Case, Newest, autoencoder, functional, rivals, task, two_towers
 
 from tfos import optimizers
 from tfos.context import TrainContext
@@ -133,20 +133,6 @@ def accumulating(context: TrainContext) -> keras.Model:
 def scaling(context: TrainContext) -> keras.Model:
     with context.strategy.scope():
         return CASES["scaled"].make()
-
-
-class Newest(keras.metrics.Metric):
-    """Keeps the last value."""
-
-    def __init__(self) -> None:
-        super().__init__(name="newest")
-        self.value = self.add_weight(name="value", initializer="zeros")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        self.value.assign(keras.ops.mean(y_pred))
-
-    def result(self) -> Any:
-        return self.value
 
 
 def no_sum(context: TrainContext) -> keras.Model:

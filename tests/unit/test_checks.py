@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 from worlds import assert_same_weights
-from zoo import CASES, TRAIN, as_tf_data, functional
+from zoo import CASES, TRAIN, Newest, as_tf_data, functional
 
 from tfos.errors import UsageError
 from tfos.strategies.single.backend import SingleRunner
@@ -137,18 +137,6 @@ def test_weights_that_a_step_assigns_are_for_one_worker(world, make):
     # evaluating assigns nothing, or what is there
     test = Step(model, "test_step")
     Program(test, dataset, Several(asynchronous=True)).function.get_concrete_function()
-
-
-class Newest(keras.metrics.Metric):
-    def __init__(self):
-        super().__init__(name="newest")
-        self.value = self.add_variable([], "zeros", name="value")
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        self.value.assign(tf.reduce_mean(y_pred))
-
-    def result(self):
-        return self.value
 
 
 def test_metric_that_keeps_no_sum_is_for_one_process(world):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from test_registry import Calls, eventually, expire
 
 from tfos.errors import RegistryError
-from tfos.runtime.registry import Registry, RegistryAddress, prepare
-from tfos.runtime.zookeeper import EmbeddedZooKeeper
+from tfos.runtime.registry import Registry, RegistryAddress
 
+pytest_plugins = ["zookeeper_fixtures"]
 pytestmark = pytest.mark.serial
 _numbers = itertools.count()
 
@@ -63,17 +63,6 @@ class Real:
     def close(self):
         for session in self._open:
             session.close()
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = EmbeddedZooKeeper("127.0.0.1")
-    server.wait()
-    try:
-        prepare(server.hosts)
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(params=["fake", "real"])

@@ -23,20 +23,10 @@ from tfos.runtime import keys, registry, zookeeper
 from tfos.runtime.registry import Registry, RegistryAddress, prepare, read_public
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 
+pytest_plugins = ["zookeeper_fixtures"]
 pytestmark = pytest.mark.serial
 DEADLINE_SECS = 10.0
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = EmbeddedZooKeeper("127.0.0.1")
-    server.wait()
-    try:
-        prepare(server.hosts)
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
