@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, free_port
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+from helpers import write_feed
 from in_step import (
     BATCH,
     FITS,
@@ -32,9 +35,6 @@ from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
 from tfos.strategies.single.backend import SingleRunner
-
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-from helpers import write_feed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 WORKERS = 3
