@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from tfos.cli.class_data import COMPILE_LITTLE, ClassArchive, launch_environment
 from tfos.cli.commands import COMMANDS
 from tfos.cli.commands import main as operate
 from tfos.cli.driver_log import DriverLog
@@ -27,7 +28,7 @@ from tfos.driver.summary import STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
 from tfos.lake.run_directory import RunDirectory
-from tfos.runtime.java import find_java
+from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import RESULT_FILE_ENV, RUN_FILE, Result
 
@@ -38,8 +39,10 @@ def submit(submission: Submission) -> Result:
     """Runs spark-submit to its end; returns the run's result. Ctrl-C ends the run."""
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")
     result_file = Path(scratch, "result.json")
+    classes = ClassArchive(find_java(), spark_home(), submission.class_path)
+    options = [COMPILE_LITTLE] if submission.is_cluster_mode else classes.options()
     env = {
-        **os.environ,
+        **launch_environment(os.environ, options, submission.java_options),
         RESULT_FILE_ENV: str(result_file),
         STARTED_ENV: os.environ.get(STARTED_ENV, str(time.time())),
         "PYTHONUNBUFFERED": "1",
@@ -73,6 +76,7 @@ def submit(submission: Submission) -> Result:
             return Result(None, "succeeded")  # app.py --help
     finally:
         status = process.end(keep_scratch=True)
+        classes.close(status)
         if relay:  # who told of no result may have told why, in what is not shown
             relay.close(shows_unplaced=status != 0 and not result_file.exists())
         shutil.rmtree(scratch, ignore_errors=True)

@@ -100,6 +100,10 @@ class Submission:
         self._packages = [file for file in files if file.parent != self.app.parent]
         # --py-files takes no folders
         self._archive = Path(tempfile.gettempdir(), f"tfos-app-{self.run_id}.zip")
+        on_path = ("spark.driver.extraClassPath", "spark.jars")
+        self.class_path = [f"{key}={conf[key]}" for key in on_path if key in conf]
+        for_java = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
+        self.java_options = [conf[key] for key in for_java if key in conf]
         self._master = given.master or conf.get("spark.master") or local_master(spec)
 
     def write_archive(self) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -25,7 +26,7 @@ def find_java() -> str:
     if not java:
         raise PreflightError(f"no Java found: JAVA_HOME is not set and PATH has no java; {remedy}")
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr
+        said = _version(java)
     except OSError as error:
         source = "JAVA_HOME" if home else "PATH"
         raise PreflightError(f"{java} (from {source}) does not run: {error}; {remedy}") from error
@@ -34,6 +35,12 @@ def find_java() -> str:
         found = said.splitlines()[0] if said else "no version"
         raise PreflightError(f"{java} is too old ({found}); {remedy}")
     return java
+
+
+@functools.lru_cache
+def _version(java: str) -> str:
+    """What it says of itself; a JVM takes its time for that. Raises OSError."""
+    return subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr
 
 
 def spark_home() -> Path:
