@@ -1,4 +1,4 @@
-"""How long a failure holds up the training: python benchmarks/recovery.py [--quick]
+"""How long a failure holds up the training: python benchmarks/recovery.py [--quick] [--against DIR]
 
 Runs the counting app of the tests on a standalone Spark cluster on this machine (a master and three
 workers), kills one part after the other, and reads from the chief's own record of its steps:
@@ -8,8 +8,8 @@ workers), kills one part after the other, and reads from the chief's own record 
   standing  seconds in which no worker trained, beyond the usual pause between two units
   lost      steps that had been made and are made again, from the last checkpoint on
 
-The last column compares with the alternative to recovery inside the run: the driver killed, and the
-run continued by `pl_submit --resume`. --quick leaves out what needs a new attempt.
+It compares with the alternative to recovery inside the run, the driver killed and the run continued
+by `pl_submit --resume`, and with another checkout. --quick leaves out what needs a new attempt.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import conftest
 from conftest import APPS, SparkCluster
 from runs import Run
 
 sys.path.insert(0, str(APPS))
 from counting import UNIT_STEPS
+from submit import add_against, builds
 
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 
@@ -91,7 +93,7 @@ def measure(
     run: Run, timeline: Timeline, what: str, harm: Callable[[], object], restarts: bool
 ) -> Row:
     failures = run.wait_for_training()
-    time.sleep(16)  # a spare is begun 6 s after its process, and then imports TensorFlow
+    time.sleep(16)  # what a run prepares for the next failure is ready by then
     chief = run.trained[:2]
     killed = time.time()
     harm()
@@ -105,17 +107,20 @@ def measure(
     return row
 
 
-def processes(run: Run, timeline: Timeline, label: str) -> list[Row]:
+def pid_of(run: Run, task: str) -> int:
+    """As the run says: another build may have more than one process of a task."""
+    return next(role.pid for role in run.status.roles if role.task == task and role.pid)
+
+
+def processes(run: Run, timeline: Timeline) -> list[Row]:
     def kill(task: str, signum: int = signal.SIGKILL) -> Callable[[], object]:
-        return lambda: os.kill(run.pid(task), signum)
+        return lambda: os.kill(pid_of(run, task), signum)
 
     return [
-        measure(run, timeline, f"worker process, {label}", kill("worker-1"), False),
-        measure(run, timeline, f"ps process, {label}", kill("ps-1"), True),
-        measure(run, timeline, f"chief process, {label}", kill("chief-0"), True),
-        measure(
-            run, timeline, f"chief process, SIGTERM, {label}", kill("chief-0", signal.SIGTERM), True
-        ),
+        measure(run, timeline, "worker process", kill("worker-1"), False),
+        measure(run, timeline, "ps process", kill("ps-1"), True),
+        measure(run, timeline, "chief process", kill("chief-0"), True),
+        measure(run, timeline, "chief process, SIGTERM", kill("chief-0", signal.SIGTERM), True),
     ]
 
 
@@ -155,54 +160,69 @@ def resume(run: Run, timeline: Timeline, again: Callable[[], Run]) -> tuple[Row,
     return row, continued
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only failures of single processes")
-    quick = parser.parse_args().quick
-    home = Path(tempfile.mkdtemp(prefix="bench-recovery-"))
-    server = EmbeddedZooKeeper("127.0.0.1")
-    server.wait()
+def turn(home: Path, build: Path, zookeeper: str, quick: bool) -> list[Row]:
+    """All kills, of a run of `build` on a cluster of its own."""
+    conftest.ROOT = build  # whose pl_submit the tests' helpers run
+    home.mkdir()
+    timeline = Timeline(home / "timeline")
     cluster = SparkCluster(home)
     runs: list[Run] = []
-    rows: list[Row] = []
+
+    def start(*options: object) -> Run:
+        return Run(
+            home, "run", "--master", cluster.url, "--zookeeper", f"{zookeeper}/{home.name}",
+            "--num-ps", 2, "--num-workers", 2, "--conf", "spark.driver.host=127.0.0.1", *options,
+            args=(*_ARGS, "--timeline", timeline.path),
+        )  # fmt: skip
+
     try:
         for name in "abc":
             cluster.add_worker(name, 3)
-        print(f"  {'what is killed':44s} {'back':>7s} {'standing':>9s} {'lost':>6s}")
-        for spare in ("on", "off"):
-            timeline = Timeline(home / f"timeline-{spare}")
-
-            def start(*options: object, spare: str = spare, timeline: Timeline = timeline) -> Run:
-                return Run(
-                    home, f"spare-{spare}", "--master", cluster.url, "--zookeeper", server.hosts,
-                    "--num-ps", 2, "--num-workers", 2, "--spare", spare,
-                    "--conf", "spark.driver.host=127.0.0.1", *options,
-                    args=(*_ARGS, "--timeline", timeline.path),
-                )  # fmt: skip
-
-            runs.append(start())
-            label = "with a spare" if spare == "on" else "without"
-            rows += processes(runs[-1], timeline, label)
-            if spare == "on" and not quick:
-                rows += attempts(runs[-1], timeline, cluster)
-            if spare == "off":
-                row, continued = resume(runs[-1], timeline, lambda: start("--resume"))
-                runs.append(continued)
-                rows.append(row)
-            result = runs[-1].finish()
-            stats = result["checkpoints"]
-            save, stall = (stats[key] / stats["saved"] for key in ("save_secs", "stall_secs"))
-            print(
-                f"  a checkpoint takes {save:.3f} s; training stands still for {stall:.3f} s of it"
-            )
+        runs.append(start())
+        rows = processes(runs[-1], timeline)
+        if not quick:
+            rows += attempts(runs[-1], timeline, cluster)
+        row, continued = resume(runs[-1], timeline, lambda: start("--resume"))
+        runs.append(continued)
+        stats = runs[-1].finish()["checkpoints"]
+        save, stall = (stats[key] / stats["saved"] for key in ("save_secs", "stall_secs"))
+        print(f"  a checkpoint takes {save:.3f} s; training stands still for {stall:.3f} s of it")
     finally:
         for run in runs:
             run.close()
         cluster.close()
+    return [*rows, row]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="only failures of single processes")
+    parser.add_argument("--turns", type=int, default=1)
+    add_against(parser)
+    options = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="bench-recovery-"))
+    server = EmbeddedZooKeeper("127.0.0.1")
+    server.wait()
+    found: dict[str, dict[str, list[float]]] = {}
+    try:
+        for number in range(options.turns):
+            for name, build in builds(options.against).items():
+                print(f"turn {number + 1}, {name}:")
+                print(f"  {'what is killed':44s} {'back':>7s} {'standing':>9s} {'lost':>6s}")
+                for row in turn(home / f"{name}-{number}", build, server.hosts, options.quick):
+                    found.setdefault(row.what, {}).setdefault(name, []).append(row.back)
+    finally:
         server.stop()
-    print("\nseconds until training again, and how many times faster than --resume:")
-    for row in rows:
-        print(f"  {row.what:44s} {row.back:7.2f} {rows[-1].back / max(row.back, 0.01):8.1f}x")
+    medians = {
+        what: {name: statistics.median(secs) for name, secs in by_build.items()}
+        for what, by_build in found.items()
+    }
+    print("\nmedian seconds until training again, and how many times faster than --resume:")
+    again = list(medians.values())[-1]["now"]
+    for what, secs in medians.items():
+        print(f"  {what:44s} {secs['now']:7.2f} {again / max(secs['now'], 0.01):8.1f}x", end="")
+        against = f"  {secs['now'] / secs['before']:5.2f}x of {secs['before']:.2f} before"
+        print(against if "before" in secs else "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the command to the first training steps: python benchmarks/startup.py [--quick]
+"""From the command to the first training steps: python benchmarks/startup.py [--against DIR]
 
 Submits two tables of 200,000 x 16 and 400,000 rows with bin/pl_submit to four local slots, with
 each strategy, and says when pre_train() begins, when train() begins (in between the feed is written
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from submit import ROOT, submit
+from submit import ROOT, add_against, builds, submit
 
 ARGS = ["--model", "tables", "--batch-size", "8192", "--steps", "50", "--epochs", "2"]
 STRATEGIES = {
@@ -32,10 +32,10 @@ PHASES = ("pre_train()", "train()", "first steps")
 _TIMEOUT_SECS = 300
 
 
-def with_tfos(strategy: str) -> list[float]:
+def with_tfos(strategy: str, build: Path) -> list[float]:
     begun = time.time()
     options = ["--master", MASTER, "--strategy", strategy.split(",")[0], *STRATEGIES[strategy]]
-    metrics = submit(options, "benchmarks/apps/steps.py", ARGS)["metrics"]
+    metrics = submit(options, "benchmarks/apps/steps.py", ARGS, build=build)["metrics"]
     return [metrics[at] - begun for at in ("pre_train_at", "train_at", "first_steps_at")]
 
 
@@ -57,22 +57,29 @@ def by_hand() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one turn instead of three")
-    turns = range(1 if parser.parse_args().quick else 3)
-    taken: dict[str, list[list[float]]] = {strategy: [] for strategy in STRATEGIES}
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--quick", action="store_const", const=1, dest="turns", help="one turn")
+    add_against(parser)
+    options = parser.parse_args()
+    measured = builds(options.against)
+    taken: dict[tuple[str, str], list[list[float]]] = {
+        (strategy, build): [] for strategy in STRATEGIES for build in measured
+    }
     alternative = []
-    for _ in turns:
-        for strategy, found in taken.items():
-            found.append(with_tfos(strategy))
+    for _ in range(options.turns):
+        for (strategy, build), found in taken.items():
+            found.append(with_tfos(strategy, measured[build]))
         alternative.append(by_hand())
     secs = statistics.median(alternative)
-    print(f"seconds from the command, medians of {len(turns)}:")
-    print(f"{'':26s}{''.join(f'{phase:>13s}' for phase in PHASES)}")
-    for strategy, found in taken.items():
+    print(f"seconds from the command, medians of {options.turns}:")
+    print(f"{'':34s}{''.join(f'{phase:>13s}' for phase in PHASES)}")
+    before: dict[str, float] = {}
+    for (strategy, build), found in taken.items():
         medians = [statistics.median(each) for each in zip(*found, strict=True)]
-        print(f"  {strategy:24s}{''.join(f'{each:13.1f}' for each in medians)}", end="")
-        print(f"  {medians[-1] / secs:5.2f}x by hand")
-    print(f"  {'by hand, one process':24s}{'':26s}{secs:13.1f}")
+        print(f"  {strategy:24s}{build:>8s}{''.join(f'{each:13.1f}' for each in medians)}", end="")
+        ratio = medians[-1] / before.setdefault(strategy, medians[-1])
+        print(f"  {medians[-1] / secs:5.2f}x by hand  {ratio:5.2f}x of the first build")
+    print(f"  {'by hand, one process':32s}{'':26s}{secs:13.1f}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import tempfile
@@ -13,16 +14,31 @@ _TIMEOUT_SECS = 600
 
 
 def submit(
-    options: list[str], app: str, args: list[str], timeout_secs: float = _TIMEOUT_SECS
+    options: list[str],
+    app: str,
+    args: list[str],
+    timeout_secs: float = _TIMEOUT_SECS,
+    build: Path = ROOT,
 ) -> dict[str, Any]:
     """result.json of a run of `app`, a path in this repository, in a lake of its own.
 
-    Raises RuntimeError with the run's last words when it fails.
+    build: the checkout whose bin/pl_submit it is. Raises RuntimeError with the run's
+    last words when it fails.
     """
     with tempfile.TemporaryDirectory(prefix="tfos-benchmark-") as lake:
-        command = [str(ROOT / "bin" / "pl_submit"), "--json", "--lake", lake, *options]
+        command = [str(build / "bin" / "pl_submit"), "--json", "--lake", lake, *options]
         command += [str(ROOT / app), *args]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout_secs)
     if ended.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
     return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def add_against(parser: argparse.ArgumentParser) -> None:
+    """Declares --against; see builds()."""
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, by turns")
+
+
+def builds(against: Path | None) -> dict[str, Path]:
+    """What is measured, by name: this checkout, after the other one if there is one."""
+    return {**({"before": against.resolve()} if against else {}), "now": ROOT}
