@@ -124,23 +124,33 @@ def our_processes() -> dict[int, str]:
     return found
 
 
-def role_processes(run_id: str) -> dict[str, list[int]]:
-    """The TensorFlow processes of a run on this machine, "worker-0" -> pids: its spare is last."""
-    found: dict[str, list[int]] = {}
-    processes = psutil.process_iter(["pid", "cmdline", "create_time", "environ"])
-    # a spare is younger than what it is a spare for
-    for process in sorted(processes, key=lambda p: p.info["create_time"] or 0):
-        line = process.info["cmdline"] or []
+def role_pids(run_id: str) -> dict[str, int]:
+    """The TensorFlow processes of a run on this machine, "worker-0" -> pid."""
+    found: dict[str, int] = {}
+    for process in psutil.process_iter(["pid", "cmdline", "create_time", "environ"]):
+        # one that is forked has written its command over that of the fork server
+        line = " ".join(process.info["cmdline"] or []).split()
         is_ours = (process.info["environ"] or {}).get(_MARK[0]) == _MARK[1]
         if is_ours and "tfos.runtime.main" in line and run_id in line:
-            task = line[line.index("tfos.runtime.main") + 1]
-            found.setdefault(task, []).append(process.info["pid"])
+            found[line[line.index("tfos.runtime.main") + 1]] = process.info["pid"]
     return found
 
 
-def role_pids(run_id: str) -> dict[str, int]:
-    """The TensorFlow processes of a run on this machine: "worker-0" -> pid; no spares."""
-    return {task: pids[0] for task, pids in role_processes(run_id).items()}
+def supervisor_of(pid: int) -> psutil.Process:
+    """The Python worker of Spark that supervises a TensorFlow process.
+
+    A forked one is the child of its guardian, which is told whom to watch.
+    """
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    line = parent.cmdline()
+    return psutil.Process(int(line[line.index("-c") + 3])) if "-c" in line else parent
+
+
+def fork_servers() -> list[psutil.Process]:
+    """Of all runs of these tests that are under way."""
+    ours = (psutil.Process(pid) for pid in our_processes())
+    return [p for p in ours if "tfos.runtime.fork_server" in " ".join(p.cmdline()).split()[:4]]
 
 
 def _scratch() -> set[int | str]:
@@ -202,17 +212,23 @@ def _with_defaults(argv: Sequence[str]) -> list[str]:
     if argv and argv[0] in COMMANDS:
         return [*argv]
     if {"--strategy", "--num-ps", "--num-workers"}.isdisjoint(argv):
-        return ["--spare", "off", "--strategy", "single", *argv]
-    return ["--spare", "off", *argv]
+        return ["--strategy", "single", *argv]
+    return [*argv]
 
 
-def start_submit(*argv: object, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+def start_submit(
+    *argv: object,
+    stderr: Any = subprocess.PIPE,
+    where: Callable[..., list[str]] = lambda *argv: list(argv),
+) -> subprocess.Popen[str]:
     """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it.
 
-    Under --strategy single and without spares, unless told otherwise.
+    where: makes a command one that runs on another machine.
+
+    Under --strategy single, unless told otherwise.
     """
     return subprocess.Popen(
-        [str(ROOT / "bin" / "pl_submit"), *_with_defaults([*map(str, argv)])],
+        where(str(ROOT / "bin" / "pl_submit"), *_with_defaults([*map(str, argv)])),
         stdout=subprocess.PIPE,
         stderr=stderr,
         stdin=subprocess.DEVNULL,
@@ -221,7 +237,7 @@ def start_submit(*argv: object, stderr: Any = subprocess.PIPE) -> subprocess.Pop
     )
 
 
-def submit(*argv: object, timeout_secs: float = 240.0) -> Submitted:
+def submit(*argv: object, timeout_secs: float = 280.0) -> Submitted:
     """Runs pl_submit to its end."""
     process = start_submit(*argv)
     try:
@@ -273,12 +289,11 @@ class SparkCluster:
         self._env = {
             **os.environ,
             "SPARK_HOME": str(spark_home()),
-            "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_WORKER_DIR": str(home / "work"),
             "PYSPARK_PYTHON": sys.executable,
         }
         port = free_port()
-        self.url = f"spark://127.0.0.1:{port}"
+        self.url = f"spark://{self._address('master')}:{port}"
         self._workers: dict[str, Any] = {}
         self._log = home / "master.log"
         self._master = self._start("master", "master.Master", port)
@@ -288,9 +303,18 @@ class SparkCluster:
         from tfos.runtime.process import ChildProcess
 
         with open(self._home / f"{name}.log", "ab") as sink:
+            address = self._address(name)
             command = [self._spark_class, f"org.apache.spark.deploy.{kind}"]
-            address = ["--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
-            return ChildProcess([*command, *address, *argv], env=self._env, log=sink.fileno())
+            command += ["--host", address, "--port", str(port), "--webui-port", "0", *argv]
+            env = {**self._env, "SPARK_LOCAL_IP": address}
+            return ChildProcess(self._command(name, *command), env=env, log=sink.fileno())
+
+    def _address(self, name: str) -> str:
+        return "127.0.0.1"
+
+    def _command(self, name: str, *argv: str) -> list[str]:
+        """The command that runs `argv` where the master or the worker `name` is to run."""
+        return list(argv)
 
     def add_worker(self, name: str, cores: int) -> None:
         registered = self._log.read_text().count("Registering worker")
@@ -304,7 +328,7 @@ class SparkCluster:
 
     def worker_of(self, pid: int) -> str:
         """The Spark worker that process `pid` runs under."""
-        parents = {process.pid for process in psutil.Process(pid).parents()}
+        parents = {process.pid for process in supervisor_of(pid).parents()}
         return next(name for name, worker in self._workers.items() if worker.pid in parents)
 
     def kill_worker(self, name: str) -> None:

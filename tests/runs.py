@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from conftest import APPS, poll, role_pids, start_submit
+from conftest import APPS, poll, role_pids, start_submit, supervisor_of
 
 from tfos.client.control import read_status
 from tfos.client.status import Status
@@ -32,6 +32,7 @@ class Run:
         *options: object,
         app: Path = APPS / "counting.py",
         args: tuple[object, ...] = ("--epochs", 10_000),
+        where: Callable[..., list[str]] = lambda *argv: list(argv),
     ):
         self.lake = RunDirectory(str(lake), run_id)
         self._until = lake / f"{run_id}.finish"
@@ -39,7 +40,7 @@ class Run:
         sink, self._stderr = tempfile.mkstemp(prefix=f"{run_id}-")
         self._process = start_submit(
             "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
-            app, "--until", self._until, *args, stderr=sink,
+            app, "--until", self._until, *args, stderr=sink, where=where,
         )  # fmt: skip
         os.close(sink)
 
@@ -61,11 +62,11 @@ class Run:
         return int(poll(lambda: role_pids(self.lake.run_id).get(task), 60, f"{task} runs"))
 
     def supervisor(self, task: str) -> int:
-        return int(psutil.Process(self.pid(task)).ppid())
+        return supervisor_of(self.pid(task)).pid
 
     def executor(self, task: str) -> int:
         """The JVM that the task's supervisor belongs to."""
-        parents = psutil.Process(self.pid(task)).parents()
+        parents = supervisor_of(self.pid(task)).parents()
         return int(next(process.pid for process in parents if process.name() == "java"))
 
     def driver(self) -> psutil.Process:
