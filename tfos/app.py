@@ -22,6 +22,9 @@ class TFOnSparkApp:
 
     Subclass it in app.py and submit it with `pl_submit app.py`, or call run() on an instance.
 
+    preload: names of modules that the processes of the roles are to have imported before they
+    begin, for what takes seconds to import: ["transformers"]. Once on each executor, beside
+    pre_train(); a module that starts threads as it is imported makes each process import it.
     args: the app's own command line, parsed by add_arguments.
     result: None until the roles have ended; then what result.json will hold.
     fit_data: the DataFrame that tfos.ml.TFEstimator.fit() was given, for pre_train(), or what
@@ -34,6 +37,7 @@ class TFOnSparkApp:
     _feeds_from: ClassVar[str] = "pre_train() returned"
     # whether a train() that exports no model leaves that to tfos
     _exports_by_itself = False
+    preload: Sequence[str] = ()
     args: argparse.Namespace = argparse.Namespace()
     result: Result | None = None
     fit_data: DataFrame | Feed | dict[str, DataFrame | Feed] | None = None

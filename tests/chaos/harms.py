@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
-from conftest import ROOT, SparkCluster, our_processes, poll, role_pids, role_processes
+from conftest import (
+    ROOT,
+    SparkCluster,
+    fork_servers,
+    our_processes,
+    poll,
+    role_pids,
+    supervisor_of,
+)
 from runs import Run
 
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
@@ -20,7 +28,7 @@ TASKS = ("chief-0", "ps-0", "ps-1", "worker-0", "worker-1")
 WEIGHTS = {
     "SIGKILL": 30,
     "SIGTERM": 18,
-    "SIGKILL with spare": 8,
+    "SIGKILL with fork server": 8,
     "SIGSTOP": 3,
     "supervisor": 10,
     "executor": 7,
@@ -112,13 +120,13 @@ class Chaos:
                 victim.terminate()
             case "SIGSTOP":
                 victim.suspend()
-            case "SIGKILL with spare":
-                spares = role_processes(self._run.lake.run_id)[harm.task][1:]
-                for pid in spares:
-                    psutil.Process(pid).kill()
+            case "SIGKILL with fork server":
+                servers = fork_servers()
+                for server in servers:
+                    server.kill()
                 victim.kill()
                 self._strike(harm.task, victim.pid)
-                return f"pid {victim.pid}, spares {spares}"
+                return f"pid {victim.pid}, fork servers {[server.pid for server in servers]}"
             case "newest checkpoint":
                 victim.suspend()  # no newer one may come
                 try:
@@ -145,9 +153,8 @@ class Chaos:
 
     def _strike_all_of(self, parent: psutil.Process) -> list[str]:
         """Notes that the processes of all tasks under `parent` end; returns these tasks."""
-        children = {process.pid for process in parent.children(recursive=True)}
         pids = role_pids(self._run.lake.run_id)
-        tasks = [task for task, pid in pids.items() if pid in children]
+        tasks = [task for task, pid in pids.items() if parent in _above(pid)]
         for task in tasks:
             self._strike(task, pids[task])
         return tasks
@@ -157,7 +164,7 @@ class Chaos:
     ) -> str | None:
         """SIGKILL to the nearest process above `victim` that is it, if there is one."""
         ours = our_processes()
-        for parent in victim.parents():
+        for parent in _above(victim.pid):
             if parent.pid in ours and is_it(parent):
                 tasks = self._strike_all_of(parent)
                 parent.kill()
@@ -169,10 +176,15 @@ class Chaos:
             name = self._cluster.worker_of(victim.pid)
         except StopIteration:  # its supervisor has just died
             return None
-        top = victim.parents()
-        javas = [process for process in top if process.name() == "java"]
+        javas = [process for process in _above(victim.pid) if process.name() == "java"]
         tasks = self._strike_all_of(javas[1])
         self._cluster.kill_worker(name)
         self.tell(f"Spark worker {name} is gone, with it {', '.join(tasks)}")
         self._cluster.add_worker(f"{name}-next", CORES)
         return f"{name}; {name}-next has come instead"
+
+
+def _above(pid: int) -> list[psutil.Process]:
+    """The supervisor of a TensorFlow process, and what that runs under, nearest first."""
+    supervisor = supervisor_of(pid)
+    return [supervisor, *supervisor.parents()]

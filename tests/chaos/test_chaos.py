@@ -62,7 +62,7 @@ def harm_a_run(
         shutil.copy(SLOW_APP, app)
         run = Run(
             tmp_path, "chaos", "--master", cluster.url, "--zookeeper", f"{zookeeper}/chaos",
-            "--num-ps", 2, "--num-workers", 2, "--spare", "auto", "--hang-secs", HANG_SECS,
+            "--num-ps", 2, "--num-workers", 2, "--hang-secs", HANG_SECS,
             "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.sql.shuffle.partitions=4",
             "--conf", f"spark.driver.extraJavaOptions={JAVA_OPTIONS}",
             "--conf", f"spark.executor.extraJavaOptions={JAVA_OPTIONS}",

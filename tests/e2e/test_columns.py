@@ -67,7 +67,7 @@ EXPECTED = {
 def result(tmp_path_factory):
     lake = tmp_path_factory.mktemp("lake")
     ended = submit("--json", "--num-workers", 1, "--run-id", "columns", "--lake", lake,
-                   "--spare", "off", APPS / "columns.py")  # fmt: skip
+                   APPS / "columns.py")  # fmt: skip
     assert ended.status == 0, ended.stderr
     return ended.result
 

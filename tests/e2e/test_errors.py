@@ -78,7 +78,7 @@ def mistakes(tmp_path_factory):
     lake = tmp_path_factory.mktemp("lake")
     requests = []
     for name, (args, job, _, _) in MISTAKES.items():
-        job = {"lake": str(lake), "run_id": name, "num_workers": 1, "spare": "off", **job}
+        job = {"lake": str(lake), "run_id": name, "num_workers": 1, **job}
         shut = ["--shut", str(lake / f"{name}.shut")]
         requests.append({"file": str(LINEAR), "app": "Linear", "args": args + shut, "job": job})
     ended = subprocess.run(

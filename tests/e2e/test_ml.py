@@ -46,7 +46,7 @@ def frame(spark):
 
 
 def estimator(app, lake: Path, **options) -> TFEstimator:
-    given = {"featuresCols": ["x"], "params": {"epochs": 1}, "spare": "off", **options}
+    given = {"featuresCols": ["x"], "params": {"epochs": 1}, **options}
     return TFEstimator(app, lake=str(lake), strategy="single", **given)
 
 
@@ -85,7 +85,7 @@ def test_pipeline_is_fitted_saved_and_loaded(frame, tmp_path):
 
 def test_plain_model_and_app_that_exports_nothing(frame, tmp_path):
     renamed = frame.selectExpr("b as x", "label")
-    job = {"lake": str(tmp_path), "strategy": "single", "spare": "off"}
+    job = {"lake": str(tmp_path), "strategy": "single"}
     plain = TFEstimator(
         model_fn=line, featuresCols=["x"], batchSize=32, validationSplit=0.1,
         params={"rate": 0.1}, predictionCol="y", **job,
@@ -111,7 +111,7 @@ def test_function_in_place_of_an_app(frame, tmp_path):
         print("counted")
         return {"rows": rows, "rate": rate, "n": ctx.params["n"]}
 
-    job = {"lake": str(tmp_path), "strategy": "single", "spare": "off"}
+    job = {"lake": str(tmp_path), "strategy": "single"}
     data = frame.select("b", "label")
     result = tfos.run(train, data, params={"n": "3"}, **job)
     assert result.metrics == {"rows": 1000, "rate": 3, "n": "3"}

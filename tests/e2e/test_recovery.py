@@ -189,7 +189,7 @@ def test_zookeeper_goes_and_comes_back(start, tmp_path):
     server = EmbeddedZooKeeper("127.0.0.1")
     server.wait()
     try:
-        run = start("patient", "--zookeeper", server.hosts, "--num-workers", 1, "--spare", "on")
+        run = start("patient", "--zookeeper", server.hosts, "--num-workers", 1)
         run.wait_for_training()
         java = psutil.Process(server.pid)
         before = {name: role_pids("patient")[name] for name in ("chief-0", "ps-0", "worker-0")}

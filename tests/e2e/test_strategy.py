@@ -54,10 +54,7 @@ def trained(lake: RunDirectory, scratch: Path, epochs: int) -> np.ndarray:
 
 
 def test_any_process_may_die(installed, tmp_path):
-    run = Run(
-        tmp_path, "sockets", "--strategy", "sockets", "--num-peers", 2, "--spare", "off",
-        app=APP, args=(),
-    )  # fmt: skip
+    run = Run(tmp_path, "sockets", "--strategy", "sockets", "--num-peers", 2, app=APP, args=())
     try:
         run.survive(lambda: os.kill(run.pid("peer-1"), signal.SIGKILL))
         run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGKILL))

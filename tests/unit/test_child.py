@@ -145,17 +145,6 @@ class TestEvents:
         assert next_event(process) == (0, -signum)
 
 
-def test_one_that_has_fallen_silent_is_not_to_begin(started, monkeypatch):
-    monkeypatch.setattr("tfos.runtime.child._SILENT_SECS", 1.0)
-    process = started("while True: say('Alive'); time.sleep(0.1)")
-    heard = process._heard
-    poll(lambda: process._heard > heard, 30, "it gives a sign of life")
-    assert process.can_begin
-    os.kill(process.pid, signal.SIGSTOP)
-    poll(lambda: not process.can_begin, 30, "it is given up")
-    assert process.is_running
-
-
 class TestOrders:
     ECHO = "for line in sys.stdin: tell(line)"
 
@@ -185,7 +174,7 @@ class TestOrders:
 
 
 class TestWatch:
-    def test_is_none_for_a_spare(self, started):
+    def test_is_none_before_it_has_a_life(self, started):
         process = started("say('Alive'); say('IsReady'); time.sleep(600)")
         next_event(process)
         assert process.watch is None

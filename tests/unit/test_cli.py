@@ -109,7 +109,7 @@ class TestDryRun:
             *("--num-ps", 2, "--num-workers", 3, "--zookeeper", "a:1,b:2/c", "--resume"),
             *("--lake", "s3://b/runs/", "--run-id", "r1", "--checkpoint-secs", 0.5),
             *("--start-timeout-secs", 9, "--max-restarts", 0, "--strategy", "ps"),
-            *("--hang-secs", 0, "--spare", "off"),
+            *("--hang-secs", 0, "--fork", "off"),
             app,
         ).conf
         del conf[SUBMISSION_CONF]
@@ -124,7 +124,7 @@ class TestDryRun:
             "spark.tfos.startTimeoutSecs": "9",
             "spark.tfos.maxRestarts": "0",
             "spark.tfos.hangSecs": "0",
-            "spark.tfos.spare": "off",
+            "spark.tfos.fork": "off",
             "spark.tfos.strategy": "ps",
         }
 

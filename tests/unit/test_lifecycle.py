@@ -227,7 +227,7 @@ class TestMessages:
         assert machine.on(Exited(2, 0)) == [PublishFailure(2, None, 0)]
 
     @pytest.mark.parametrize("event", [Said(0, IsReady()), Exited(0, 0)])
-    def test_of_a_spare_before_the_first_life_are_ignored(self, event):
+    def test_before_the_first_life_are_ignored(self, event):
         assert lifecycle(PS).on(event) == []
 
 

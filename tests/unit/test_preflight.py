@@ -102,7 +102,7 @@ def versions() -> dict[str, str]:
 
 def check(reply: Any) -> None:
     lake = SimpleNamespace(uri=lambda name: f"/lake/run/{name}")
-    preflight.check_executors(Cluster(reply=reply), JobSpec.of(), lake, ".marker")  # type: ignore[arg-type]
+    preflight.check_executors(Cluster(reply=reply), JobSpec.of(), lake, ".marker", None)  # type: ignore[arg-type]
 
 
 def test_equal_executors_pass(versions):

@@ -53,7 +53,7 @@ class TestJobSpec:
 
     def test_recovery_is_on_by_default(self):
         spec = JobSpec.of()
-        assert (spec.max_restarts, spec.hang_secs, spec.spare) == (10, 300.0, "auto")
+        assert (spec.max_restarts, spec.hang_secs, spec.fork) == (10, 300.0, "on")
 
     def test_is_frozen(self):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -72,9 +72,9 @@ class TestJobSpec:
             ("max_restarts", -1),
             ("hang_secs", -0.5),
             ("hang_secs", float("nan")),
-            ("spare", "yes"),
+            ("fork", "yes"),
             ("overlap", "yes"),
-            ("spare", ""),
+            ("fork", ""),
             ("run_id", "-begins-with-a-dash"),
             ("run_id", "a/b"),
             ("run_id", ".."),
@@ -97,8 +97,8 @@ class TestJobSpec:
         spec = JobSpec.of(max_restarts=0, hang_secs=0.0)
         assert (spec.max_restarts, spec.hang_secs) == (0, 0.0)
 
-    @pytest.mark.parametrize("spare", ["auto", "on", "off"])
-    def test_spare(self, spare):
+    @pytest.mark.parametrize("spare", ["", "auto", "on", "off"])
+    def test_spare_is_taken_as_before(self, spare):
         assert JobSpec.of(spare=spare).spare == spare
 
     def test_bad_spare_lists_the_good_ones(self):
@@ -167,9 +167,9 @@ class TestJobSpecOfConfAndArguments:
         assert job_spec(conf, {"resume": False}).resume is False
 
     def test_recovery_from_conf_and_arguments(self):
-        conf = {"spark.tfos.hangSecs": "0", "spark.tfos.spare": "on"}
+        conf = {"spark.tfos.hangSecs": "0", "spark.tfos.fork": "off"}
         spec = job_spec(conf, {"max_restarts": 1})
-        assert (spec.hang_secs, spec.spare, spec.max_restarts) == (0.0, "on", 1)
+        assert (spec.hang_secs, spec.fork, spec.max_restarts) == (0.0, "off", 1)
         assert type(spec.hang_secs) is float
 
     def test_name_of_the_submission_is_no_option(self):

@@ -31,9 +31,15 @@ def parse_args(app: TFOnSparkApp, args: Sequence[str] | None) -> argparse.Namesp
 
 
 def check_is_app(app: TFOnSparkApp) -> None:
-    """Raises AppError when a method that every app needs is missing."""
+    """Raises AppError when a method that every app needs is missing, or `preload` is no list."""
     for method in app._missing_methods():
         raise AppError(
             f"{type(app).__name__} does not define {method}(); a TFOnSparkApp needs"
             " pre_train(self, spark) and train(self, ctx)"
+        )
+    names = app.preload
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise AppError(
+            f"{type(app).__name__}.preload is {names!r}: give a list of names of modules, e.g."
+            ' ["transformers"]'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 import time
@@ -14,6 +15,7 @@ from tfos.driver.limits import read_limits, what_is_too_low
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
+from tfos.runtime.forking import CannotFork, ForkServer
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
 
@@ -105,9 +107,15 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, marker: str) -> None:
+def check_executors(
+    spark: SparkSession,
+    spec: JobSpec,
+    lake: RunDirectory,
+    marker: str,
+    server: ForkServer | None,
+) -> None:
     """Runs a small job on every slot: it must see the lake's marker, have our versions, and limits
-    that TensorFlow can start with.
+    that TensorFlow can start with. There it begins `server`, which imports beside what follows.
 
     Raises PreflightError that names the host and what to change.
     """
@@ -115,6 +123,9 @@ def check_executors(spark: SparkSession, spec: JobSpec, lake: RunDirectory, mark
     mine = _versions()
 
     def probe(_: Any) -> list[tuple[str, bool, dict[str, str], dict[str, int]]]:
+        if server is not None:
+            with contextlib.suppress(CannotFork):  # the processes' logs will say it
+                server.start()
         return [(socket.gethostname(), lake.exists(marker), _versions(), read_limits())]
 
     try:

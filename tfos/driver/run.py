@@ -21,6 +21,7 @@ from tfos.fault.failures import Failure, describe
 from tfos.fault.policy import GiveUp, NewAttempt
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys
+from tfos.runtime.forking import ForkServer
 from tfos.runtime.java import find_java
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.registry import (
@@ -103,6 +104,10 @@ class _Run:
         lake = RunDirectory(spec.lake, self.run_id)
         self._claim = claim = Claim(spec, run_id, name, lake)
         self._display.line(f"run {self.run_id} in {lake.url}")
+        if spec.spare:
+            self._display.line(
+                "warning: --spare has no effect any more: a process that dies is replaced by a fork"
+            )
         preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
         with contextlib.ExitStack() as stack:
             server = self._begin_zookeeper(stack, spark)
@@ -111,7 +116,10 @@ class _Run:
             claim.open_lake({run.run_id for run in runs})
             ship_modules(spark, self._app._code_module)
             preflight.check_slots(spark, spec)
-            preflight.check_executors(spark, spec, lake, marker)
+            self._server = (
+                ForkServer(spec.topology, tuple(self._app.preload)) if spec.fork == "on" else None
+            )
+            preflight.check_executors(spark, spec, lake, marker, self._server)
             tell_of_missing(spark, self._app._code_module, self._display.line)
             claim.take_lease()
             address = claim.registry_address(server)
@@ -141,7 +149,10 @@ class _Run:
         """Attempt after attempt, until one succeeds or it is hopeless."""
         while True:
             self._number = attempt_number(lake, self._number)
-            plan = AttemptPlan(self._spec, self.run_id, self._number, lake, address, marker, me)
+            plan = AttemptPlan(
+                self._spec, self.run_id, self._number, lake, address, marker, me,
+                tuple(self._app.preload), self._server,
+            )  # fmt: skip
             self._summary.attempts += 1
             self._display.tell("")
             attempt = Attempt(spark, plan, registry, self._display, self._summary.history, feeds)

@@ -1,7 +1,6 @@
-"""A TF process as its supervisor holds it: begun early, given its order late, watched all the time.
+"""A TF process as its supervisor holds it: forked or started, given its order, watched to its end.
 
-It begins by importing TensorFlow and then waits for its start order, so a process that is begun
-before it is needed, a spare, takes over without the seconds that the import takes.
+It waits for its start order. One that is not forked begins by importing TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from tfos.fault.hang import HangWatch
-from tfos.runtime.process import ChildProcess
+from tfos.runtime.forking import CannotFork, ForkedProcess, ForkServer
+from tfos.runtime.process import ChildProcess, GuardedProcess
 from tfos.runtime.protocol import (
     CHANNEL_FD,
     STACKS_SIGNAL,
@@ -36,13 +37,13 @@ from tfos.spec.topology import Topology
 
 _STACKS_SECS = 0.5
 _LAST_WORDS_SECS = 2.0
-# one that says nothing for so long, while it should each second, is not given a life
-_SILENT_SECS = 10.0
 
 
 class TFProcess:
     """One TF process of `task`.
 
+    server: forks it; without one, or where that cannot be, a new Python is started, and the log
+    says why. preload: the modules that the app wants to be imported.
     scratch: a directory of the supervisor's; it goes when the supervisor dies. Ours is inside it.
     log: a file that all processes of the task append to.
     on_said, on_exit: called from a thread of ours, with this process and what it said or its exit
@@ -59,11 +60,12 @@ class TFProcess:
         log: Path,
         on_said: Callable[[TFProcess, Message], None],
         on_exit: Callable[[TFProcess, int], None],
+        server: ForkServer | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         self.task = task
         self.life = 0
         self.watch: HangWatch | None = None
-        self._heard = time.monotonic()
         self._on_said, self._on_exit = on_said, on_exit
         self.scratch = tempfile.mkdtemp(prefix="process-", dir=scratch)
         read_end, write_end = os.pipe()
@@ -76,18 +78,13 @@ class TFProcess:
             "TMPDIR": self.scratch,  # a process that is killed cannot clean up
             CHANNEL_FD: str(write_end),
         }
-        with open(log, "ab") as sink:
-            self._process = ChildProcess(
-                # faulthandler: a crash in C leaves the Python stack in the log; the run's id is
-                # for who reads `ps`
-                [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main"]
-                + [str(task), run_id, topology.name],
-                env=env,
-                log=sink.fileno(),
-                scratch=scratch,
-                pass_fds=[write_end],
-            )
-        os.close(write_end)
+        # the run's id is for who reads `ps`
+        argv = [str(task), run_id, topology.name, *preload]
+        try:
+            with open(log, "ab", buffering=0) as sink:
+                self._process = _process(server, argv, env, sink, write_end, scratch)
+        finally:
+            os.close(write_end)
         self.pid = self._process.pid
         listener = threading.Thread(target=self._listen, args=(read_end,), daemon=True)
         listener.start()
@@ -104,7 +101,7 @@ class TFProcess:
         with os.fdopen(read_end, "rb") as channel:
             for line in channel:
                 message: Message = from_line(line)
-                self._heard = now = time.monotonic()
+                now = time.monotonic()
                 if self.watch is not None:
                     _watched(self.watch, message, now)
                 if not isinstance(message, Alive):
@@ -113,11 +110,6 @@ class TFProcess:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
-
-    @property
-    def can_begin(self) -> bool:
-        """Whether it is there, and not stopped or stuck."""
-        return self.is_running and time.monotonic() - self._heard < _SILENT_SECS
 
     @property
     def status(self) -> int:
@@ -159,6 +151,26 @@ class TFProcess:
         """Ends it and removes what it left. May be called again."""
         self._process.end(grace_secs=0, keep_scratch=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _process(
+    server: ForkServer | None,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    sink: IO[bytes],
+    channel: int,
+    scratch: str,
+) -> GuardedProcess:
+    """Forked where that is possible, else started."""
+    log = sink.fileno()
+    if server is not None:
+        try:
+            return ForkedProcess(server, argv, env=env, log=log, channel=channel, scratch=scratch)
+        except CannotFork as why:
+            sink.write(f"tfos: this process is started, not forked: {why}\n".encode())
+    # faulthandler: a crash in C leaves the Python stack in the log
+    program = [sys.executable, "-X", "faulthandler", "-m", "tfos.runtime.main", *argv]
+    return ChildProcess(program, env=env, log=log, scratch=scratch, pass_fds=[channel])
 
 
 def _watched(watch: HangWatch, message: Message, now: float) -> None:

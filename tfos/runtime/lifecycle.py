@@ -207,7 +207,7 @@ class Lifecycle:
             case Ended(why):
                 self._over = True
                 return [End(why)]
-        return []  # of a process that has been replaced, or of a spare
+        return []  # of a process that has been replaced
 
     def _begin_if_wanted(self, hung: bool) -> list[Action]:
         wanted = self._lives.get(self.task, 0)

@@ -1,16 +1,18 @@
 """The process of a role: a child of a supervisor.
 
-    python -m tfos.runtime.main TASK RUN_ID STRATEGY
+    python -m tfos.runtime.main TASK RUN_ID STRATEGY [MODULE...]
 
-It imports its strategy's backend at once and then waits, so that the slow import overlaps with the
-other roles' coming up, or was long ago when it takes over from one that died. What it and the
-supervisor say to each other is in tfos.runtime.protocol.
+It imports its strategy's backend at once, and the modules that the app preloads, and then waits, so
+that the slow import overlaps with the other roles' coming up. Forked from the executor's fork
+server it has them already. What it and the supervisor say to each other is in
+tfos.runtime.protocol.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import sys
@@ -86,6 +88,8 @@ def main() -> int:
         role = Task.parse(sys.argv[1]).role
         backend = load(find(sys.argv[3]).backend_of(role))
         backend.preload(role)
+        for module in sys.argv[4:]:
+            importlib.import_module(module)
         line = sys.stdin.buffer.readline()
         if not line:
             return 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfos.lake.run_directory import RunDirectory
+from tfos.runtime.forking import ForkServer
 from tfos.runtime.registry import RegistryAddress
 from tfos.spec.job import JobSpec
 
@@ -17,6 +18,8 @@ class AttemptPlan:
 
     marker: a file in the run directory that every executor must see.
     driver: what the node of the driver holds that began the attempt.
+    preload: modules that the processes which train import before they have anything to do.
+    server: what they are forked from; None where they are to be started.
     """
 
     spec: JobSpec
@@ -26,3 +29,5 @@ class AttemptPlan:
     registry: RegistryAddress
     marker: str
     driver: Mapping[str, Any]
+    preload: tuple[str, ...] = ()
+    server: ForkServer | None = None

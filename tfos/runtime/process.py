@@ -1,49 +1,89 @@
 """A child process that cannot outlive its parent.
 
-The child leads its own process group, so that all it started ends with it. Beside it runs a
-guardian, a bare Python of a few megabytes that holds one end of a pipe: when the parent dies,
-however it dies, the pipe closes, and the guardian kills the group and removes the scratch
-directory. (dask/distributed's process.py ends children by such a pipe; the guardian does it
-for children that are stopped, busy in C, or not Python.)
+The child leads its own process group, so that all it started ends with it, and has a guardian: see
+tfos.runtime.guardian.
 """
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from tfos.fault.failures import crash_advice
-
-# A dead parent is seen by EOF or, where a fork of it still holds the pipe, by a new parent pid.
-_GUARDIAN = """
-import os, select, shutil, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-group, parent, scratch = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-while os.getppid() == parent and not select.select([0], [], [], 1.0)[0]:
-    pass
-if os.getppid() != parent or os.read(0, 1) == b"":
-    deadline = time.monotonic() + 10
-    try:
-        while time.monotonic() < deadline:
-            os.killpg(group, signal.SIGKILL)
-            time.sleep(0.05)
-    except ProcessLookupError:
-        pass
-    # a process on its way out may still have written there
-    deadline = time.monotonic() + 10
-    while scratch and os.path.exists(scratch) and time.monotonic() < deadline:
-        shutil.rmtree(scratch, ignore_errors=True)
-"""
+from tfos.runtime.guardian import guardian
 
 
-class ChildProcess:
-    """Starts `argv` in a process group of its own, under a guardian.
+class GuardedProcess(abc.ABC):
+    """A process that leads a process group, under a guardian that ends it when we die.
+
+    pid: its number, and that of its group. stdin: of the process.
+    """
+
+    pid: int
+    stdin: IO[bytes]
+    _scratch: str
+    _ended: int | None = None
+
+    @abc.abstractmethod
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while the process runs."""
+
+    @abc.abstractmethod
+    def wait(self, timeout_secs: float | None = None) -> int:
+        """Blocks until the process ends. Raises subprocess.TimeoutExpired."""
+
+    @abc.abstractmethod
+    def _dismiss_guardian(self) -> None:
+        """Lets the guardian go, of a process that has ended."""
+
+    def signal(self, signum: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def signal_group(self, signum: int) -> None:
+        try:
+            os.killpg(self.pid, signum)
+        except ProcessLookupError:
+            pass
+
+    def end(self, grace_secs: float = 5.0, keep_scratch: bool = False) -> int:
+        """Ends the whole group: SIGTERM, `grace_secs` to comply, SIGKILL. Returns the exit status.
+
+        grace_secs: 0 for SIGKILL at once. keep_scratch: for a child that takes over from this one.
+        May be called again, and after the child has ended by itself: what it left is killed.
+        """
+        if self._ended is not None:  # its number may be another's by now
+            return self._ended
+        if grace_secs and self.poll() is None:
+            self.signal_group(signal.SIGTERM)
+            # a stopped process takes SIGTERM only once it runs again
+            self.signal_group(signal.SIGCONT)
+            try:
+                self.wait(grace_secs)
+            except subprocess.TimeoutExpired:
+                pass
+        self.signal_group(signal.SIGKILL)
+        status = self._ended = self.wait()
+        self._dismiss_guardian()
+        try:
+            self.stdin.close()
+        except BrokenPipeError:
+            pass
+        if self._scratch and not keep_scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        return status
+
+
+class ChildProcess(GuardedProcess):
+    """Starts `argv` in a process group of its own.
 
     log: file descriptor that takes the child's stdout, and its stderr unless `errors` does.
     scratch: a directory that is removed when the child has ended, or with it when we die.
@@ -70,66 +110,26 @@ class ChildProcess:
             start_new_session=True,
             pass_fds=tuple(pass_fds),
         )
-        self.pid = self._process.pid
+        assert self._process.stdin is not None
+        self.pid, self.stdin = self._process.pid, self._process.stdin
         self._guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDIAN, str(self.pid), str(os.getpid()), scratch],
+            guardian(self.pid, os.getpid(), "", scratch),
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
 
-    @property
-    def stdin(self) -> IO[bytes]:
-        stdin = self._process.stdin
-        assert stdin is not None
-        return stdin
-
     def poll(self) -> int | None:
-        """The exit status, negative for a signal; None while the child runs."""
         return self._process.poll()
 
     def wait(self, timeout_secs: float | None = None) -> int:
-        """Blocks until the child ends. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_secs)
 
-    def signal(self, signum: int) -> None:
-        if self._process.poll() is None:
-            os.kill(self.pid, signum)
-
-    def signal_group(self, signum: int) -> None:
-        try:
-            os.killpg(self.pid, signum)
-        except ProcessLookupError:
-            pass
-
-    def end(self, grace_secs: float = 5.0, keep_scratch: bool = False) -> int:
-        """Ends the whole group: SIGTERM, `grace_secs` to comply, SIGKILL. Returns the exit status.
-
-        grace_secs: 0 for SIGKILL at once. keep_scratch: for a child that takes over from this one.
-        May be called again, and after the child has ended by itself: what it left is killed.
-        """
-        if grace_secs and self._process.poll() is None:
-            self.signal_group(signal.SIGTERM)
-            # a stopped process takes SIGTERM only once it runs again
-            self.signal_group(signal.SIGCONT)
-            try:
-                self._process.wait(grace_secs)
-            except subprocess.TimeoutExpired:
-                pass
-        self.signal_group(signal.SIGKILL)
-        status = self._process.wait()
+    def _dismiss_guardian(self) -> None:
         if self._guardian.poll() is None:
             assert self._guardian.stdin is not None
             self._guardian.stdin.write(b".")
             self._guardian.stdin.close()
             self._guardian.wait()
-        if self._process.stdin:
-            try:
-                self._process.stdin.close()
-            except BrokenPipeError:
-                pass
-        if self._scratch and not keep_scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        return status
 
 
 def describe_status(status: int) -> str:

@@ -50,11 +50,10 @@ from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.process import describe_end
-from tfos.runtime.protocol import Failed, IsReady, Progress, StartOrder
+from tfos.runtime.protocol import Failed, StartOrder
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import all_tasks
-from tfos.runtime.spare import wants_spare
-from tfos.spec.roles import CHIEF, Task
+from tfos.spec.roles import CHIEF, EVALUATOR, Task
 from tfos.spec.times import TIMES
 
 _TICK_SECS = 0.1
@@ -62,8 +61,6 @@ _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
 _MESSAGE_CHARS = 20_000
 _TRACEBACK_CHARS = 100_000
-# a spare's import should not slow down the start of what it is a spare for, nor its first steps
-_SPARE_DELAY_SECS = 6.0
 _STOPPED_HUNG = "the driver ended it, since a role hung"
 
 
@@ -84,9 +81,7 @@ class Supervisor:
         )
         self._host = socket.gethostname()
         self._process: TFProcess | None = None
-        self._spare: TFProcess | None = None
-        self._spare_due: float | None = None
-        self._spare_life = 0
+        self._prepared: TFProcess | None = None
         self._driver_here = threading.Event()
         self._driver_seen = time.monotonic()
         self._members_changed = threading.Event()
@@ -109,15 +104,15 @@ class Supervisor:
         self._log = LogFile(plan.lake, log_path(plan.attempt, self._task), self._scratch)
         self._progress = Newest("progress", self._publish_progress)
         try:
-            # the first process begins as a spare does: its import overlaps with what follows
-            self._spare = self._new_process()
+            if plan.server is None:  # its import overlaps with what follows
+                self._prepared = self._new_process()
             with hold_port(address) as held, Registry(plan.registry) as registry:
                 self._registry = registry
                 self._address = f"{address}:{held.getsockname()[1]}"
                 self._join()
                 return self._serve()
         finally:
-            for process in (self._process, self._spare):
+            for process in (self._process, self._prepared):
                 if process is not None:
                     process.end()
             self._progress.close()
@@ -125,14 +120,17 @@ class Supervisor:
             remove_local(self._scratch)
 
     def _new_process(self) -> TFProcess:
+        topology, role = self._plan.spec.topology, self._task.role
         return TFProcess(
             self._task,
             self._plan.run_id,
-            self._plan.spec.topology,
+            topology,
             self._scratch,
             self._log.local,
             lambda process, message: self._events.put(Said(process.life, message)),
             lambda process, status: self._events.put(Exited(process.life, status)),
+            self._plan.server,
+            self._plan.preload if topology.trains(role) or role == EVALUATOR else (),
         )
 
     def _join(self) -> None:
@@ -201,8 +199,6 @@ class Supervisor:
                 event = self._events.get(timeout=_TICK_SECS)
             except queue.Empty:
                 continue
-            if isinstance(event, Said) and isinstance(event.message, IsReady | Progress):
-                self._expect_spare(event.life)
             for action in self._lifecycle.on(event):
                 if isinstance(action, End):
                     if action.why == _STOPPED_HUNG and self._process and self._process.is_running:
@@ -211,7 +207,7 @@ class Supervisor:
                 self._act(action)
 
     def _look_around(self) -> None:
-        """What no event tells: a driver that is gone, a process that hangs, a spare that is due."""
+        """What no event tells: a driver that is gone, a process that hangs."""
         now = time.monotonic()
         if self._driver_here.is_set() or not self._registry.is_settled:
             self._driver_seen = now
@@ -224,13 +220,6 @@ class Supervisor:
             why = process.watch.verdict(now)
             if why is not None:
                 self._end_hung(process, why)
-        if self._spare is not None and not self._spare.is_running:
-            self._spare.end()
-            self._spare = None
-        if self._spare_due is not None and now > self._spare_due:
-            self._spare_due = None
-            if self._spare is None and wants_spare(self._plan.spec.spare):
-                self._spare = self._new_process()
 
     def _end_hung(self, process: TFProcess, why: str) -> None:
         process.watch = None
@@ -245,30 +234,27 @@ class Supervisor:
         process.kill()
 
     def _begin(self, life: int, stacks: bool) -> None:
-        """A process for the next life: the spare, or a new one."""
+        """A process for the next life."""
         before = self._process
         if before is not None:
             if stacks and before.is_running:
                 before.write_stacks()
             before.end()
-        if self._spare is not None and not self._spare.can_begin:
-            self._spare.end()
-            self._spare = None
-        process, self._spare = self._spare or self._new_process(), None
+        if before is None:  # the executor's fork server may be importing yet
+            self._register(life, None)
+        process, self._prepared = self._prepared or self._new_process(), None
         process.begin(life, self._plan.spec.hang_secs)
-        if not process.is_running:  # a spare that died before it had a life to tell of
+        if not process.is_running:  # one that died before it had a life to tell of
             self._events.put(Exited(life, process.status))
         self._process = process
-        me = {"host": self._host, "address": self._address, "pid": process.pid, "life": life}
+        self._register(life, process.pid)
+
+    def _register(self, life: int, pid: int | None) -> None:
+        """Tells that this task has its slot and its port; pid: of its process, when it has one."""
+        me = {"host": self._host, "address": self._address, "pid": pid, "life": life}
         self._registry.hold(
             f"{keys.members(self._plan.run_id, self._plan.attempt)}/{self._task}", me
         )
-
-    def _expect_spare(self, life: int) -> None:
-        """The process of this life has come up: a spare for it is due soon. Counts once a life."""
-        if life > self._spare_life:
-            self._spare_life = life
-            self._spare_due = time.monotonic() + _SPARE_DELAY_SECS
 
     def _act(self, action: Action) -> None:
         run_id, attempt = self._plan.run_id, self._plan.attempt
@@ -306,7 +292,7 @@ class Supervisor:
 
     def _failure(self, life: int, said: Failed | None, status: int) -> Failure:
         if said is None and status == 128 + signal.SIGTERM:
-            # what a spare says is not heard; it may take over just as it gets its SIGTERM
+            # what it says before it has a life is not heard; it may get it just after its SIGTERM
             said = Failed(FailureKind.PREEMPTED, "got SIGTERM")
         if said is None:
             said = Failed(

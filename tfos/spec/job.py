@@ -24,7 +24,8 @@ PARAM_PREFIX = CONF_PREFIX + "param."
 # no option: pl_submit's name for one submission, which a driver that Spark starts again shares
 SUBMISSION_CONF = CONF_PREFIX + "submission"
 DEFAULT_STRATEGY = "ps"
-SPARE = ("auto", "on", "off")
+SPARE = ("", "auto", "on", "off")
+FORK = ("on", "off")
 OVERLAP = ("auto", "on", "off")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -54,12 +55,13 @@ class JobSpec:
     hang_secs: float = option(
         300.0, "seconds without progress after which a role counts as dead; 0: never", "SECS"
     )
-    spare: str = option(
-        "auto",
-        "keep a second TensorFlow process per role ready to take over: on, off, or auto, where"
-        " memory allows",
-        "{" + ",".join(SPARE) + "}",
+    fork: str = option(
+        "on",
+        "fork the processes of roles from one per executor that has imported TensorFlow, or off:"
+        " start each anew",
+        "{" + ",".join(FORK) + "}",
     )
+    spare: str = option("", "without effect: a process that dies is replaced by a fork")
     overlap: str = option(
         "auto",
         "begin to train on the first rows while the rest of the training feed is made: on, off, or"
@@ -87,7 +89,7 @@ class JobSpec:
         return cls.of(**{name: value for name, value in record.items() if name in known})
 
     def __post_init__(self) -> None:
-        for name, choices in (("spare", SPARE), ("overlap", OVERLAP)):
+        for name, choices in (("spare", SPARE), ("fork", FORK), ("overlap", OVERLAP)):
             if getattr(self, name) not in choices:
                 raise UsageError(
                     f"{spellings(name)} is {getattr(self, name)!r}: use one of {choices}"

@@ -33,6 +33,8 @@ class Topology(abc.ABC):
     backend: "module:class" of its backend, imported in the processes of roles alone.
     evaluator: that of the process that evaluates the checkpoints; "" where it has none.
     smaller: what asks for fewer slots, for messages: "fewer --num-workers".
+    preload: modules that a fork server imports before it forks processes of the roles. They must
+        start no threads, and initialize nothing that does not survive a fork.
     waits_for_rows: why the training cannot begin before all rows of a feed are there; "" where it
         can.
     """
@@ -42,6 +44,7 @@ class Topology(abc.ABC):
     backend: ClassVar[str]
     evaluator: ClassVar[str] = ""
     smaller: ClassVar[str] = ""
+    preload: ClassVar[tuple[str, ...]] = ()
     waits_for_rows: ClassVar[str] = ""
 
     @abc.abstractmethod

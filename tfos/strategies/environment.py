@@ -1,8 +1,11 @@
-"""Environment of processes that run TensorFlow."""
+"""Environment and imports of processes that run TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+# of all strategies, so that runs of one session share a fork server
+PRELOAD = ("tfos.strategies.train", "tfos.strategies.ps.coordinator")
 
 
 def tensorflow_environment(inherited: Mapping[str, str]) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import tensorflow_environment
+from tfos.strategies.environment import PRELOAD, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
 from tfos.strategies.workers import num_workers
 
@@ -21,6 +21,7 @@ class MultiWorker(Topology):
     summary: ClassVar[str] = "synchronous allreduce"
     backend: ClassVar[str] = "tfos.strategies.multi_worker.backend:MultiWorker"
     evaluator: ClassVar[str] = BACKEND
+    preload: ClassVar[tuple[str, ...]] = PRELOAD
     smaller: ClassVar[str] = "fewer --num-workers"
     waits_for_rows: ClassVar[str] = "workers in step cannot begin before all rows are there"
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tfos.spec.options import option
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import tensorflow_environment
+from tfos.strategies.environment import PRELOAD, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
 from tfos.strategies.workers import num_workers
 
@@ -24,6 +24,7 @@ class ParameterServers(Topology):
     summary: ClassVar[str] = "asynchronous parameter servers"
     backend: ClassVar[str] = "tfos.strategies.ps.backend:ParameterServers"
     evaluator: ClassVar[str] = BACKEND
+    preload: ClassVar[tuple[str, ...]] = PRELOAD
     smaller: ClassVar[str] = "fewer --num-workers and --num-ps"
 
     num_ps: int = option(1, "parameter servers, with --strategy ps", "N")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import tensorflow_environment
+from tfos.strategies.environment import PRELOAD, tensorflow_environment
 
 # also what evaluates checkpoints under the other strategies
 BACKEND = "tfos.strategies.single.backend:Single"
@@ -20,6 +20,7 @@ class Single(Topology):
     summary: ClassVar[str] = "one TensorFlow process"
     backend: ClassVar[str] = BACKEND
     evaluator: ClassVar[str] = BACKEND
+    preload: ClassVar[tuple[str, ...]] = PRELOAD
 
     def jobs(self) -> tuple[RoleJob, ...]:
         return (RoleJob("train", (Task(CHIEF, 0),)),)
