@@ -187,7 +187,9 @@ def test_existing_run_id_needs_resume(tmp_path):
 
 
 def test_roles_that_do_not_come_up_in_time_are_listed(tmp_path):
-    ended = submit("--num-workers", 1, "--start-timeout-secs", 1, "--lake", tmp_path, LINEAR)
+    # each imports TensorFlow first, which takes longer
+    slow = ["--fork", "off", "--start-timeout-secs", 1]
+    ended = submit("--num-workers", 1, *slow, "--lake", tmp_path, LINEAR)
     assert ended.status == 1
     words = ["not all roles came up within 1 s", "ps-0", "asks for 3 slots", "has 3"]
     assert all(word in ended.last_words for word in words), ended.stderr
