@@ -16,6 +16,7 @@ from pathlib import Path
 
 # a JVM that compiles little is started and ended sooner, and leaves the cores to what is tested
 COMPILE_LITTLE = "-XX:TieredStopAtLevel=1"
+_SILENT = "-Xlog:cds=off -Xlog:cds+dynamic=off"
 _JOB = """
 from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
@@ -31,7 +32,9 @@ def java_options() -> str:
     from tfos.runtime.java import find_java, spark_home
 
     version = subprocess.run([find_java(), "-version"], capture_output=True, text=True).stderr
-    key = hashlib.sha256(f"{version}{spark_home()}".encode()).hexdigest()[:16]
+    # with the same jars, but put there at another time, it would not fit
+    jars = (spark_home() / "jars").stat().st_mtime_ns
+    key = hashlib.sha256(f"{version}{spark_home()}{jars}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfos-tests")
     cache.mkdir(parents=True, exist_ok=True)
     archive = cache / f"spark-{key}.jsa"
@@ -39,16 +42,14 @@ def java_options() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
             _make(archive, spark_home())
-    return f"{COMPILE_LITTLE} -XX:SharedArchiveFile={archive}"
+    return f"{COMPILE_LITTLE} -XX:SharedArchiveFile={archive} {_SILENT}"
 
 
 def _make(archive: Path, home: Path) -> None:
     part, job = archive.with_suffix(".part"), archive.with_suffix(".py")
     part.unlink(missing_ok=True)
     job.write_text(_JOB)
-    options = (
-        f"{COMPILE_LITTLE} -XX:ArchiveClassesAtExit={part} -Xlog:cds=off -Xlog:cds+dynamic=off"
-    )
+    options = f"{COMPILE_LITTLE} -XX:ArchiveClassesAtExit={part} {_SILENT}"
     subprocess.run(
         [str(home / "bin" / "spark-submit"), "--master", "local[2]", str(job)],
         env={**os.environ, "SPARK_SUBMIT_OPTS": options, "PYSPARK_PYTHON": sys.executable},
