@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,7 @@ def test_started_process_imports_it(app, tmp_path, why):
     told = (
         "this process is started, not forked: importing 'heavy', which the app preloads, starts 1"
     )
-    assert (told in log) == (not options), os.linesep + log
+    assert (told in log) == (not options), log
 
 
 def test_preload_that_is_not_there_is_the_root_cause(app, tmp_path):

@@ -403,6 +403,11 @@ class TestWithTensorFlow:
         """
         assert said(fork, code) == [True, True, True]
 
+    def test_server_has_given_back_what_its_import_touched_of_libraries(self, fork):
+        maps = server_of(fork("time.sleep(600)")).memory_maps(grouped=True)
+        (library,) = [each for each in maps if "libtensorflow_cc.so" in each.path]
+        assert library.rss < library.size / 8
+
     def test_each_has_random_numbers_of_its_own(self, fork):
         code = """
             import json, random, tempfile, uuid
