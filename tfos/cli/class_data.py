@@ -1,4 +1,4 @@
-"""Spark's classes, archived: a JVM that maps them starts in about half the time.
+"""Spark's classes, archived: a JVM that maps them need not load and verify them again.
 
 Most of what a JVM of Spark does in its first seconds is to load and to verify classes. The driver's
 JVM of the first run writes those that it has loaded to an archive as it ends, in the user's cache;
