@@ -105,7 +105,7 @@ def test_every_process_may_die(start, cluster, zookeeper, is_full):
     # what lost its peer may tell of it before Spark tells of the cause
     assert {kind for _, kind in causes[4:]} - {"peer"} == {"spark"}
     assert result["attempts"] == (5 if is_full else 2)
-    assert result["restarts"] == {"ps": 6, "chief": 3, "worker": 1}
+    assert result["restarts"] == {"ps": 6, "chief": 3, "worker": 3}
     assert f"checkpoint {damaged[0]} is passed over" in logs(run.lake)
     check_counts(result, worker_deaths=1)
     assert nodes_left(zookeeper, "mortal") == []

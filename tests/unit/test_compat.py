@@ -33,6 +33,20 @@ class TestTensorFlow:
         (found,) = tf.raw_ops.PyFunc(input=[tf.constant(1)], token="tfos-test", Tout=[tf.int32])
         assert int(found) == 8
 
+    def test_users_functions_are_converted_where_our_own_are_not(self):
+        """Else `if` on a tensor fails in map(), in steps of one's own and in run_epoch()."""
+
+        def size(x):
+            if x < 0:
+                x = -x
+            return x
+
+        unconverted = tf.function(size, autograph=False)
+        with pytest.raises(TypeError, match="Python `bool`"):
+            unconverted(tf.constant(-2))
+        call = tf.function(lambda x: names.converted(size)(x), autograph=False)
+        assert int(call(tf.constant(-2))) == 2
+
     def test_gradient_of_ones_own(self):
         """Else each lookup asks the server for its table's shape."""
         record_operation, stop_recording = names.gradient_recording()

@@ -71,6 +71,8 @@ class TestTypes:
         }
         assert label == tf.TensorSpec([None], tf.float32)
         assert weight == tf.TensorSpec([None], tf.float64)
+        given = make(label="y", weight="w").positions(0, ROWS, 0).element_spec
+        assert given == (features, label, weight)
 
     def test_values_of_a_batch(self, make):
         features, label, weight = next(iter(make(label="y", weight="w", shuffle=False)))

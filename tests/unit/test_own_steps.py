@@ -161,3 +161,65 @@ class TestWithoutCall:
         context.fit(functional(), world.dataset(batch_size=BATCH))
         context.export_by_itself()
         assert context.model_uri is not None
+
+
+class Wavering(keras.Model):
+    """Decides by what it has computed, as TensorFlow's own functions may."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        sign = tf.constant(-1.0)
+        if tf.reduce_sum(data[0]) > 0:
+            sign = -sign
+        return {**logs, "sign": sign}
+
+    def predict_step(self, data):
+        predicted = super().predict_step(data)
+        if tf.reduce_sum(data) > 0:
+            predicted = -predicted
+        return predicted
+
+
+class TestAutoGraph:
+    """Users' functions are converted as by tf.function, though what calls them is not."""
+
+    def test_functions_may_decide_by_tensors(self, world):
+        def flipped(x, y):
+            if tf.reduce_sum(x) > 0:
+                x = -x
+            return x, y
+
+        def total(x, y):
+            loss = tf.reduce_sum(x)
+            if loss > 0:
+                loss = -loss
+            return loss
+
+        model = Wavering(inputs := keras.Input([3]), keras.layers.Dense(1)(inputs))
+        model.compile("sgd", "mse", metrics=["mae"])
+        context, dataset = world.context(), world.dataset(features="x")
+        history = context.fit(model, dataset.map(lambda x, y: (tf.abs(x) + 1, y)), 1).history
+        assert history["sign"] == [1.0]
+        assert context.run_epoch(total, dataset.map(flipped)) < 0
+        plain = world.dataset(features="x", label=None)
+        above = context.predict(model, plain.map(lambda x: tf.abs(x) + 1))
+        np.testing.assert_allclose(above, -model(np.abs(TRAIN["x"]) + 1), 1e-5, 1e-5)
+
+    def test_nothing_of_ours_is_converted(self, world, monkeypatch):
+        """It would take most of the time until the first step."""
+        from tensorflow.python.autograph.impl import api
+
+        converted, convert = [], api._convert_actual
+
+        def noted(entity, *args):
+            converted.append(entity.__module__)
+            return convert(entity, *args)
+
+        monkeypatch.setattr(api, "_convert_actual", noted)
+        dataset = world.dataset(features="x").map(lambda x, y: (x, y))
+        context, model = world.context(), functional(metrics=[])
+        context.fit(model, world.dataset(), 2, "eval")
+        context.run_epoch(lambda x, y: tf.reduce_sum(y), dataset)
+        context.predict(model, world.dataset(label=None))
+        list(dataset)
+        assert set(converted) == {__name__}

@@ -91,6 +91,7 @@ class TestDataset:
             "deep_text": tf.RaggedTensorSpec([None, None, None], tf.string, 2, tf.int64),
             "sparse": tf.SparseTensorSpec([None, WIDE], tf.float64),
         }
+        assert make().positions(0, ROWS, 0).element_spec == make().element_spec
 
     @pytest.mark.parametrize("shuffle", [True, False])
     @pytest.mark.parametrize("size", [1, 4, ROWS])

@@ -81,6 +81,21 @@ def sharded_variable() -> Any:
         raise _missing(error, "keeps variables in slices") from error
 
 
+def converted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's function as tf.function calls it, with AutoGraph; also where that is off.
+
+    It is off in what we trace ourselves: to convert our own Python takes longer than all the rest.
+    """
+    try:
+        from tensorflow.python.autograph.core.ag_ctx import ControlStatusCtx, Status
+
+        convert = tf.__internal__.autograph.tf_convert
+    except (ImportError, AttributeError) as error:
+        raise _missing(error, "converts functions by AutoGraph") from error
+    found: Callable[..., Any] = convert(function, ControlStatusCtx(Status.ENABLED))
+    return found
+
+
 def function_graph(operation: Any, attribute: str) -> Any:
     """The FuncGraph of the function that an attribute of an operation in a graph names.
 

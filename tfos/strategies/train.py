@@ -19,7 +19,7 @@ from tfos.training.runner import Runner
 
 def warm_up() -> None:
     """What TensorFlow and Keras do at their first use. Not before a process has met others."""
-    tf.function(lambda x: x + 1)(tf.constant(1))
+    tf.function(lambda x: x + 1, autograph=False)(tf.constant(1))
     keras.layers.Dense(1).build((None, 1))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfos.compat.tensorflow import converted
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.collectives import all_sum
@@ -39,10 +40,10 @@ class CustomProgram:
     def __init__(
         self, step: Any, dataset: FeedDataset, runner: Runner, applied: AppliedRows
     ) -> None:
-        run = runner.strategy.run
+        run, step = runner.strategy.run, converted(step)
         reducing = contextlib.nullcontext if dataset.replicas == 1 else summed_gradients
 
-        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)])
+        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64)], autograph=False)
         def unit(bounds: Any) -> Any:
             epoch, start, stop = bounds[0], bounds[1], bounds[2]
             batches = iter(dataset.positions(start, stop, epoch, packed=True))

@@ -174,8 +174,8 @@ class Loop:
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """See TrainContext.predict."""
         dataset = dataset.wait_complete().in_order()
-        prepare(model, dataset, self.runner, "predict_step")
-        program = PredictProgram(model, dataset, self.runner)
+        step = prepare(model, dataset, self.runner, "predict_step")
+        program = PredictProgram(step, dataset, self.runner)
         pieces: list[Any] = []
         done, begun = 0, time.monotonic()
         with self.reports.quiet():

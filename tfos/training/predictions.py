@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.runner import Runner
+from tfos.training.step import Step
 from tfos.training.synchronous import Synchronous
 
 
@@ -21,23 +22,25 @@ class PredictProgram:
 
     inputs: Sequence[Any] = ()
 
-    def __init__(self, model: keras.Model, dataset: FeedDataset, runner: Runner) -> None:
+    def __init__(self, step: Step, dataset: FeedDataset, runner: Runner) -> None:
         in_step = Synchronous(dataset)
-        run = runner.strategy.run
+        run, predict = runner.strategy.run, step.function
 
         def one_step(batch: Any, at: Any, stop: Any) -> list[Any]:
             rows = tf.minimum(stop - at, in_step.rows(at)[0])
-            return [output[:rows] for output in keras.tree.flatten(model.predict_step(batch))]
+            return [output[:rows] for output in keras.tree.flatten(predict(batch))]
 
         with runner.strategy.scope():
-            traced = tf.function(model.predict_step).get_concrete_function(dataset.element_spec)
+            traced = tf.function(predict, autograph=False).get_concrete_function(
+                dataset.element_spec
+            )
         structure = traced.structured_outputs
         specs = keras.tree.flatten(structure)
         for spec in specs:
             if not isinstance(spec, tf.Tensor | tf.TensorSpec) or spec.shape.rank in (None, 0):
                 raise UsageError(
-                    f"model {model.name!r} predicts {spec}; predict() takes dense tensors whose"
-                    " first dimension is the batch"
+                    f"model {step.model.name!r} predicts {spec}; predict() takes dense tensors"
+                    " whose first dimension is the batch"
                 )
 
         def gathered(outputs: list[Any]) -> list[list[Any]]:

@@ -135,7 +135,9 @@ class Program:
 
         specs = [tf.TensorSpec(value.shape, value.dtype) for value in self._initial]
 
-        @tf.function(input_signature=[tf.TensorSpec([3], tf.int64), *(specs if follows else [])])
+        positions = tf.TensorSpec([3], tf.int64)
+
+        @tf.function(input_signature=[positions, *(specs if follows else [])], autograph=False)
         def unit(bounds: Any, *left: Any) -> Any:
             begun = list(left) if follows else [tf.constant(value) for value in self._initial]
             begun += [tf.constant(value) for value in self._others]
@@ -208,7 +210,6 @@ class Program:
         return [tf.constant(value) for value in values]
 
 
-@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def _agreed(values: list[Any], weight: Any) -> list[Any]:
     """The differences that all processes in step make: means, weighted by rows.
 

@@ -25,7 +25,6 @@ class StepScope(keras.StatelessScope):
     overlaps: whether other workers write the weights at the same time.
     """
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def __init__(
         self, step: Step, metrics: Sequence[Any], state: Sequence[Any], overlaps: bool
     ) -> None:
@@ -50,7 +49,6 @@ class StepScope(keras.StatelessScope):
         self._begun = dict(self.state_mapping)
         self._values = {id(v) for v in [*metrics, *self._kept]}
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def add_update(self, update: tuple[Any, Any]) -> None:
         """Called by Keras for each assignment."""
         variable, value = update
@@ -77,7 +75,6 @@ class StepScope(keras.StatelessScope):
         else:
             target.assign(tf.cast(value, target.dtype))
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def changes(self) -> list[tuple[Any, Any]]:
         """What the step did to the state that is neither a metric's nor the optimizer's.
 

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfos.compat.keras import replaced
+from tfos.compat.tensorflow import converted
 from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.checks import check_graph, check_model, check_optimizer
@@ -44,7 +45,7 @@ class Step:
     @property
     def function(self) -> Any:
         """Takes a batch."""
-        return getattr(self.model, self.name)
+        return step_function(self.model, self.name)
 
     def logs(self) -> dict[str, Any]:
         """The metrics' results as they are now, by the step's names for them."""
@@ -75,6 +76,12 @@ class Step:
         }
 
 
+def step_function(model: keras.Model, name: StepName) -> Any:
+    """The model's step; one of its own as tf.function would call it, which Keras does not do."""
+    step = getattr(model, name)
+    return converted(step) if is_own(model, name) else step
+
+
 def is_own(model: keras.Model, name: StepName) -> bool:
     """Whether the model has a step of its own, and not Keras's."""
     return getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)
@@ -101,7 +108,7 @@ def prepare(
 
     def own_step(batch: Any) -> None:
         with tracing:
-            tracing.returned(getattr(model, name)(batch))
+            tracing.returned(step_function(model, name)(batch))
 
     def build(batch: Any) -> None:
         if own:
@@ -116,7 +123,7 @@ def prepare(
         model.compute_metrics(x, y, prediction, sample_weight=weight)
 
     with runner.strategy.scope():
-        traced = tf.function(build).get_concrete_function(dataset.element_spec)
+        traced = tf.function(build, autograph=False).get_concrete_function(dataset.element_spec)
         check_graph(model, traced.graph, runner)
         if own:
             tracing.build_optimizers()

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfos.errors import UsageError
 from tfos.training.graphs import called, reached
@@ -23,7 +22,6 @@ _ADD_TO_FIRST = {"Sub", "TensorScatterAdd", "TensorScatterSub"}
 _SELECTS = {"Select", "SelectV2"}
 
 
-@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def check_sums(model: keras.Model, begun: Sequence[Any], after: Sequence[Any]) -> None:
     """Raises UsageError when a step does other things to a metric's state than to add to it.
 

@@ -52,7 +52,6 @@ class Synchronous:
         finally:
             self._weight = None
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _part_of_mask(self, mask: Any) -> Any:
         """What a mean over the entries that a mask leaves of this process's rows is to be times.
 

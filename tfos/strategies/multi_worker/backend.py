@@ -51,7 +51,9 @@ class MultiWorkerRunner(LocalRunner):
                 " CUDA_VISIBLE_DEVICES"
             )
 
-        self._gather = tf.function(lambda value: self.strategy.run(_all, args=(value,)))
+        self._gather = tf.function(
+            lambda value: self.strategy.run(_all, args=(value,)), autograph=False
+        )
 
     def gather(self, value: int) -> list[int]:
         return [int(each) for each in self._gather(tf.constant([value], tf.int64)).numpy()]

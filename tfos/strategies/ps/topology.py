@@ -16,6 +16,9 @@ from tfos.strategies.workers import num_workers
 # a server that lives on would keep the variables of the chief that is gone in its memory, beside
 # those of the new one
 _STATEFUL = frozenset({CHIEF, "ps"})
+# a worker that tried to reach a server while there was none does not try again for a second (gRPC's
+# connection backoff), in which the next chief's first unit would fail; a new process begins anew
+_ALL = _STATEFUL | {"worker"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class ParameterServers(Topology):
         return frozenset(t for job in self.jobs() for t in job.tasks if t.role != CHIEF)
 
     def restarts_with(self, role: str) -> frozenset[str]:
-        return _STATEFUL if role in _STATEFUL else frozenset({role})
+        return {CHIEF: _STATEFUL, "ps": _ALL}.get(role, frozenset({role}))
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
