@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -45,8 +46,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tfos")
     group.addoption("--full", action="store_true", help="also the long kill matrices")
     group.addoption("--chaos", action="store_true", help="run the tests marked chaos, no others")
-    group.addoption("--chaos-seed", type=int, help="of the schedule of kills; default: a new one")
+    group.addoption("--chaos-seed", type=int, help="of what is done; default: a new one")
     group.addoption("--chaos-kills", type=int, default=20, help="how many, in the long test")
+    group.addoption("--chaos-cuts", type=int, default=3, help="of the network, in the test of them")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -163,6 +165,15 @@ def _listening(pids: set[int]) -> list[str]:
         for c in psutil.net_connections("tcp")
         if c.status == psutil.CONN_LISTEN and c.pid in pids
     ]
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> int:
+    """Of what is done to a run at random; it is printed at the end."""
+    given = pytestconfig.getoption("--chaos-seed")
+    seed = random.randrange(10_000) if given is None else int(given)
+    record_property("tell", f"--chaos-seed {seed}")
+    return seed
 
 
 @pytest.fixture

@@ -50,6 +50,15 @@ class Machine:
         spark = ["env", f"SPARK_LOCAL_IP={self.address}"]
         return ["ip", "netns", "exec", self.namespace, *spark, *named, *argv]
 
+    def has(self, pid: int) -> bool:
+        """Whether a process runs there."""
+        try:
+            theirs = Path(f"/proc/{pid}/ns/net").stat()
+        except OSError:  # it has just ended
+            return False
+        ours = Path(f"/run/netns/{self.namespace}").stat()
+        return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
 
 class Network:
     """All machines reach each other, and this process, until a cut."""
@@ -81,6 +90,10 @@ class Network:
         ):
             _ip("-n", machine.namespace, *part)
         return machine
+
+    @property
+    def machines(self) -> list[Machine]:
+        return list(self._machines.values())
 
     def lose(self, sender: Machine, receiver: Machine) -> None:
         """From now on no packet of the sender gets to the receiver; those of it do arrive."""

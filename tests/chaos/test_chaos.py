@@ -8,7 +8,6 @@ words; the same seed makes the same schedule, though not to the millisecond.
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from collections.abc import Callable
@@ -34,14 +33,6 @@ HANG_SECS = 30
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
 # what the undisturbed run comes to; see tests/e2e/test_movielens.py
 RMSE = 0.813
-
-
-@pytest.fixture
-def seed(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> int:
-    given = pytestconfig.getoption("--chaos-seed")
-    seed = random.randrange(10_000) if given is None else int(given)
-    record_property("tell", f"--chaos-seed {seed}")
-    return seed
 
 
 @pytest.fixture
