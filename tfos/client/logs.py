@@ -58,7 +58,7 @@ class Selection:
         return [word for word in (self.role, self.index) if word is not None]
 
 
-class _Tail:
+class Tail:
     """One log, read from where the last read ended."""
 
     def __init__(self, lake: RunDirectory, path: str) -> None:
@@ -83,9 +83,9 @@ class _Tail:
             raise LakeError(f"cannot read {path}: {error.strerror}") from error
 
     def _read_remote(self) -> bytes:
-        data = self._lake.read(self._path)
-        self._seen(len(data))
-        return data[self._offset :]
+        size = self._lake.size(self._path)
+        self._seen(size)
+        return self._lake.read_from(self._path, self._offset) if size > self._offset else b""
 
     def _seen(self, size: int) -> None:
         if size < self._offset:  # begun anew, on another executor
@@ -102,7 +102,7 @@ class _AttemptLogs:
         self._lake = lake
         self._attempt = attempt
         self._selection = selection
-        self._tails: dict[str, _Tail] = {}
+        self._tails: dict[str, Tail] = {}
         self._begun_lines: dict[str, bytes] = {}
 
     def new(self, is_last: bool) -> Iterator[bytes]:
@@ -111,7 +111,7 @@ class _AttemptLogs:
         is_last: nothing will be added, and a line that was begun comes as it is.
         """
         for name, path in self._logs():
-            tail = self._tails.setdefault(name, _Tail(self._lake, path))
+            tail = self._tails.setdefault(name, Tail(self._lake, path))
             while data := tail.read():
                 yield self._shown(name, data)
             if is_last and name in self._begun_lines:

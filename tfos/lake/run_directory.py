@@ -14,7 +14,8 @@
   evaluations.json              what the evaluator has found so far
   model/                        exported SavedModel, COMMIT marker last
   logs/<attempt>/<role>-<i>.log
-  logs/driver.log               what Spark and TensorFlow said around the driver
+  logs/driver.log               what Spark and TensorFlow said around the driver; in cluster mode
+                                all that the driver wrote
   events/                       TensorBoard
   output/                       what train() and its callbacks write
   result.json                   written once, at the end, whatever the end

@@ -1,7 +1,7 @@
 """A directory on any fsspec filesystem, in which no file is ever half visible.
 
-A single file appears whole: renamed into place on a local filesystem; object stores have atomic
-puts. What makes a directory whole is in tfos.lake.committed.
+A single file appears whole: renamed into place on a local filesystem and on HDFS; object stores
+have atomic puts. What makes a directory whole is in tfos.lake.committed.
 
 Storage has moments of weakness: a server answers 500, a disk is full until somebody tidies up.
 Reads and writes are tried again for TIMES.lake_retry_secs before they fail.
@@ -25,6 +25,7 @@ import fsspec
 import tenacity
 
 from tfos.errors import LakeError
+from tfos.lake import hdfs
 from tfos.lake.atomic_file import replace
 from tfos.spec.times import TIMES
 
@@ -36,7 +37,14 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)
 # what a second try would not change
 _FINAL = (FileNotFoundError, ValueError, ImportError, LakeError)
 # protocol -> the extra of tfos that installs its filesystem
-_EXTRAS = {"s3": "s3", "s3a": "s3", "oss": "oss", "hdfs": "hdfs", "gs": "gcs", "gcs": "gcs"}
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "oss": "oss",
+    "gs": "gcs",
+    "gcs": "gcs",
+    **dict.fromkeys(hdfs.SCHEMES, "hdfs"),
+}
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -47,6 +55,17 @@ def absolute(url: str) -> str:
     if "://" in url or "::" in url:
         return url if url.endswith(("://", ":///")) else url.rstrip("/")
     return str(Path(url).expanduser().resolve())
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """The filesystem of a URL, and the path on it."""
+    if hdfs.is_hdfs(url):
+        return hdfs.open_url(url)
+    scheme = url.partition(":")[0]
+    if scheme in hdfs.REFUSED:
+        raise ValueError(f"no run can be kept over {scheme}://: write hdfs://HOST:PORT/PATH")
+    fs, root = fsspec.core.url_to_fs(url)
+    return fs, root
 
 
 class Storage:
@@ -71,7 +90,7 @@ class Storage:
 
     def _storage(self, retry_secs: float | None = None) -> tuple[Any, str]:
         if self._open is None:
-            fs, root = self._try("open", "", lambda: fsspec.core.url_to_fs(self.url), retry_secs)
+            fs, root = self._try("open", "", lambda: _opened(self.url), retry_secs)
             self._open = fs, posixpath.join(root, self._below) if self._below else root
         return self._open
 
@@ -189,6 +208,21 @@ class Storage:
     def read(self, path: str) -> bytes:
         return self._try("read", path, lambda: bytes(self._fs.cat_file(self.path(path))))
 
+    def size(self, path: str) -> int:
+        """Of a file, in bytes, as it is now."""
+
+        def act() -> int:
+            self._fs.invalidate_cache()
+            return int(self._fs.info(self.path(path))["size"])
+
+        return self._try("look for", path, act)
+
+    def read_from(self, path: str, offset: int) -> bytes:
+        """A file from the byte number `offset` on."""
+        return self._try(
+            "read", path, lambda: bytes(self._fs.cat_file(self.path(path), start=offset))
+        )
+
     def read_json(self, path: str) -> Any:
         data = self.read(path)
         return self._try("read", path, lambda: json.loads(data))
@@ -196,8 +230,8 @@ class Storage:
     def write(self, path: str, data: bytes, is_secret: bool = False) -> None:
         """Writes a file so that readers see all of it or nothing.
 
-        is_secret: only its owner may read it, on a local filesystem; elsewhere access is the
-        storage's business.
+        is_secret: only its owner may read it, on a local filesystem and HDFS; elsewhere access is
+        the storage's business.
         """
         self._write(path, data, is_secret=is_secret)
 
@@ -208,9 +242,16 @@ class Storage:
             if self.is_local:
                 replace(Path(self.path(path)), io.BytesIO(data), is_secret)
             else:
-                self._fs.pipe_file(self.path(path), data)
+                self._put(path, lambda target: self._fs.pipe_file(target, data), is_secret)
 
         self._try("write", path, act, retry_secs)
+
+    def _put(self, path: str, put: Callable[[str], object], is_secret: bool = False) -> None:
+        """Has `put` write a file of a filesystem that is not local."""
+        if hdfs.is_hdfs(self.url):
+            hdfs.replace(self._fs, self.path(path), put, is_secret)
+        else:
+            put(self.path(path))
 
     def write_json(self, path: str, value: Any, is_secret: bool = False) -> None:
         data = json.dumps(value, indent=2, allow_nan=True).encode() + b"\n"
@@ -224,7 +265,7 @@ class Storage:
                 with open(source, "rb") as file:
                     replace(Path(self.path(path)), file)
             else:
-                self._fs.put_file(source, self.path(path))
+                self._put(path, lambda target: self._fs.put_file(source, target))
 
         self._try("write", path, act)
 

@@ -1,0 +1,113 @@
+"""What HDFS needs besides a client, without a cluster; tests/hadoop has a real one."""
+
+from __future__ import annotations
+
+import fsspec
+import pytest
+
+from tfos.errors import LakeError
+from tfos.lake import hdfs
+from tfos.lake.run_directory import RunDirectory
+
+
+class Memory:
+    """fsspec's filesystem in memory, with what hdfs-native has besides."""
+
+    def __init__(self):
+        self.fs = fsspec.filesystem("memory", skip_instance_cache=True)
+        self.fs.store.clear()
+        self.modes = {}
+        self.client = self
+
+    def set_permission(self, path, mode):
+        self.modes[path] = mode
+
+    def mv(self, source, target, overwrite):
+        assert overwrite
+        self.fs.mv(source, target)
+        self.modes[target] = self.modes.pop(source, None)
+
+    def rm_file(self, path):
+        self.fs.rm_file(path)
+
+
+class TestReplace:
+    def test_the_file_is_written_beside_its_place_and_renamed(self):
+        memory = Memory()
+        memory.fs.pipe_file("/a/b", b"old")
+        seen = []
+
+        def put(path):
+            seen.append((path.rpartition("/")[0], memory.fs.cat_file("/a/b")))
+            memory.fs.pipe_file(path, b"new")
+
+        hdfs.replace(memory, "/a/b", put, is_secret=True)
+        assert seen == [("/a", b"old")]
+        assert memory.fs.find("/") == ["/a/b"]
+        assert memory.fs.cat_file("/a/b") == b"new"
+        assert memory.modes == {"/a/b": 0o600}
+
+    def test_what_fails_leaves_the_file_as_it_was_and_nothing_else(self):
+        memory = Memory()
+        memory.fs.pipe_file("/a/b", b"old")
+
+        def put(path):
+            memory.fs.pipe_file(path, b"n")
+            raise OSError("no space")
+
+        with pytest.raises(OSError, match="no space"):
+            hdfs.replace(memory, "/a/b", put)
+        assert memory.fs.find("/") == ["/a/b"]
+        assert memory.fs.cat_file("/a/b") == b"old"
+
+
+class TestNameNode:
+    @pytest.mark.parametrize(
+        ("url", "found"),
+        [
+            ("hdfs:///runs", "hdfs://Prod/runs"),
+            ("hdfs://other:9000/runs", "hdfs://other:9000/runs"),
+            ("s3://bucket/runs", "s3://bucket/runs"),
+        ],
+    )
+    def test_is_that_of_the_cluster_where_none_is_named(self, url, found):
+        assert hdfs.with_namenode(url, "hdfs://Prod") == found
+
+    def test_of_a_cluster_without_hdfs_there_is_none(self):
+        with pytest.raises(ValueError, match=r"fs\.defaultFS is 'file:///': write hdfs://HOST"):
+            hdfs.with_namenode("hdfs:///runs", "file:///")
+
+    def test_name_services_keep_their_capitals(self):
+        pytest.importorskip("hdfs_native")
+        fs, path = hdfs.open_url("hdfs://127.0.0.1:1/a/B")
+        assert (fs.host, fs.port, path) == ("127.0.0.1", 1, "/a/B")
+
+    def test_that_nobody_names_is_an_error_at_once(self, monkeypatch):
+        pytest.importorskip("hdfs_native")
+        for name in ("HADOOP_CONF_DIR", "HADOOP_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(LakeError, match=r"names no NameNode.* set HADOOP_CONF_DIR"):
+            RunDirectory("hdfs:///runs", "r").spec()
+
+    def test_the_configuration_that_spark_ships_is_used(self, tmp_path, monkeypatch):
+        pytest.importorskip("hdfs_native")
+        for name in ("HADOOP_CONF_DIR", "HADOOP_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        conf = tmp_path / "__spark_conf__" / "__hadoop_conf__"
+        conf.mkdir(parents=True)
+        (conf / "core-site.xml").write_text(
+            "<configuration><property><name>fs.defaultFS</name>"
+            "<value>hdfs://127.0.0.1:1</value></property></configuration>"
+        )
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HADOOP_CONF_DIR", "")  # that it is taken back afterwards
+        monkeypatch.delenv("HADOOP_CONF_DIR")
+        fs, path = hdfs.open_url("hdfs:///runs")
+        assert path == "/runs"
+        assert fs.protocol == "hdfs"
+
+
+@pytest.mark.parametrize("scheme", hdfs.REFUSED)
+def test_clients_that_lose_files_are_refused(scheme):
+    with pytest.raises(LakeError, match=rf"over {scheme}://: write hdfs://HOST:PORT/PATH"):
+        RunDirectory(f"{scheme}://namenode:9870/runs", "r").spec()

@@ -1,0 +1,84 @@
+"""HDFS: which client opens it, which NameNode, and how a file is replaced whole.
+
+The client is hdfs-native. fsspec has others for the same URLs that lose the NameNode of a path, or
+do nothing where a file is to be renamed onto another (webhdfs): those are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+SCHEMES = ("hdfs", "viewfs")
+REFUSED = ("webhdfs", "swebhdfs")
+# where Spark on YARN puts the configuration of Hadoop into a container's directory
+_SHIPPED_CONF = Path("__spark_conf__", "__hadoop_conf__")
+
+
+def is_hdfs(url: str) -> bool:
+    return urlsplit(url).scheme in SCHEMES
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URL, and the path on it.
+
+    Raises ImportError without hdfs-native, ValueError where the NameNode is not known.
+    """
+    from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
+
+    if not {"HADOOP_CONF_DIR", "HADOOP_HOME"} & os.environ.keys() and _SHIPPED_CONF.is_dir():
+        os.environ["HADOOP_CONF_DIR"] = str(_SHIPPED_CONF.resolve())
+    parts = urlsplit(url)
+    kind = HdfsFileSystem if parts.scheme == "hdfs" else ViewfsFileSystem
+    # not parts.hostname: a name service may have capitals
+    host, _, port = parts.netloc.partition(":")
+    try:
+        return kind(host or None, int(port) if port else None), parts.path or "/"
+    except RuntimeError as error:
+        if "fs.defaultFS" not in str(error):
+            raise
+        raise ValueError(
+            f"{url} names no NameNode, and no configuration of Hadoop here does: write"
+            " hdfs://HOST:PORT/PATH, or set HADOOP_CONF_DIR"
+        ) from error
+
+
+def with_namenode(url: str, default: str) -> str:
+    """`url` with the NameNode that it leaves out. default: fs.defaultFS of the cluster.
+
+    Raises ValueError where that is no HDFS.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or parts.netloc:
+        return url
+    if not is_hdfs(default):
+        raise ValueError(
+            f"{url} names no NameNode, and the cluster's fs.defaultFS is {default!r}: write"
+            " hdfs://HOST:PORT/PATH"
+        )
+    root = urlsplit(default)
+    return f"{root.scheme}://{root.netloc}{parts.path}"
+
+
+def replace(fs: Any, target: str, put: Callable[[str], object], is_secret: bool = False) -> None:
+    """Has `put` write a file, and names it `target`: HDFS shows a file that is still being written.
+
+    is_secret: only its owner may read it.
+    """
+    name = f".{posixpath.basename(target)}.{secrets.token_hex(4)}.part"
+    part = posixpath.join(posixpath.dirname(target), name)
+    try:
+        put(part)
+        if is_secret:
+            fs.client.set_permission(part, 0o600)
+        fs.mv(part, target, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            fs.rm_file(part)
+        raise
