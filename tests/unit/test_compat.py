@@ -9,6 +9,7 @@ import errno
 import mmap
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -17,9 +18,24 @@ import tensorflow as tf
 
 from tfos.compat import keras as keras_names
 from tfos.compat import peer, texts
+from tfos.compat import spark as spark_names
 from tfos.compat import tensorflow as names
 from tfos.errors import TFOSError
+from tfos.runtime.java import spark_home
 from tfos.spec.roles import Task
+
+
+class TestSpark:
+    def test_the_application_master_has_the_conf_that_it_reads_at_its_end(self):
+        """Else YARN starts a driver again, some times, whose run has ended for good."""
+        (jar,) = (spark_home() / "jars").glob("spark-yarn_*.jar")
+        path = spark_names.APPLICATION_MASTER.replace(".", "/")
+        with zipfile.ZipFile(jar) as classes:
+            field = f"L{path};".encode()
+            assert field in classes.read(f"{path}$.class")
+            field = f"L{spark_names.CONF.replace('.', '/')};".encode()
+            assert field in classes.read(f"{path}.class")
+            assert b"getMaxRegAttempts" in classes.read(f"{path}.class")
 
 
 class TestTensorFlow:

@@ -11,14 +11,15 @@ from types import SimpleNamespace
 import pytest
 from helpers import Nodes
 
-from tfos.driver.claim import Claim, run_id_of, submission
+from tfos.driver.claim import Claim, HasEnded, run_id_of, submission
 from tfos.driver.run import attempt_number
 from tfos.driver.summary import Summary
+from tfos.errors import LakeError
 from tfos.lake.run_directory import RunDirectory, checkpoint_name, checkpoint_path
 from tfos.lake.storage import COMMIT
 from tfos.runtime import keys
 from tfos.spec.job import SUBMISSION_CONF, JobSpec
-from tfos.spec.result import finite, sum_stats
+from tfos.spec.result import Result, finite, sum_stats
 
 YARN = "application_1700000000000_0042"
 
@@ -117,6 +118,36 @@ class TestClaim:
             registry.taken = taken
         is_left = nodes.get(keys.driver("r")) is not None
         assert (claim.lake is None) == is_left == bool(taken)
+
+
+class TestDefiniteEnd:
+    """A driver that Spark starts again, though the one before has brought the run to its end."""
+
+    def lake(self, tmp_path, submission):
+        lake = RunDirectory(str(tmp_path), "r")
+        lake.write_spec({**JobSpec.of().as_json(), "submission": submission})
+        lake.write_result(Result("r", "failed", {"message": "ValueError"}).as_json())
+        return lake
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_is_the_end_of_the_submission(self, tmp_path, resume):
+        lake = self.lake(tmp_path, "mine")
+        spec = JobSpec.of(resume=resume, run_id="r")
+        with pytest.raises(HasEnded) as caught:
+            Claim(spec, "r", "mine", lake).open_lake(set())
+        assert caught.value.result.error == {"message": "ValueError"}
+        assert lake.result()["status"] == "failed"
+
+    def test_is_none_for_another_submission(self, tmp_path):
+        lake = self.lake(tmp_path, "another's")
+        with pytest.raises(LakeError, match="exists already"):
+            Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
+        Claim(JobSpec.of(resume=True, run_id="r"), "r", "mine", lake).open_lake(set())
+
+    def test_is_none_while_there_is_no_result(self, tmp_path):
+        lake = self.lake(tmp_path, "mine")
+        lake.remove_result()
+        Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
 
 
 class TestLedgerOfAFailedRun:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tfos.driver import limits, preflight
+from tfos.driver.containers import what_is_too_small
 from tfos.errors import PreflightError
 from tfos.spec.job import JobSpec
 
@@ -44,6 +45,35 @@ def test_dynamic_allocation_is_refused_with_the_remedy():
         preflight.check_conf({"spark.dynamicAllocation.enabled": "true"})
     preflight.check_conf({"spark.dynamicAllocation.enabled": "false"})
     preflight.check_conf({})
+
+
+class TestContainers:
+    @pytest.mark.parametrize(
+        ("conf", "words"),
+        [
+            ({}, ["has 384 MiB", "take 580", "memoryOverhead=1024m"]),
+            ({"spark.executor.memory": "20g", "spark.executor.cores": "8"}, ["has 2048", "2960"]),
+            ({"spark.executor.memoryOverhead": "500"}, ["has 500 MiB"]),
+            ({"spark.executor.memoryOverhead": "0.25g"}, ["has 256 MiB"]),
+        ],
+    )
+    def test_too_small_for_tensorflow(self, conf, words):
+        problem = what_is_too_small(conf)
+        assert problem is not None
+        assert all(word in problem for word in words), problem
+
+    @pytest.mark.parametrize(
+        "conf",
+        [
+            {"spark.executor.memoryOverhead": "1g"},
+            {"spark.executor.memory": "8g"},
+            {"spark.executor.memory": "2g", "spark.executor.memoryOverheadFactor": "0.4"},
+            {"spark.executor.pyspark.memory": "2g"},
+            {"spark.executor.cores": "8", "spark.task.cpus": "8", "spark.executor.memory": "6g"},
+        ],
+    )
+    def test_large_enough(self, conf):
+        assert what_is_too_small(conf) is None
 
 
 def test_too_few_slots_names_both_numbers_and_who_needs_them():

@@ -22,11 +22,23 @@ from tfos.runtime.registry import (
 )
 from tfos.runtime.zookeeper import EmbeddedZooKeeper
 from tfos.spec.job import SUBMISSION_CONF, JobSpec, app_stem, new_run_id
-from tfos.spec.result import tell_run
+from tfos.spec.result import Result, tell_run
 from tfos.spec.times import TIMES
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+class HasEnded(Exception):
+    """A driver of this submission has brought the run to its end; Spark has started another one.
+
+    What ended for good stays ended: an exception in train(), a kill, a success. Only a driver that
+    died, and left no result, is continued.
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(f"the run has ended: {result.status}")
+        self.result = result
 
 
 class Claim:
@@ -53,13 +65,16 @@ class Claim:
         """Checks that the run directory is new, or that of the run to continue.
 
         runs_before: the ids of the runs that have ended in this process.
+        Raises HasEnded, and LakeError for a directory that is not ours to use.
         """
         spec = self._directory.spec()
         exists = spec is not None
         is_retry = bool(self._submission) and self._run_id not in runs_before
-        self._continues = spec is not None and (
-            self._spec.resume or (is_retry and spec.get("submission") == self._submission)
-        )
+        is_ours = spec is not None and is_retry and spec.get("submission") == self._submission
+        result = self._directory.result() if is_ours else None
+        if result is not None:
+            raise HasEnded(Result.from_json(result))
+        self._continues = exists and (self._spec.resume or is_ours)
         url = self._directory.url
         if exists and not self._continues:
             raise LakeError(
@@ -134,12 +149,20 @@ class Claim:
             self.killed_by = str(value.get("by"))
             os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does, wherever the driver is
 
-    def claim_lake(self) -> None:
-        """Makes the run directory ours: from here on the run id is taken."""
+    def claim_lake(self, launch: Mapping[str, str]) -> None:
+        """Makes the run directory ours: from here on the run id is taken.
+
+        launch: where the run is, for who continues it: {"master", "deploy_mode"}.
+        """
         self._own()
         self._directory.remove_result()
         self._directory.write_spec(
-            {**self._spec.as_json(), "run_id": self._run_id, "submission": self._submission}
+            {
+                **self._spec.as_json(),
+                "run_id": self._run_id,
+                "submission": self._submission,
+                **launch,
+            }
         )
 
     def _own(self) -> None:
@@ -162,6 +185,15 @@ def submission(spark: SparkSession) -> str:
     conf = spark.sparkContext.getConf()
     yarn = (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster")
     return conf.get(SUBMISSION_CONF) or (spark.sparkContext.applicationId if yarn else "") or ""
+
+
+def launched(spark: SparkSession) -> Mapping[str, str]:
+    """The master and deploy mode of this application; nothing where it is this machine alone."""
+    conf = spark.sparkContext.getConf()
+    if spark.sparkContext.master.startswith("local"):
+        return {}
+    mode = conf.get("spark.submit.deployMode", "client")
+    return {"master": spark.sparkContext.master, "deploy_mode": mode}
 
 
 def run_id_of(submission: str, app_name: str, number: int) -> str:

@@ -17,6 +17,7 @@ from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.forking import CannotFork, ForkServer
 from tfos.runtime.roles import all_tasks
+from tfos.runtime.scratch import use_container
 from tfos.spec.job import JobSpec
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def check_executors(
     mine = _versions()
 
     def probe(_: Any) -> list[tuple[str, bool, dict[str, str], dict[str, int]]]:
+        use_container()
         if server is not None:
             with contextlib.suppress(CannotFork):  # the processes' logs will say it
                 server.start()

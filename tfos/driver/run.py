@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfos.compat.spark import end_with_this_attempt
 from tfos.driver import preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
-from tfos.driver.claim import Claim, run_id_of, submission
+from tfos.driver.claim import Claim, HasEnded, launched, run_id_of, submission
+from tfos.driver.containers import what_is_too_small
 from tfos.driver.display import Display
 from tfos.driver.feeds import Feeds
 from tfos.driver.session import open_session
@@ -19,6 +22,7 @@ from tfos.driver.summary import Summary
 from tfos.errors import LakeError, PreflightError, RegistryError, RunFailed, TFOSError
 from tfos.fault.failures import Failure, describe
 from tfos.fault.policy import GiveUp, NewAttempt
+from tfos.lake.hdfs import is_hdfs, with_namenode
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys
 from tfos.runtime.forking import ForkServer
@@ -67,7 +71,7 @@ def run_app(
             raise  # the app's --help
     result = run.finish()
     runs.append(result)
-    if error is None:
+    if error is None or (isinstance(error, HasEnded) and result.error is None):
         return result
     if isinstance(error, (TFOSError, KeyboardInterrupt, SystemExit)) and not isinstance(
         error, RunFailed
@@ -90,6 +94,9 @@ class _Run:
         self._claim: Claim | None = None
         self._number = 0
         self._is_shut = False
+        self._ended: Result | None = None
+        # of an application that YARN would start again
+        self._jvm: Any = None
 
     @property
     def run_id(self) -> str:
@@ -97,7 +104,9 @@ class _Run:
 
     def execute(self, spark: SparkSession, spec: JobSpec) -> None:
         """From the checks to the end of the roles."""
-        self._spec = spec
+        self._spec = spec = _with_namenode(spec, spark)
+        if launched(spark) == {"master": "yarn", "deploy_mode": "cluster"}:
+            self._jvm = spark.sparkContext._jvm
         name = submission(spark)
         run_id = spec.run_id or run_id_of(name, self._app._run_name, len(runs))
         self._summary.begin(run_id, spec)
@@ -108,12 +117,22 @@ class _Run:
             self._display.line(
                 "warning: --spare has no effect any more: a process that dies is replaced by a fork"
             )
-        preflight.check_conf(dict(spark.sparkContext.getConf().getAll()))
+        conf = dict(spark.sparkContext.getConf().getAll())
+        preflight.check_conf(conf)
+        if spark.sparkContext.master.startswith(("yarn", "k8s")):
+            problem = what_is_too_small(conf)
+            if problem:
+                self._display.line(f"warning: {problem}")
         with contextlib.ExitStack() as stack:
             server = self._begin_zookeeper(stack, spark)
             marker = lake.check_writable()
             stack.callback(lake.remove, marker)
-            claim.open_lake({run.run_id for run in runs})
+            try:
+                claim.open_lake({run.run_id for run in runs})
+            except HasEnded as ended:
+                self._ended = ended.result
+                self._display.line("the run has ended in the driver before this one")
+                raise
             ship_modules(spark, self._app._code_module)
             preflight.check_slots(spark, spec)
             self._server = (
@@ -124,7 +143,7 @@ class _Run:
             claim.take_lease()
             address = claim.registry_address(server)
             with claim.registry(address) as registry:
-                claim.claim_lake()
+                claim.claim_lake(launched(spark))
                 self._display.tell = lambda phase: self._tell(registry, phase)
                 feeds = Feeds(self._app, spark, lake, address, registry, self._display)
                 self._summary.manifests = feeds.manifests
@@ -194,7 +213,10 @@ class _Run:
             return None
         local = spark.sparkContext.master.startswith("local")
         host = spark.sparkContext.getConf().get("spark.driver.host", "")
-        server = EmbeddedZooKeeper("127.0.0.1" if local else host)
+        # in containers pyspark is an archive without jars; the driver's JVM has them everywhere
+        jvm: Any = spark.sparkContext._jvm
+        class_path = str(jvm.java.lang.System.getProperty("java.class.path"))
+        server = EmbeddedZooKeeper("127.0.0.1" if local else host, class_path)
         stack.callback(server.stop)
         return server
 
@@ -228,7 +250,7 @@ class _Run:
         return self._claim.lake if self._claim else None
 
     def _result(self) -> Result:
-        return self._summary.result(self._lake)
+        return self._ended or self._summary.result(self._lake)
 
     def finish(self) -> Result:
         """Writes result.json, where there is a lake; returns its content."""
@@ -237,6 +259,8 @@ class _Run:
         if self._lake is not None:
             try:
                 self._lake.write_result(result.as_json())
+                if result.error is not None and self._jvm is not None:
+                    end_with_this_attempt(self._jvm)
             except LakeError as error:
                 if self._summary.failure is None:
                     self.failed(error)
@@ -248,6 +272,18 @@ class _Run:
         if result.status == "succeeded":
             self._display.line(f"succeeded: {self._lake and self._lake.result_uri}")
         return result
+
+
+def _with_namenode(spec: JobSpec, spark: SparkSession) -> JobSpec:
+    """The lake as every process of the run can find it: few have Hadoop's configuration."""
+    if not is_hdfs(spec.lake):
+        return spec
+    hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+    try:
+        lake = with_namenode(spec.lake, str(hadoop.get("fs.defaultFS")))
+    except ValueError as error:
+        raise LakeError(f"--lake {error}") from error
+    return dataclasses.replace(spec, lake=lake)
 
 
 def attempt_number(lake: RunDirectory, last: int) -> int:

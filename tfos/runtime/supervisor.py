@@ -53,6 +53,7 @@ from tfos.runtime.process import describe_end
 from tfos.runtime.protocol import Failed, StartOrder
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import all_tasks
+from tfos.runtime.scratch import use_container
 from tfos.spec.roles import CHIEF, EVALUATOR, Task
 from tfos.spec.times import TIMES
 
@@ -332,6 +333,7 @@ def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str
     """
     from pyspark import BarrierTaskContext
 
+    use_container()
     context = BarrierTaskContext.get()
     task = tasks[context.partitionId()]
     try:

@@ -24,13 +24,15 @@ class EmbeddedZooKeeper:
     """A ZooKeeper server on `host` and a free port, its data in a temporary directory.
 
     host: the address that it listens on and that other processes reach it by.
+    class_path: of a JVM with Spark's jars; where not given, those of the installed pyspark are it.
     The constructor starts it, wait() waits until it serves; from then on it is started again on
     its port, with its data, when it dies. It ends, and its directory goes, by stop() or with the
     process that started it. Raises RegistryError when it does not come up.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, class_path: str = "") -> None:
         self.host = host
+        self._class_path = class_path or str(spark_home() / "jars" / "*")
         self._java = find_java()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -95,6 +97,10 @@ class EmbeddedZooKeeper:
             f"clientPortAddress={self.host}\nadmin.enableServer=false\nmaxClientCnxns=0\n"
             "maxSessionTimeout=60000\n"
         )
+        # may be longer than one word of a command line may be
+        self._java_arguments = Path(self._scratch, "java-arguments")
+        quoted = self._class_path.replace("\\", "\\\\").replace('"', '\\"')
+        self._java_arguments.write_text(f'-cp "{quoted}"\n')
         self._log = Path(self._scratch, "log")
         self._launch()
 
@@ -109,8 +115,7 @@ class EmbeddedZooKeeper:
                     # its data need to survive the process, not the machine: a busy disk must not
                     # hold up every session behind an fsync
                     "-Dzookeeper.forceSync=no",
-                    "-cp",
-                    str(spark_home() / "jars" / "*"),
+                    f"@{self._java_arguments}",
                     "org.apache.zookeeper.server.ZooKeeperServerMain",
                     str(self._config),
                 ],

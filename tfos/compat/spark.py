@@ -1,0 +1,32 @@
+"""Private names of Spark."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+APPLICATION_MASTER = "org.apache.spark.deploy.yarn.ApplicationMaster"
+CONF = "org.apache.spark.SparkConf"
+
+
+def end_with_this_attempt(jvm: Any) -> None:
+    """Has YARN start no further driver of this application when this one ends badly.
+
+    jvm: of the driver, in cluster mode. The application master reads the limit as it ends, from a
+    conf that is not the context's. Without it YARN starts drivers that find the run at its end, one
+    after the other.
+    """
+    with contextlib.suppress(Exception):
+        loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+        companion = loader.loadClass(f"{APPLICATION_MASTER}$")
+        # by their types: the names are made by Scala's compiler
+        master = _value(companion, APPLICATION_MASTER, companion.getField("MODULE$").get(None))
+        conf = _value(loader.loadClass(APPLICATION_MASTER), CONF, master)
+        conf.set("spark.yarn.maxAppAttempts", "1")
+
+
+def _value(kind: Any, wanted: str, owner: Any) -> Any:
+    """What `owner`, of the class `kind`, has in its field of the type `wanted`."""
+    field = next(f for f in kind.getDeclaredFields() if f.getType().getName() == wanted)
+    field.setAccessible(True)
+    return field.get(owner)

@@ -1,0 +1,54 @@
+"""Whether containers are large enough for processes that Spark does not count. Pure.
+
+YARN and Kubernetes end a container that is over its memory. Spark sizes it for the JVM and adds
+spark.executor.memoryOverhead for all else, by default a tenth of the JVM's memory: TensorFlow alone
+takes more than that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# measured, see docs/PROFILE.md: the fork server once an executor; for each task a Python worker of
+# Spark and the role's process, before any model
+_SERVER_MB, _TASK_MB = 240, 340
+_LEAST_MB, _FACTOR = 384, 0.1
+_UNITS = {"": 1 / 2**20, "b": 1 / 2**20, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 2.0**20}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", re.IGNORECASE)
+
+
+def megabytes(text: str, unit: str = "") -> float | None:
+    """A size as Spark writes it: "512m", "2g". unit: of a bare number. None for what is none."""
+    match = _SIZE.fullmatch(text.strip())
+    return None if match is None else float(match[1]) * _UNITS[(match[2] or unit).lower()]
+
+
+def what_is_too_small(conf: Mapping[str, str]) -> str | None:
+    """A warning of containers that would be ended, and the remedy; None where they may do.
+
+    conf: the Spark conf of an application on YARN or Kubernetes.
+    """
+    memory = megabytes(conf.get("spark.executor.memory", "1g")) or 1024.0
+    factor = float(conf.get("spark.executor.memoryOverheadFactor", _FACTOR))
+    least = megabytes(conf.get("spark.executor.minMemoryOverhead", f"{_LEAST_MB}m"), "m")
+    given = megabytes(conf.get("spark.executor.memoryOverhead", ""), "m")
+    overhead = given if given is not None else max(least or _LEAST_MB, factor * memory)
+    # Spark counts what it gives to Python apart
+    overhead += megabytes(conf.get("spark.executor.pyspark.memory", "0"), "m") or 0.0
+    tasks = int(conf.get("spark.executor.cores", 1)) // int(conf.get("spark.task.cpus", 1))
+    needed = _SERVER_MB + _TASK_MB * max(1, tasks)
+    if overhead >= needed:
+        return None
+    source = "" if given is not None else ", which is Spark's default"
+    return (
+        f"an executor's container has {overhead:.0f} MiB beyond its JVM{source}, and Python and"
+        f" TensorFlow take {needed} MiB of it before there is a model; where containers over their"
+        f" memory are ended, pass --conf spark.executor.memoryOverhead={_rounded(needed)}m, or more"
+        " for a large model"
+    )
+
+
+def _rounded(megabytes: int) -> int:
+    """With some room, to the next half gigabyte."""
+    return -(-(megabytes + 256) // 512) * 512
