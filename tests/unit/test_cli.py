@@ -215,7 +215,9 @@ class TestClusterMode:
         given, *rest = command.options["--py-files"].split(",")
         assert given == "lib.zip"
         assert sorted(rest) == [str(app.parent / "features.py"), str(app)]
-        assert command.after_runner == ["my_app.py"]
+        log, lake, run_id, *rest = command.after_runner
+        assert (log, lake, rest) == ("--log", "hdfs:///runs", ["my_app.py"])
+        assert run_id == command.conf["spark.tfos.runId"]
 
     def test_packages_travel_in_an_archive(self, dry_run, app, tmp_path, monkeypatch):
         scratch = tmp_path / "scratch"
@@ -233,6 +235,18 @@ class TestClusterMode:
         assert sorted(zipfile.ZipFile(archive).namelist()) == [
             "lib/", "lib/__init__.py", "lib/nets.py", "towers/", "towers/deep.py",
         ]  # fmt: skip
+
+    def test_as_many_executors_as_the_roles_need(self, dry_run, app):
+        def instances(*options):
+            return dry_run("--master", "yarn", "--num-ps", 2, *options, app).conf.get(
+                "spark.executor.instances"
+            )
+
+        # 2 ps, 2 workers, the chief
+        assert instances("--num-workers", 2) == "5"
+        assert instances("--num-workers", 2, "--executor-cores", 2) == "3"
+        assert instances("--num-workers", 2, "--num-executors", 9) is None
+        assert instances("--num-workers", 2, "--conf", "spark.executor.instances=8") == "8"
 
     def test_not_in_client_mode(self, dry_run, app):
         assert "--py-files" not in dry_run("--master", "yarn", app).options

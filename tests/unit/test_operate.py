@@ -224,7 +224,7 @@ class TestFinishedStatus:
 
 class TestDeadStatus:
     def test_tells_how_to_go_on(self):
-        status = dead_status("r", "/my lake", "its driver is gone", "zk:1/c", None)
+        status = dead_status("r", "/my lake", "its driver is gone", ["--zookeeper", "zk:1/c"], None)
         assert status.state == "dead"
         assert status.message == (
             "its driver is gone; continue the run with: pl_submit --resume --run-id r"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from tfos.cli import cluster_mode
 from tfos.cli.class_data import COMPILE_LITTLE, ClassArchive, launch_environment
 from tfos.cli.commands import COMMANDS
 from tfos.cli.commands import main as operate
@@ -27,7 +28,6 @@ from tfos.driver.run import DRIVER_PID
 from tfos.driver.summary import STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
-from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import RESULT_FILE_ENV, RUN_FILE, Result
@@ -36,13 +36,35 @@ _INTERRUPT_SECS = 20.0
 
 
 def submit(submission: Submission) -> Result:
-    """Runs spark-submit to its end; returns the run's result. Ctrl-C ends the run."""
+    """Runs spark-submit to its end; returns the run's result.
+
+    Ctrl-C ends the run; in cluster mode it raises cluster_mode.Interrupted.
+    """
+    submission.check_environment()
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")
+    archive = submission.write_archive()
+    try:
+        if submission.is_cluster_mode:
+            return _submit_to_cluster(submission, scratch)
+        return _submit_client(submission, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if archive is not None:
+            archive.unlink()
+
+
+def _submit_to_cluster(submission: Submission, scratch: str) -> Result:
+    # the driver's JVM is another one, and lives longer
+    env = launch_environment(os.environ, [COMPILE_LITTLE], submission.java_options)
+    ended = cluster_mode.run(submission, env, scratch)
+    return _failed(ended) if isinstance(ended, str) else ended
+
+
+def _submit_client(submission: Submission, scratch: str) -> Result:
     result_file = Path(scratch, "result.json")
     classes = ClassArchive(find_java(), spark_home(), submission.class_path)
-    options = [COMPILE_LITTLE] if submission.is_cluster_mode else classes.options()
     env = {
-        **launch_environment(os.environ, options, submission.java_options),
+        **launch_environment(os.environ, classes.options(), submission.java_options),
         RESULT_FILE_ENV: str(result_file),
         STARTED_ENV: os.environ.get(STARTED_ENV, str(time.time())),
         "PYTHONUNBUFFERED": "1",
@@ -50,21 +72,15 @@ def submit(submission: Submission) -> Result:
     if sys.stderr.isatty():
         size = shutil.get_terminal_size()
         env.update({TERMINAL_ENV: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)})
-    stderr = sys.stderr.fileno()
-    relay = None
-    if not submission.is_cluster_mode:  # where all that spark-submit says is of the application
-        log = DriverLog(result_file.with_name(RUN_FILE), scratch)
-        relay = Relay(stderr, log, shows_all=submission.options.verbose)
+    log = DriverLog(result_file.with_name(RUN_FILE), scratch)
+    relay = Relay(sys.stderr.fileno(), log, shows_all=submission.options.verbose)
     # spark-submit merges the driver's stdout and stderr; ours stays free for the result. In a
     # group of its own Ctrl-C reaches the driver from us, once, and not Spark's JVM first
-    archive = submission.write_archive()
     process = ChildProcess(
-        submission.command(), env=env, scratch=scratch,
-        log=relay.driver if relay else stderr, errors=relay.jvm if relay else None,
-    )  # fmt: skip
+        submission.command(), env=env, scratch=scratch, log=relay.driver, errors=relay.jvm
+    )
     try:
-        if relay:
-            relay.begin()
+        relay.begin()
         ended = _wait(process, result_file.with_name(DRIVER_PID))
         if result_file.exists():
             result = Result.from_json(json.loads(result_file.read_text()))
@@ -72,23 +88,13 @@ def submit(submission: Submission) -> Result:
                 message = "app.py failed after its run had succeeded; see above"
                 return result.failed(Failure.of_driver(message).as_error())
             return result
-        if process.poll() == 0 and not submission.is_cluster_mode:
+        if process.poll() == 0:
             return Result(None, "succeeded")  # app.py --help
     finally:
         status = process.end(keep_scratch=True)
         classes.close(status)
-        if relay:  # who told of no result may have told why, in what is not shown
-            relay.close(shows_unplaced=status != 0 and not result_file.exists())
-        shutil.rmtree(scratch, ignore_errors=True)
-        if archive is not None:
-            archive.unlink()
-    if submission.is_cluster_mode:
-        lake = RunDirectory(submission.lake, submission.run_id)
-        record = lake.result()
-        if record is not None:
-            return Result.from_json(record)
-        if ended == "interrupted":
-            ended = "pl_submit was interrupted; the application goes on: end it on its cluster"
+        # who told of no result may have told why, in what is not shown
+        relay.close(shows_unplaced=status != 0 and not result_file.exists())
     return _failed(ended)
 
 
@@ -148,6 +154,8 @@ def main(argv: Sequence[str]) -> int:
             print(shlex.join(submission.command()))
             return 0
         return _report(submit(submission), submission.options.json)
+    except cluster_mode.Interrupted:
+        return 130
     except TFOSError as error:
         if "--json" in before_app(argv) if submission is None else submission.options.json:
             print(json.dumps(_failed(str(error)).as_json()), flush=True)

@@ -1,9 +1,10 @@
 """What pl_submit gives to spark-submit: finds the app in app.py and runs it.
 
-    script.py [--class NAME] app.py [app args]
+    script.py [--class NAME] [--log LAKE RUN_ID] app.py [app args]
 
 An app.py with an `if __name__ == "__main__":` block is executed as the script that it is, and is
 expected to call run(); without one it is imported as a module, and its TFOnSparkApp is run.
+--log: in cluster mode; what the driver writes goes to the log in that run's directory as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import sys
 import traceback
 import types
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,9 +24,12 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
+from tfos.driver.own_log import kept
 from tfos.driver.run import DRIVER_PID, runs
 from tfos.errors import AppError, TFOSError
 from tfos.fault.failures import Failure
+from tfos.lake.run_directory import RunDirectory
+from tfos.runtime.scratch import use_container
 from tfos.spec.result import RESULT_FILE_ENV, Result, write_result_file
 
 _EXAMPLE = """write one, e.g.
@@ -99,6 +104,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
+    use_container()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if RESULT_FILE_ENV in os.environ:
@@ -106,6 +112,17 @@ def main(argv: list[str]) -> int:
     name = None
     if argv[0] == "--class":
         name, argv = argv[1], argv[2:]
+    if argv[0] == "--log":
+        lake = RunDirectory(argv[1], argv[2])
+        # they are on the path already, from where YARN has put them
+        warnings.filterwarnings("ignore", "Failed to add file .*spark.submit.pyFiles")
+        with kept(lake):
+            return _run(name, argv[3:], lake)
+    return _run(name, argv, None)
+
+
+def _run(name: str | None, argv: list[str], lake: RunDirectory | None) -> int:
+    """lake: the run's directory, where no file was named for the result of a run without one."""
     path = Path(argv[0]).resolve()
     sys.argv = [str(path), *argv[1:]]
     try:
@@ -116,20 +133,25 @@ def main(argv: list[str]) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
         if not runs:
-            write_result_file(_failed_result(error))
-        if RESULT_FILE_ENV not in os.environ or (runs and runs[-1].status == "succeeded"):
+            result = _failed_result(error, lake.run_id if lake is not None else None)
+            write_result_file(result)
+            if lake is not None and not lake.has_begun():
+                lake.write_result(result.as_json())
+                traceback.print_exc()
+        is_told = RESULT_FILE_ENV in os.environ or lake is not None
+        if not is_told or (runs and runs[-1].status == "succeeded"):
             raise  # nobody else tells of it
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
-def _failed_result(error: BaseException) -> Result:
+def _failed_result(error: BaseException, run_id: str | None) -> Result:
     """The result of a run that failed before it began."""
     if isinstance(error, TFOSError):
         failure = Failure.of_driver(str(error))
     else:
         failure = Failure.of_driver(f"{type(error).__name__}: {error}", traceback.format_exc())
-    return Result.not_started(failure.as_error())
+    return Result.not_started(failure.as_error(), run_id)
 
 
 if __name__ == "__main__":

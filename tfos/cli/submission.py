@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tfos.cli.parser import SPARK_OPTIONS, parser
 from tfos.driver.shipping import archive_of, sources
-from tfos.errors import UsageError
+from tfos.errors import PreflightError, UsageError
 from tfos.lake.storage import absolute
 from tfos.runtime.java import spark_home
-from tfos.runtime.roles import local_master
+from tfos.runtime.roles import all_tasks, local_master
 from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, options
 from tfos.spec.options import conf_key
 
@@ -91,6 +91,14 @@ class Submission:
             conf_key("lake"): self.lake,
             SUBMISSION_CONF: secrets.token_hex(8),
         }
+        self._master = given.master or conf.get("spark.master") or local_master(spec)
+        if self._master.startswith("yarn") and not given.num_executors:
+            # Spark's default is two executors, of one core each
+            cores = int(given.executor_cores or conf.get("spark.executor.cores", 1))
+            slots = max(1, cores // int(conf.get("spark.task.cpus", 1)))
+            if "spark.executor.instances" not in conf:
+                count = -(-len(all_tasks(spec)) // slots)
+                self._conf["spark.executor.instances"] = str(count)
         if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
         else:  # the executors' Python may lie inside an archive
@@ -104,7 +112,16 @@ class Submission:
         self.class_path = [f"{key}={conf[key]}" for key in on_path if key in conf]
         for_java = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
         self.java_options = [conf[key] for key in for_java if key in conf]
-        self._master = given.master or conf.get("spark.master") or local_master(spec)
+
+    def check_environment(self) -> None:
+        """Raises PreflightError where spark-submit would only show a trace of Java's."""
+        if self._master.startswith("yarn") and not (
+            {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys()
+        ):
+            raise PreflightError(
+                "--master yarn needs the configuration of the Hadoop cluster: set HADOOP_CONF_DIR"
+                " to the folder of its core-site.xml and yarn-site.xml, e.g. /etc/hadoop/conf"
+            )
 
     def write_archive(self) -> Path | None:
         """Writes the packages that travel to the driver, which command() names, if there are any.
@@ -139,5 +156,7 @@ class Submission:
         command.append(str(_RUNNER))
         if given.app_class:
             command += ["--class", given.app_class]
+        if self.is_cluster_mode:
+            command += ["--log", self.lake, self.run_id]
         app = self.app.name if self.is_cluster_mode else str(self.app)
         return [*command, app, *given.app[1:]]

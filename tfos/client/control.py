@@ -96,7 +96,7 @@ def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
         result = _await_result(lake, _ENDING_SECS)
     checkpoint = _newest_checkpoint(lake)
     if result is None:
-        return dead_status(lake.run_id, lake.url, why, _ensemble(lake, zookeeper), checkpoint)
+        return dead_status(lake.run_id, lake.url, why, _whereabouts(lake, zookeeper), checkpoint)
     return finished_status(lake.run_id, lake.url, result, checkpoint)
 
 
@@ -161,7 +161,7 @@ def wait(lake: RunDirectory, zookeeper: str | None = None, secs: float | None = 
 
 def how_to_continue(lake: RunDirectory, zookeeper: str | None = None) -> str:
     """What to do with a run whose driver left no result."""
-    command = resume_command(lake.run_id, lake.url, _ensemble(lake, zookeeper))
+    command = resume_command(lake.run_id, lake.url, _whereabouts(lake, zookeeper))
     return f"continue it with: {command}"
 
 
@@ -298,9 +298,12 @@ def _newest_checkpoint(lake: RunDirectory) -> dict[str, Any] | None:
     return None
 
 
-def _ensemble(lake: RunDirectory, zookeeper: str | None) -> str:
-    """The --zookeeper of the run; empty when its driver started a server of its own."""
-    return zookeeper or str((lake.spec() or {}).get("zookeeper", ""))
+def _whereabouts(lake: RunDirectory, zookeeper: str | None) -> list[str]:
+    """The options of pl_submit that say on which cluster the run is, and with which ensemble."""
+    spec = {**(lake.spec() or {}), **({"zookeeper": zookeeper} if zookeeper else {})}
+    names = ("master", "deploy_mode", "zookeeper")
+    given = [(name.replace("_", "-"), spec[name]) for name in names if spec.get(name)]
+    return [word for name, value in given for word in (f"--{name}", str(value))]
 
 
 def _user() -> str:

@@ -198,18 +198,20 @@ def dead_status(
     run_id: str,
     lake: str,
     why: str,
-    zookeeper: str,
+    options: Sequence[str],
     checkpoint: Mapping[str, Any] | None,
 ) -> Status:
-    """A run without a driver and without a result. why: how that was seen."""
-    message = f"{why}; continue the run with: {resume_command(run_id, lake, zookeeper)}"
+    """A run without a driver and without a result.
+
+    why: how that was seen. options: as of resume_command().
+    """
+    message = f"{why}; continue the run with: {resume_command(run_id, lake, options)}"
     return Status(run_id, lake, "dead", message=message, checkpoint=checkpoint)
 
 
-def resume_command(run_id: str, lake: str, zookeeper: str = "") -> str:
-    """The pl_submit that continues a run. zookeeper: the user's ensemble, if the run has one."""
-    ensemble = ["--zookeeper", zookeeper] if zookeeper else []
-    command = ["pl_submit", "--resume", "--run-id", run_id, "--lake", lake, *ensemble, "app.py"]
+def resume_command(run_id: str, lake: str, options: Sequence[str] = ()) -> str:
+    """The pl_submit that continues a run. options: where the run is, in words of pl_submit."""
+    command = ["pl_submit", "--resume", "--run-id", run_id, "--lake", lake, *options, "app.py"]
     return shlex.join(command)
 
 

@@ -11,7 +11,8 @@ from tfos.errors import LakeError
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.background import Newest
 
-_UPLOAD_SECS = 10.0
+# a remote file is written whole each time: the longer it is, the less often
+_UPLOAD_SECS, _UPLOAD_SECS_PER_MB = 2.0, 10.0
 _TAIL_BYTES = 65_536
 
 
@@ -26,7 +27,7 @@ class LogFile:
     def __init__(self, lake: RunDirectory, path: str, scratch: str) -> None:
         self._lake = lake
         self._path = path
-        self._due = time.monotonic() + _UPLOAD_SECS
+        self._due = 0.0
         self._uploaded = 0
         self._uploading = threading.Lock()
         self._uploader: Newest | None = None
@@ -35,6 +36,7 @@ class LogFile:
             self.local = Path(lake.path(path))
             self.local.parent.mkdir(parents=True, exist_ok=True)
         else:
+            self.local.touch()
             self._uploader = Newest("log", lambda _: self._upload())
 
     @property
@@ -52,7 +54,8 @@ class LogFile:
     def upload_soon(self) -> None:
         """Copies what is new to the lake if it is time to, in another thread."""
         if self._uploader is not None and time.monotonic() > self._due:
-            self._due = time.monotonic() + _UPLOAD_SECS
+            pause = _UPLOAD_SECS + _UPLOAD_SECS_PER_MB * self.local.stat().st_size / 1e6
+            self._due = time.monotonic() + pause
             self._uploader.give(None)
 
     def close(self) -> None:

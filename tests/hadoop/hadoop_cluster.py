@@ -1,0 +1,268 @@
+"""A Hadoop cluster of two nodes on this machine: real daemons, each a JVM of its own.
+
+One NameNode, one DataNode, one ResourceManager and two NodeManagers, which have addresses of the
+loopback network and so are two hosts for YARN and for Spark. The jars come from Maven, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import psutil
+import pytest
+from conftest import free_port, our_processes, poll
+
+from tfos.runtime.java import find_java
+from tfos.runtime.process import ChildProcess
+
+_POM = Path(__file__).with_name("pom.xml")
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfos-tests", "hadoop")
+_SERVER = "org.apache.hadoop.hdfs.server"
+_YARN = "org.apache.hadoop.yarn.server"
+_NODE_MB, _NODE_CORES = 10_240, 8
+# of the NodeManager that says nothing; its containers go on until then
+_EXPIRY_MS = 20_000
+
+
+def jars() -> Path:
+    """The folder of Hadoop's jars; fetched on first use. Skips the test where Maven is missing."""
+    folder = _CACHE / "jars"
+    done = _CACHE / _POM.read_text().partition("<hadoop>")[2].partition("<")[0]
+    if done.exists():
+        return folder
+    if shutil.which("mvn") is None:
+        pytest.skip("Hadoop's jars are not here, and without Maven (mvn) cannot be fetched")
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
+    command += ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    fetched = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if fetched.returncode != 0:
+        pytest.skip(f"Maven cannot fetch Hadoop's jars: {fetched.stdout[-500:]}")
+    done.touch()
+    return folder
+
+
+def _site(path: Path, values: Mapping[str, object]) -> None:
+    rows = (
+        f"<property><name>{name}</name><value>{escape(str(value))}</value></property>\n"
+        for name, value in values.items()
+    )
+    path.write_text(f"<configuration>\n{''.join(rows)}</configuration>\n")
+
+
+class HadoopCluster:
+    """url: of HDFS. environment: what a client on an edge node has in its environment."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._jars = jars()
+        self._daemons: dict[str, ChildProcess] = {}
+        self._ports: dict[str, int] = {}
+        self.url = f"hdfs://127.0.0.1:{self._port('namenode')}"
+        self._conf = self._write_conf(None)
+        self.environment = {
+            "HADOOP_CONF_DIR": str(self._conf),
+            "SPARK_CONF_DIR": str(self._spark_conf()),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        }
+        self._run_once(f"{_SERVER}.namenode.NameNode", "-format", "-nonInteractive")
+        try:
+            self._start("namenode", f"{_SERVER}.namenode.NameNode", self._conf)
+            self._start("datanode", f"{_SERVER}.datanode.DataNode", self._conf)
+            self._start("resourcemanager", f"{_YARN}.resourcemanager.ResourceManager", self._conf)
+            for number in (1, 2):
+                self.start_node(number)
+            self._await_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _port(self, name: str) -> int:
+        return self._ports.setdefault(name, free_port())
+
+    def _write_conf(self, node: int | None) -> Path:
+        conf = self._home / (f"conf-{node}" if node else "conf")
+        # the web pages that the jars of HDFS lack, and its daemons look for
+        for page in ("hdfs", "datanode"):
+            (conf / "webapps" / page).mkdir(parents=True)
+        at = "127.0.0.1"
+        _site(
+            conf / "core-site.xml",
+            {
+                "fs.defaultFS": self.url,
+                "hadoop.tmp.dir": self._home / f"tmp-{node or 0}",
+                "hadoop.http.staticuser.user": "root",
+            },
+        )
+        _site(
+            conf / "hdfs-site.xml",
+            {
+                "dfs.replication": 1,
+                "dfs.namenode.name.dir": f"file://{self._home}/namenode",
+                "dfs.datanode.data.dir": f"file://{self._home}/datanode",
+                "dfs.namenode.http-address": f"{at}:{self._port('namenode-http')}",
+                "dfs.datanode.address": f"{at}:{self._port('datanode')}",
+                "dfs.datanode.ipc.address": f"{at}:{self._port('datanode-ipc')}",
+                "dfs.datanode.http.address": f"{at}:{self._port('datanode-http')}",
+                "dfs.datanode.http.internal-proxy.port": self._port("datanode-proxy"),
+                "dfs.datanode.hostname": at,
+                "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+            },
+        )
+        manager = {
+            f"yarn.resourcemanager.{part}address": f"{at}:{self._port('rm-' + part)}"
+            for part in ("", "scheduler.", "resource-tracker.", "admin.", "webapp.")
+        }
+        host = f"127.0.0.{1 + (node or 0)}"
+        nodes = {
+            "yarn.nodemanager.hostname": host,
+            "yarn.nodemanager.bind-host": host,
+            **{
+                f"yarn.nodemanager.{part}address": f"{host}:{self._port(f'nm{node}-{part}')}"
+                for part in ("", "localizer.", "webapp.", "collector-service.")
+            },
+            "yarn.nodemanager.local-dirs": self._home / f"node-{node}" / "local",
+            "yarn.nodemanager.log-dirs": self._home / f"node-{node}" / "logs",
+        }
+        _site(
+            conf / "yarn-site.xml",
+            {
+                **manager,
+                "yarn.resourcemanager.hostname": at,
+                "yarn.resourcemanager.am.max-attempts": 4,
+                "yarn.resourcemanager.scheduler.class": f"{_YARN}.resourcemanager.scheduler"
+                ".capacity.CapacityScheduler",
+                "yarn.scheduler.minimum-allocation-mb": 128,
+                "yarn.scheduler.maximum-allocation-mb": _NODE_MB,
+                "yarn.nm.liveness-monitor.expiry-interval-ms": _EXPIRY_MS,
+                "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": 500,
+                "yarn.application.classpath": "$PWD",
+                "yarn.nodemanager.delete.debug-delay-sec": 0,
+                # 2.1 times a container's size: a JVM and TensorFlow map far more
+                "yarn.nodemanager.vmem-check-enabled": "false",
+                "yarn.nodemanager.pmem-check-enabled": "true",
+                "yarn.nodemanager.resource.memory-mb": _NODE_MB,
+                "yarn.nodemanager.resource.cpu-vcores": _NODE_CORES,
+                "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 99,
+                **(nodes if node else {}),
+            },
+        )
+        queue = "yarn.scheduler.capacity"
+        _site(
+            conf / "capacity-scheduler.xml",
+            {
+                f"{queue}.root.queues": "default",
+                f"{queue}.root.default.capacity": 100,
+                f"{queue}.maximum-am-resource-percent": 0.8,
+                f"{queue}.resource-calculator": "org.apache.hadoop.yarn.util.resource"
+                ".DominantResourceCalculator",
+            },
+        )
+        (conf / "log4j.properties").write_text(
+            "log4j.rootLogger=INFO,c\n"
+            "log4j.appender.c=org.apache.log4j.ConsoleAppender\n"
+            "log4j.appender.c.layout=org.apache.log4j.PatternLayout\n"
+            "log4j.appender.c.layout.ConversionPattern=%d %p %c{1}: %m%n\n"
+        )
+        return conf
+
+    def _spark_conf(self) -> Path:
+        from tfos.runtime.java import spark_home
+
+        conf = self._home / "spark"
+        conf.mkdir()
+        # a container has nothing of our environment
+        told = {"SPARK_LOCAL_IP": "127.0.0.1"}
+        told["TFOS_TESTS"] = os.environ["TFOS_TESTS"]
+        places = ("spark.yarn.appMasterEnv", "spark.executorEnv")
+        (conf / "spark-defaults.conf").write_text(
+            # else each submission takes half a gigabyte of jars to HDFS
+            f"spark.yarn.jars local:{spark_home()}/jars/*\n"
+            "spark.driver.memory 512m\nspark.driver.memoryOverhead 1g\n"
+            "spark.executor.memory 512m\nspark.executor.memoryOverhead 1400m\n"
+            + "".join(
+                f"{place}.{name} {value}\n" for place in places for name, value in told.items()
+            )
+        )
+        return conf
+
+    def _java(self, conf: Path, *argv: str) -> list[str]:
+        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        options += [
+            "-Djava.net.preferIPv4Stack=true",
+            "--add-opens=java.base/java.lang=ALL-UNNAMED",
+        ]
+        logs = [f"-D{name}.log.dir={self._home}/logs" for name in ("hadoop", "yarn")]
+        return [find_java(), *options, *logs, "-cp", f"{conf}:{self._jars}/*", *argv]
+
+    def _start(self, name: str, main: str, conf: Path) -> None:
+        env = {**os.environ, "JAVA_HOME": str(Path(find_java()).resolve().parents[1])}
+        env.pop("TMPDIR", None)  # containers have places of their own
+        with open(self._home / f"{name}.log", "ab") as sink:
+            self._daemons[name] = ChildProcess(self._java(conf, main), env=env, log=sink.fileno())
+
+    def start_node(self, number: int) -> None:
+        conf = self._home / f"conf-{number}"
+        if not conf.exists():
+            self._write_conf(number)
+        self._start(f"node-{number}", f"{_YARN}.nodemanager.NodeManager", conf)
+
+    def kill_node(self, number: int, with_containers: bool = False) -> None:
+        """SIGKILL to a NodeManager, and to its containers, as if the machine was gone."""
+        daemon = self._daemons.pop(f"node-{number}")
+        containers = psutil.Process(daemon.pid).children(recursive=True)
+        for process in containers if with_containers else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        daemon.end(grace_secs=0)
+
+    def _run_once(self, *argv: str) -> str:
+        ended = subprocess.run(
+            self._java(self._conf, *argv), capture_output=True, text=True, timeout=120
+        )
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        return ended.stdout
+
+    def yarn(self, *argv: str) -> str:
+        """What `yarn application ...` or `yarn node ...` prints."""
+        client = {"application": "ApplicationCLI", "node": "NodeCLI"}[argv[0]]
+        words = argv if argv[0] == "application" else argv[1:]
+        return self._run_once(f"org.apache.hadoop.yarn.client.cli.{client}", *words)
+
+    def applications(self) -> list[str]:
+        """The applications that have not ended."""
+        lines = self.yarn("application", "-list").splitlines()
+        return [line.split()[0] for line in lines if line.startswith("application_")]
+
+    def _await_up(self) -> None:
+        def running() -> bool:
+            for name, daemon in self._daemons.items():
+                assert daemon.poll() is None, (self._home / f"{name}.log").read_text()[-3000:]
+            log = (self._home / "resourcemanager.log").read_text()
+            return log.count("Node Transitioned from NEW to RUNNING") == 2
+
+        poll(running, 90, "both nodes are up")
+
+    def close(self) -> None:
+        for daemon in reversed(self._daemons.values()):
+            daemon.end()
+
+    def processes(self) -> dict[int, str]:
+        """What runs in containers: pid -> command line."""
+        found = {}
+        for pid, line in our_processes().items():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if Path(psutil.Process(pid).cwd()).is_relative_to(self._home):
+                    found[pid] = line
+        return found
+
+
+def start(tmp: Any) -> HadoopCluster:
+    return HadoopCluster(Path(tmp))

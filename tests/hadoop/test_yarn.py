@@ -1,0 +1,239 @@
+"""Runs in cluster mode on a real YARN, their lake on a real HDFS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import APPS, ROOT, poll, role_pids, start_submit
+from hadoop_cluster import HadoopCluster
+
+from tfos.client.handle import Run
+from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import Storage
+
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+from test_recovery import check_counts
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+COUNTING = APPS / "counting.py"
+
+
+@pytest.fixture(scope="module")
+def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]:
+    cluster = HadoopCluster(tmp_path_factory.mktemp("hadoop"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def edge(hadoop: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> HadoopCluster:
+    """The cluster, as from an edge node."""
+    for name, value in hadoop.environment.items():
+        monkeypatch.setenv(name, value)
+    return hadoop
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(hadoop: HadoopCluster) -> Iterator[None]:
+    yield
+    for application in hadoop.applications():
+        hadoop.yarn("application", "-kill", application)
+    poll(lambda: not hadoop.processes(), 60, "nothing runs in containers")
+
+
+def submit(run_id: str, lake: str, *options: object, args: tuple[object, ...]) -> subprocess.Popen:
+    return start_submit(
+        "--master", "yarn", "--deploy-mode", "cluster", "--strategy", "ps", "--num-ps", 1,
+        "--num-workers", 1, "--num-executors", 3, "--lake", lake, "--run-id", run_id,
+        "--checkpoint-secs", 2, *options, COUNTING, *args,
+    )  # fmt: skip
+
+
+def lines_of(process: subprocess.Popen) -> tuple[list[str], threading.Thread]:
+    """What it writes on stderr, as it comes."""
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
+    reader.start()
+    return lines, reader
+
+
+class TestHdfs:
+    """The lake on HDFS; no YARN in it."""
+
+    def test_a_file_that_is_replaced_is_never_seen_half(self, edge):
+        lake = Storage(f"{edge.url}/replaced")
+        lake.write_json("value.json", {"number": -1})
+        begun, ended = threading.Event(), threading.Event()
+        seen: list[int] = []
+
+        def read() -> None:
+            reader = Storage(f"{edge.url}/replaced")  # with a client of its own
+            while not ended.is_set():
+                seen.append(reader.read_json("value.json")["number"])
+                begun.set()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert begun.wait(30)
+        for number in range(50):
+            lake.write_json("value.json", {"number": number})
+        ended.set()
+        thread.join()
+        assert seen == sorted(seen)
+        assert len(seen) > 20
+        assert lake.list("") == ["value.json"]
+
+    def test_the_namenode_may_be_left_out(self, edge):
+        lake = Storage("hdfs:///named")
+        lake.write("a/b", b"12345")
+        assert Storage(f"{edge.url}/named").read("a/b") == b"12345"
+        assert lake.uri("a/b") == "hdfs:///named/a/b"
+        assert (lake.size("a/b"), lake.read_from("a/b", 2)) == (5, b"345")
+
+    def test_a_secret_is_its_owners(self, edge):
+        lake = Storage(f"{edge.url}/secrets")
+        lake.write("plain", b"1")
+        lake.write("secret", b"2", is_secret=True)
+        assert lake._fs.info(lake.path("secret"))["permission"] == 0o600
+        assert lake._fs.info(lake.path("plain"))["permission"] & 0o044
+
+
+def test_a_run_in_cluster_mode_is_followed_to_its_end(edge):
+    """The driver's lines and the app's own, and the application's name, on the user's terminal."""
+    process = submit("whole", "hdfs:///runs", args=("--epochs", 3))
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert re.search(r"tfos: application: application_\d+_\d+\n", stderr)
+    assert re.search(r"tfos: tracking URL: http\S+\n", stderr)
+    assert "starting ps-0, chief-0, worker-0" in stderr
+    assert "succeeded: hdfs://" in stderr
+    assert "Application report" not in stderr
+    run = Run("hdfs:///runs", "whole")
+    result = run.result()
+    check_counts(dict(result), worker_deaths=0)
+    assert any("starting ps-0, chief-0" in line for line in run.logs("driver"))
+
+
+def test_definite_ends_stay_ends(edge):
+    """YARN starts a driver again that ended badly; what was asked to end does not train on."""
+    lake = RunDirectory("hdfs:///runs", "killed")
+    process = submit("killed", "hdfs:///runs", args=("--epochs", 10_000))
+    lines, reader = lines_of(process)
+    poll(lambda: any("train epoch" in line for line in lines), 240, "it trains")
+    killed = subprocess.run(
+        [ROOT / "bin" / "pl_submit", "kill", "killed", "--lake", "hdfs:///runs"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert killed.returncode == 0, killed.stderr
+    assert process.wait(240) == 1
+    reader.join(10)
+    assert "cancelled by" in lines[-1]
+    assert sum("starting ps-0, chief-0" in line for line in lines) == 1
+    assert lake.result()["attempts"] == 1
+
+
+@pytest.mark.full
+def test_a_driver_that_dies_is_continued(edge):
+    process = submit("mortal", "hdfs:///runs", args=("--epochs", 40))
+    lines, reader = lines_of(process)
+    lake = RunDirectory("hdfs:///runs", "mortal")
+    poll(lambda: lake.newest_checkpoint(), 240, "there is a checkpoint")
+    chief = psutil.Process(role_pids("mortal")["chief-0"])
+    found = [psutil.Process(pid) for pid in edge.processes()]
+    (master,) = (
+        process
+        for process in found
+        if process.name() == "java" and any("ApplicationMaster" in w for w in process.cmdline())
+    )
+    master.kill()
+    poll(lambda: not chief.is_running(), 60, "the chief has ended with its driver")
+    assert process.wait(300) == 0, lines
+    reader.join(10)
+    assert any("pre_train() is not run again" in line for line in lines)
+    check_counts(lake.result(), worker_deaths=0)
+
+
+@pytest.mark.full
+def test_an_exception_of_train_ends_the_run_once(edge, tmp_path):
+    app = tmp_path / "failing.py"
+    app.write_text(
+        "import tfos\n\nclass Failing(tfos.TFOnSparkApp):\n"
+        "    def pre_train(self, spark):\n        return spark.range(100)\n"
+        "    def train(self, ctx):\n        raise ValueError('no such thing')\n"
+    )
+    process = start_submit(
+        "--master", "yarn", "--deploy-mode", "cluster", "--num-executors", 1,
+        "--lake", "hdfs:///runs", "--run-id", "failing", app,
+    )  # fmt: skip
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "tfos: the run failed: chief 0" in stderr
+    assert stderr.splitlines()[-1] == "  ValueError: no such thing"
+    assert stderr.count("starting chief-0") == 1
+
+
+@pytest.mark.full
+def test_ctrl_c_leaves_the_application_and_a_second_one_ends_it(edge):
+    process = submit("left", "hdfs:///runs", args=("--epochs", 10_000))
+    lines, reader = lines_of(process)
+    poll(lambda: any("train epoch" in line for line in lines), 240, "it trains")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    reader.join(10)
+    text = "".join(lines)
+    (application,) = edge.applications()
+    assert f"{application}: goes on" in text
+    assert "pl_submit kill left --lake hdfs:///runs" in text
+    assert f"yarn application -kill {application}" in text
+    assert Run("hdfs:///runs", "left").status().state == "running"
+    assert Run("hdfs:///runs", "left").cancel().error["message"].startswith("cancelled by")
+
+    process = submit("ended", "hdfs:///runs", args=("--epochs", 10_000))
+    lines, reader = lines_of(process)
+    poll(lambda: any("train epoch" in line for line in lines), 240, "it trains")
+    os.kill(process.pid, signal.SIGINT)
+    poll(lambda: any("goes on" in line for line in lines), 30, "it says so")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(120) == 130
+    assert Run("hdfs:///runs", "ended").result().error["message"].startswith("cancelled by")
+    poll(lambda: not edge.applications(), 30, "YARN starts no driver of them again")
+
+
+@pytest.mark.full
+def test_an_app_that_cannot_be_imported_tells_why(edge, tmp_path):
+    app = tmp_path / "broken.py"
+    app.write_text("import no_such_module\n")
+    process = start_submit(
+        "--master", "yarn", "--deploy-mode", "cluster", "--json", "--num-executors", 1,
+        "--lake", "hdfs:///runs", "--run-id", "broken", app,
+    )  # fmt: skip
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "No module named 'no_such_module'" in stderr.splitlines()[-1]
+    assert "no_such_module" in json.loads(stdout.splitlines()[-1])["error"]["message"]
+    assert any("no_such_module" in line for line in Run("hdfs:///runs", "broken").logs("driver"))
+
+
+def test_without_hadoops_configuration_it_says_what_is_missing(monkeypatch):
+    monkeypatch.delenv("HADOOP_CONF_DIR", raising=False)
+    process = start_submit("--master", "yarn", COUNTING)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.strip().startswith("tfos: --master yarn needs the configuration")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_jars_are_cached_outside_the_tree():
+    from hadoop_cluster import jars
+
+    assert not jars().is_relative_to(Path(ROOT))

@@ -1,0 +1,95 @@
+"""pl_submit in cluster mode, with a script in spark-submit's place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, poll
+
+from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
+from tfos.spec.result import Result
+
+pytestmark = pytest.mark.timeout(60)
+
+REPORT = """26/11/29 10:00:00 INFO Client: Submitted application application_1_0007
+26/11/29 10:00:01 INFO Client: Application report for application_1_0007 (state: ACCEPTED)
+26/11/29 10:00:01 INFO Client:
+\t client token: N/A
+\t tracking URL: http://rm:8088/proxy/application_1_0007/
+"""
+
+
+@pytest.fixture
+def submit(tmp_path, monkeypatch):
+    """Starts pl_submit; spark-submit says REPORT and then does what `script` says."""
+    home = tmp_path / "spark"
+    (home / "bin").mkdir(parents=True)
+    (home / "jars").mkdir()
+    app = tmp_path / "app.py"
+    app.write_text("")
+    started = []
+
+    def start(script):
+        fake = home / "bin" / "spark-submit"
+        fake.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{REPORT}END\n{script}\n")
+        fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+        env = {**os.environ, "SPARK_HOME": str(home), "HADOOP_CONF_DIR": str(tmp_path)}
+        command = [sys.executable, "-m", "tfos.cli", "--master", "yarn", "--deploy-mode", "cluster"]
+        command += ["--lake", str(tmp_path / "lake"), "--run-id", "r", str(app)]
+        process = subprocess.Popen(
+            command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return RunDirectory(str(tmp_path / "lake"), "r")
+
+
+def test_the_driver_is_followed_and_its_result_is_ours(submit, lake):
+    lake.write(DRIVER_LOG, b"of the driver before\n")
+    process = submit(f"sleep 1; echo 'epoch 1' >> {lake.path(DRIVER_LOG)}; exit 1")
+    error = {"role": "chief", "index": 0, "host": "h", "message": "ValueError: x", "traceback": ""}
+    lake.write_result(Result("r", "failed", error).as_json())
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "tfos: application: application_1_0007\n" in stderr
+    assert "tfos: tracking URL: http://rm:8088/proxy/application_1_0007/\n" in stderr
+    assert "\nepoch 1\n" in stderr
+    assert "of the driver before" not in stderr
+    assert "Application report" not in stderr
+    assert stderr.splitlines()[-1] == "tfos: the run failed: chief 0 on h: ValueError: x"
+
+
+def test_what_spark_submit_says_is_shown_where_there_is_no_result(submit):
+    process = submit("echo 'Exception: no such queue' >&2; exit 3")
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "\nException: no such queue\n" in stderr
+    assert "spark-submit exited with status 3 and the run left no result" in stderr
+
+
+def test_ctrl_c_leaves_the_application(submit, lake):
+    lake.write(DRIVER_LOG, b"")
+    process = submit(f"echo trains >> {lake.path(DRIVER_LOG)}; exec sleep 50")
+    lines = []
+    poll(lambda: lines.append(process.stderr.readline()) or "trains\n" in lines, 30, "it trains")
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert "tfos: application_1_0007: goes on; a second Ctrl-C within 3 s ends it" in rest
+    assert f"pl_submit kill r --lake {lake.url}" in rest
+    assert "yarn application -kill application_1_0007" in rest
+    assert "failed" not in rest
