@@ -148,6 +148,8 @@ class HadoopCluster:
                 # 2.1 times a container's size: a JVM and TensorFlow map far more
                 "yarn.nodemanager.vmem-check-enabled": "false",
                 "yarn.nodemanager.pmem-check-enabled": "true",
+                # that is left to cgroups by default, whether there are any or not
+                "yarn.nodemanager.resource.memory.enforced": "false",
                 "yarn.nodemanager.resource.memory-mb": _NODE_MB,
                 "yarn.nodemanager.resource.cpu-vcores": _NODE_CORES,
                 "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 99,

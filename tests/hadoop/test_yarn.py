@@ -183,6 +183,28 @@ def test_an_exception_of_train_ends_the_run_once(edge, tmp_path):
 
 
 @pytest.mark.full
+def test_a_container_over_its_memory_is_the_cause(edge, tmp_path):
+    app = tmp_path / "hungry.py"
+    app.write_text(
+        "import time\nimport numpy as np\nimport tfos\n\nclass Hungry(tfos.TFOnSparkApp):\n"
+        "    def pre_train(self, spark):\n        return spark.range(100)\n"
+        "    def train(self, ctx):\n        hoard = [np.ones(1 << 26) for _ in range(6)]\n"
+        "        time.sleep(60)\n        return {'hoard': len(hoard)}\n"
+    )
+    process = start_submit(
+        "--master", "yarn", "--json", "--max-restarts", 0, "--lake", "hdfs:///runs",
+        "--run-id", "hungry", app,
+    )  # fmt: skip
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    message = json.loads(stdout.splitlines()[-1])["error"]["message"]
+    assert re.search(
+        r"killed by YARN for exceeding physical memory limits.*memoryOverhead", message
+    )
+    assert "warning: an executor's container has" not in stderr
+
+
+@pytest.mark.full
 def test_ctrl_c_leaves_the_application_and_a_second_one_ends_it(edge):
     process = submit("left", "hdfs:///runs", args=("--epochs", 10_000))
     lines, reader = lines_of(process)

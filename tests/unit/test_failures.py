@@ -145,6 +145,20 @@ class TestErrorMessage:
         assert error_message(KeyError("sales")) == "KeyError: 'sales'"
         assert error_message(ValueError("first\nsecond")) == "ValueError: first"
 
+    def test_why_an_executor_was_lost_comes_first(self):
+        text = (
+            "An error occurred while calling o1.collect.\n"
+            ": org.apache.spark.SparkException: Job aborted: barrier task ResultTask(2, 0) finished"
+            " unsuccessfully.\nExecutorLostFailure (executor 1 exited caused by one of the running"
+            " tasks) Reason: Container killed by YARN for exceeding physical memory limits. 3.3 GB"
+            " of 1.9 GB physical memory used. Consider boosting spark.executor.memoryOverhead.\n"
+            "\tat org.apache.spark.scheduler.DAGScheduler.x(DAGScheduler.scala:1)"
+        )
+        message = error_message(type("Py4JJavaError", (Exception,), {})(text))
+        assert message.startswith("an executor was lost: Container killed by YARN for exceeding")
+        assert "ResultTask(2, 0)" in message
+        assert "\n" not in message
+
     def test_of_a_python_worker_inside_a_spark_exception(self):
         text = """An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collect.
 : org.apache.spark.SparkException: Job aborted due to stage failure: Lost task 0.3

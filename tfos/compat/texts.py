@@ -16,6 +16,8 @@ RAISED_IN_PYTHON = re.compile(
 EMPTY_WORDS = ("An error occurred while calling", "An exception was thrown", "at ")
 # the number of the task that failed a barrier stage
 FAILED_BARRIER_TASK = re.compile(r"ResultTask\(\d+, (\d+)\)")
+# why an executor was lost, in the text of what that made fail: its container was too small
+EXECUTOR_LOST = re.compile(r"ExecutorLostFailure \([^)]*\) Reason: (.*)")
 # Python, in a Spark task: what follows is the module's name
 NO_MODULE = "No module named "
 

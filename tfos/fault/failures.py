@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tfos.compat.texts import EMPTY_WORDS, RAISED_IN_PYTHON
+from tfos.compat.texts import EMPTY_WORDS, EXECUTOR_LOST, RAISED_IN_PYTHON
 
 
 class FailureKind(str, Enum):
@@ -167,6 +167,9 @@ def error_message(error: BaseException) -> str:
     raised = [line for line in lines if RAISED_IN_PYTHON.match(line)]
     telling = [line for line in lines if not line.startswith(EMPTY_WORDS)]
     said = (raised[-1:] or telling[:1] or [""])[0]
+    lost = None if raised else EXECUTOR_LOST.search(str(error))
+    if lost:
+        said = f"an executor was lost: {lost[1].strip()} ({said})"
     name = type(error).__name__
     return said if raised or name == "Py4JJavaError" else f"{name}: {said}"
 
