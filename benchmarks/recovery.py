@@ -221,8 +221,8 @@ def main() -> None:
     again = list(medians.values())[-1]["now"]
     for what, secs in medians.items():
         print(f"  {what:44s} {secs['now']:7.2f} {again / max(secs['now'], 0.01):8.1f}x", end="")
-        against = f"  {secs['now'] / secs['before']:5.2f}x of {secs['before']:.2f} before"
-        print(against if "before" in secs else "")
+        before = secs.get("before")
+        print(f"  {secs['now'] / before:5.2f}x of {before:.2f} before" if before else "")
 
 
 if __name__ == "__main__":

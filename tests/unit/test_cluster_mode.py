@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -60,9 +61,12 @@ def lake(tmp_path):
 
 def test_the_driver_is_followed_and_its_result_is_ours(submit, lake):
     lake.write(DRIVER_LOG, b"of the driver before\n")
-    process = submit(f"sleep 1; echo 'epoch 1' >> {lake.path(DRIVER_LOG)}; exit 1")
     error = {"role": "chief", "index": 0, "host": "h", "message": "ValueError: x", "traceback": ""}
-    lake.write_result(Result("r", "failed", error).as_json())
+    result = json.dumps(Result("r", "failed", error).as_json())
+    process = submit(
+        f"sleep 1; echo 'epoch 1' >> {lake.path(DRIVER_LOG)}; echo '{result}' >"
+        f" {lake.path('result.json')}; exit 1"
+    )
     _, stderr = process.communicate()
     assert process.returncode == 1
     assert "tfos: application: application_1_0007\n" in stderr
@@ -79,6 +83,36 @@ def test_what_spark_submit_says_is_shown_where_there_is_no_result(submit):
     assert process.returncode == 1
     assert "\nException: no such queue\n" in stderr
     assert "spark-submit exited with status 3 and the run left no result" in stderr
+
+
+def test_the_result_of_an_earlier_submission_is_not_ours(submit, lake):
+    lake.write_result(Result("r", "succeeded").as_json())
+    process = submit(f"echo 'run r exists already' >> {lake.path(DRIVER_LOG)}; exit 1")
+    lake.write(DRIVER_LOG, b"")
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "the run left no result" in stderr.splitlines()[-1]
+
+
+def test_app_that_fails_after_its_run_has_failed(submit, lake):
+    result = json.dumps(Result("r", "succeeded").as_json())
+    lake.write(DRIVER_LOG, b"")
+    process = submit(f"echo '{result}' > {lake.path('result.json')}; exit 1")
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "app.py failed after its run had succeeded" in stderr.splitlines()[-1]
+
+
+def test_ctrl_c_before_there_is_an_application(submit, lake, monkeypatch):
+    monkeypatch.setattr("test_cluster_mode.REPORT", "uploading\n")
+    process = submit("exec sleep 50")
+    while "look at it" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert "no application had been submitted" in rest
+    assert "goes on" not in rest
 
 
 def test_ctrl_c_leaves_the_application(submit, lake):

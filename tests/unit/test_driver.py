@@ -144,9 +144,12 @@ class TestDefiniteEnd:
             Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
         Claim(JobSpec.of(resume=True, run_id="r"), "r", "mine", lake).open_lake(set())
 
-    def test_is_none_while_there_is_no_result(self, tmp_path):
+    @pytest.mark.parametrize("left", [None, "interrupted"])
+    def test_is_none_of_a_driver_that_died(self, tmp_path, left):
         lake = self.lake(tmp_path, "mine")
         lake.remove_result()
+        if left:  # YARN takes a container away: SIGTERM, and soon SIGKILL
+            lake.write_result(Result("r", "failed", {"message": left}).as_json())
         Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
 
 

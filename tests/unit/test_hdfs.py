@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import fsspec
 import pytest
 
@@ -16,16 +18,10 @@ class Memory:
     def __init__(self):
         self.fs = fsspec.filesystem("memory", skip_instance_cache=True)
         self.fs.store.clear()
-        self.modes = {}
-        self.client = self
-
-    def set_permission(self, path, mode):
-        self.modes[path] = mode
 
     def mv(self, source, target, overwrite):
         assert overwrite
         self.fs.mv(source, target)
-        self.modes[target] = self.modes.pop(source, None)
 
     def rm_file(self, path):
         self.fs.rm_file(path)
@@ -41,11 +37,10 @@ class TestReplace:
             seen.append((path.rpartition("/")[0], memory.fs.cat_file("/a/b")))
             memory.fs.pipe_file(path, b"new")
 
-        hdfs.replace(memory, "/a/b", put, is_secret=True)
+        hdfs.replace(memory, "/a/b", put)
         assert seen == [("/a", b"old")]
         assert memory.fs.find("/") == ["/a/b"]
         assert memory.fs.cat_file("/a/b") == b"new"
-        assert memory.modes == {"/a/b": 0o600}
 
     def test_what_fails_leaves_the_file_as_it_was_and_nothing_else(self):
         memory = Memory()
@@ -100,11 +95,15 @@ class TestNameNode:
             "<value>hdfs://127.0.0.1:1</value></property></configuration>"
         )
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HADOOP_CONF_DIR", "")  # that it is taken back afterwards
-        monkeypatch.delenv("HADOOP_CONF_DIR")
+        monkeypatch.setenv("HADOOP_CONF_DIR", "/of/the/nodemanager")
+        monkeypatch.setenv("SPARK_USER", "alice")
+        monkeypatch.setenv("HADOOP_USER_NAME", "")  # that it is taken back afterwards
+        monkeypatch.delenv("HADOOP_USER_NAME")
         fs, path = hdfs.open_url("hdfs:///runs")
         assert path == "/runs"
         assert fs.protocol == "hdfs"
+        assert os.environ["HADOOP_CONF_DIR"] == str(conf)
+        assert os.environ["HADOOP_USER_NAME"] == "alice"
 
 
 @pytest.mark.parametrize("scheme", hdfs.REFUSED)

@@ -17,20 +17,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from tfos.cli.chatter import Filter
 from tfos.cli.submission import Submission
-from tfos.client.control import cancel
+from tfos.client.control import cancel, has_driver
 from tfos.client.logs import Tail
 from tfos.errors import LakeError, TFOSError
+from tfos.fault.failures import Failure
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import Result
 
 _LOOK_SECS = 1.0
+_POLL_SECS = 0.1
 _READ_BYTES = 65_536
-# within that time a second Ctrl-C ends the run
+# how long after the first one a second Ctrl-C ends the run
 _TWICE_SECS = 3.0
 _KEPT_LINES = 200
 _KILL_SECS = 60.0
@@ -67,10 +70,13 @@ class Submitted:
         return b"".join([*self._lines, self._rest])
 
     def _read(self) -> None:
+        begun = b""
         while data := os.read(self._source, _READ_BYTES):
             if self._shows_all:
                 _show(data)
-            self._search(data)
+            *lines, begun = (begun + data).split(b"\n")
+            for line in lines:
+                self._search(line)
             for piece in self._filter.feed(data):
                 if piece.is_shown:
                     self._keep(piece.data)
@@ -82,11 +88,11 @@ class Submitted:
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._lines.extend(line + b"\n" for line in lines)
 
-    def _search(self, data: bytes) -> None:
-        if not self.application and (found := _SUBMITTED.search(data)):
+    def _search(self, line: bytes) -> None:
+        if not self.application and (found := _SUBMITTED.search(line)):
             self.application = found[1].decode()
             self._told("application", self.application)
-        found = _TRACKING.search(data)
+        found = _TRACKING.search(line)
         if found and found[1] != b"N/A" and not self._address:
             self._address = found[1].decode()
             self._told("tracking URL", self._address)
@@ -141,57 +147,80 @@ class DriverOutput:
 def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | str:
     """Runs spark-submit to the application's end; returns its result, or why there is none.
 
-    Raises Interrupted after Ctrl-C, which leaves the application running; a second one, at once,
-    ends it.
+    Raises Interrupted after Ctrl-C, which leaves the application running; a second one, after that
+    has been said, ends it.
     """
     lake = RunDirectory(submission.lake, submission.run_id)
     output = DriverOutput(lake, submission.options.verbose)
-    output.skip()
-    submitted = Submitted(submission.options.verbose, _tell)
-    process = ChildProcess(
-        submission.command(), env=env, scratch=scratch,
-        log=submitted.stream, errors=submitted.stream,
-    )  # fmt: skip
-    submitted.begin()
-    _tell("run", f"{submission.run_id} in {submission.lake}")
-    _tell("look at it, end it", f"pl_submit status|logs|kill {_named(submission)}")
-    interrupts = _Interrupts()
-    try:
-        while process.poll() is None and not interrupts.count:
-            output.look()
-            time.sleep(0.1)
+    with _Interrupts() as interrupts:
+        output.skip()
+        before = _result(lake)  # of an earlier submission
+        submitted = Submitted(submission.options.verbose, _tell)
+        process = ChildProcess(
+            submission.command(), env=env, scratch=scratch,
+            log=submitted.stream, errors=submitted.stream,
+        )  # fmt: skip
+        submitted.begin()
+        _tell("run", f"{submission.run_id} in {submission.lake}")
+        _tell("look at it, end it", f"pl_submit status|logs|kill {_named(submission)}")
+        try:
+            while process.poll() is None and not interrupts.count:
+                output.look()
+                time.sleep(_POLL_SECS)
+        finally:
+            status = process.end(keep_scratch=True)
+            said = submitted.close()
         if interrupts.count:
-            _leave(submission, submitted.application)
-            deadline = time.monotonic() + _TWICE_SECS
-            while interrupts.count == 1 and time.monotonic() < deadline:
-                time.sleep(0.1)
-            if interrupts.count > 1:
-                _tell("ending it", _end(lake, submitted.application))
-    finally:
-        interrupts.close()
-        status = process.end(keep_scratch=True)
-        said = submitted.close()
-    if interrupts.count:
-        raise Interrupted
-    output.look(is_last=True)
-    record = lake.result()
-    if record is not None:
-        return Result.from_json(record)
+            _leave(submission, lake, submitted.application, interrupts)
+            raise Interrupted
+        output.look(is_last=True)
+    record = _result(lake)
+    if record is not None and record != before:
+        result = Result.from_json(record)
+        if result.status == "succeeded" and status != 0:
+            message = "app.py failed after its run had succeeded; see above"
+            return result.failed(Failure.of_driver(message).as_error())
+        return result
     _show(said)
+    if submitted.application and has_driver(lake):
+        return (
+            f"spark-submit {describe_status(status)}, but the run goes on; look at it with:"
+            f" pl_submit status {_named(submission)}"
+        )
     return f"spark-submit {describe_status(status)} and the run left no result; see above"
+
+
+def _result(lake: RunDirectory) -> dict[str, Any] | None:
+    try:
+        return lake.result()
+    except LakeError as error:
+        _tell("the run's result cannot be read", str(error))
+        return None
 
 
 class Interrupted(Exception):
     """Ctrl-C; all that is to be said of it has been."""
 
 
-def _leave(submission: Submission, application: str) -> None:
+def _leave(
+    submission: Submission, lake: RunDirectory, application: str, interrupts: _Interrupts
+) -> None:
+    """Says that the application goes on; ends it when Ctrl-C comes again."""
     print(file=sys.stderr)
-    _tell(application or "the application", "goes on; a second Ctrl-C within 3 s ends it")
+    if not application:
+        _tell("interrupted", "no application had been submitted")
+        return
     _tell("look at it", f"pl_submit status {_named(submission)}")
     _tell("end it", f"pl_submit kill {_named(submission)}")
-    if application:
-        _tell("or, without tfos", f"yarn application -kill {application}")
+    _tell("or, without tfos", f"yarn application -kill {application}")
+    _tell(application, f"goes on; a second Ctrl-C within {_TWICE_SECS:g} s ends it")
+    said = interrupts.count
+    deadline = time.monotonic() + _TWICE_SECS
+    while interrupts.count == said and time.monotonic() < deadline:
+        time.sleep(_POLL_SECS)
+    if interrupts.count > said:
+        _tell(application, "is being ended")
+        _tell(application, _end(lake, application))
 
 
 def _end(lake: RunDirectory, application: str) -> str:
@@ -199,38 +228,45 @@ def _end(lake: RunDirectory, application: str) -> str:
     try:
         result = cancel(lake)
         return f"run {lake.run_id} {result.status if result else 'ended without a result'}"
-    except TFOSError as error:
-        if not application:
-            return f"{error}; and no application of it is known here"
+    except TFOSError:  # it is being checked, or its driver cannot be reached from here
         return kill_application(application)
 
 
 def kill_application(application: str) -> str:
     """Has YARN end an application; says how that went. Hadoop's client is among Spark's jars."""
-    places = [os.environ.get("HADOOP_CONF_DIR", ""), str(spark_home() / "jars" / "*")]
+    confs = [os.environ[n] for n in ("HADOOP_CONF_DIR", "YARN_CONF_DIR") if n in os.environ]
+    path = os.pathsep.join([*confs, str(spark_home() / "jars" / "*")])
     client = "org.apache.hadoop.yarn.client.cli.ApplicationCLI"
-    command = [find_java(), "-cp", os.pathsep.join(places), client, "-kill", application]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=_KILL_SECS)
+    try:
+        ended = subprocess.run(
+            [find_java(), "-cp", path, client, "-kill", application],
+            capture_output=True, text=True, timeout=_KILL_SECS, start_new_session=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"could not be killed: no ResourceManager answered within {_KILL_SECS:g} s"
     if ended.returncode == 0:
-        return f"application {application} is killed"
-    return f"application {application} could not be killed: {ended.stderr.strip()[-500:]}"
+        return "is killed"
+    return f"could not be killed: {ended.stderr.strip()[-500:]}"
 
 
 class _Interrupts:
-    """Counts Ctrl-C, and SIGTERM, until close()."""
+    """Counts Ctrl-C, and SIGTERM, in its block."""
 
     def __init__(self) -> None:
         self.count = 0
+
+    def __enter__(self) -> _Interrupts:
         self._before = {
             signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)
         }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, before in self._before.items():
+            signal.signal(signum, before)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
-
-    def close(self) -> None:
-        for signum, before in self._before.items():
-            signal.signal(signum, before)
 
 
 def _named(submission: Submission) -> str:

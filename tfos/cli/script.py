@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from tfos.app import TFOnSparkApp
 from tfos.driver.own_log import kept
 from tfos.driver.run import DRIVER_PID, runs
-from tfos.errors import AppError, TFOSError
+from tfos.errors import AppError, LakeError, TFOSError
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.scratch import use_container
@@ -130,19 +130,36 @@ def _run(name: str | None, argv: list[str], lake: RunDirectory | None) -> int:
         if not runs:
             find_app(module, name)().run(args=argv[1:])
     except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException as error:
+        result = runs[-1] if runs else _failed_result(error, lake.run_id if lake else None)
         if not runs:
-            result = _failed_result(error, lake.run_id if lake is not None else None)
             write_result_file(result)
-            if lake is not None and not lake.has_begun():
-                lake.write_result(result.as_json())
-                traceback.print_exc()
-        is_told = RESULT_FILE_ENV in os.environ or lake is not None
-        if not is_told or (runs and runs[-1].status == "succeeded"):
+        has_failed_after = result.status == "succeeded"
+        if lake is not None and (has_failed_after or not _is_told(lake, result)):
+            print(_in_words(error), file=sys.stderr)
+        elif RESULT_FILE_ENV not in os.environ or has_failed_after:
             raise  # nobody else tells of it
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
+
+
+def _in_words(error: BaseException) -> str:
+    is_ours = isinstance(error, TFOSError)
+    return f"tfos: {error}" if is_ours else "".join(traceback.format_exception(error))
+
+
+def _is_told(lake: RunDirectory, result: Result) -> bool:
+    """Whether the run's directory has this result; writes it where there is nothing yet."""
+    try:
+        if not lake.has_begun():
+            lake.write_result(result.as_json())
+            return False  # all of it
+        return lake.result() == result.as_json()
+    except LakeError:
+        return False
 
 
 def _failed_result(error: BaseException, run_id: str | None) -> Result:

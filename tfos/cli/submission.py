@@ -99,6 +99,11 @@ class Submission:
             if "spark.executor.instances" not in conf:
                 count = -(-len(all_tasks(spec)) // slots)
                 self._conf["spark.executor.instances"] = str(count)
+        if conf.get("spark.yarn.submit.waitAppCompletion", "true").lower() != "true":
+            raise UsageError(
+                "spark.yarn.submit.waitAppCompletion is false, and pl_submit waits for the run to"
+                " tell how it ended: leave it out; Ctrl-C leaves the application running"
+            )
         if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
         else:  # the executors' Python may lie inside an archive
@@ -115,8 +120,13 @@ class Submission:
 
     def check_environment(self) -> None:
         """Raises PreflightError where spark-submit would only show a trace of Java's."""
-        if self._master.startswith("yarn") and not (
-            {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys()
+        home = os.environ.get("SPARK_CONF_DIR") or str(spark_home() / "conf")
+        is_set = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys()
+        # spark-submit reads that file, which may set it
+        if (
+            self._master.startswith("yarn")
+            and not is_set
+            and not Path(home, "spark-env.sh").exists()
         ):
             raise PreflightError(
                 "--master yarn needs the configuration of the Hadoop cluster: set HADOOP_CONF_DIR"

@@ -33,7 +33,7 @@ class HasEnded(Exception):
     """A driver of this submission has brought the run to its end; Spark has started another one.
 
     What ended for good stays ended: an exception in train(), a kill, a success. Only a driver that
-    died, and left no result, is continued.
+    died is continued: it left no result, or one that says that it got a signal.
     """
 
     def __init__(self, result: Result) -> None:
@@ -71,9 +71,10 @@ class Claim:
         exists = spec is not None
         is_retry = bool(self._submission) and self._run_id not in runs_before
         is_ours = spec is not None and is_retry and spec.get("submission") == self._submission
-        result = self._directory.result() if is_ours else None
-        if result is not None:
-            raise HasEnded(Result.from_json(result))
+        record = self._directory.result() if is_ours else None
+        result = None if record is None else Result.from_json(record)
+        if result is not None and result.is_definite:
+            raise HasEnded(result)
         self._continues = exists and (self._spec.resume or is_ours)
         url = self._directory.url
         if exists and not self._continues:

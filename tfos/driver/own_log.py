@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
@@ -20,6 +22,7 @@ from tfos.runtime.logfile import LogFile
 _READ_BYTES = 65_536
 # what the driver's children hold open ends with them, not with it
 _END_SECS = 2.0
+_TICK_SECS = 1.0
 _STDOUT, _STDERR = 1, 2
 
 
@@ -34,7 +37,7 @@ def kept(lake: RunDirectory) -> Iterator[None]:
         log = LogFile(lake, DRIVER_LOG, scratch)
         if not lake.is_local and lake.exists(DRIVER_LOG):  # of the driver before this one
             log.local.write_bytes(lake.read(DRIVER_LOG))
-    except LakeError as error:
+    except (LakeError, OSError) as error:
         print(f"tfos: the driver's log is not in the lake: {error}", file=sys.stderr)
         remove_local(scratch)
         yield
@@ -62,8 +65,29 @@ def kept(lake: RunDirectory) -> Iterator[None]:
 
 
 def _copy(source: int, output: int, log: LogFile) -> None:
-    with open(log.local, "ab", buffering=0) as file:
-        while data := os.read(source, _READ_BYTES):
-            os.write(output, data)
-            file.write(data)
-            log.upload_soon()
+    """Until the other end is closed, whatever cannot be written: who writes there would wait."""
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO | None = None
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open(log.local, "ab"))
+        while True:
+            if select.select([source], [], [], _TICK_SECS)[0]:
+                data = os.read(source, _READ_BYTES)
+                if not data:
+                    return
+                with contextlib.suppress(OSError):  # the JVM that reads it has ended
+                    _write(output, data)
+                try:
+                    if file is not None:
+                        file.write(data)
+                        file.flush()
+                except OSError:  # no space
+                    file = None
+            with contextlib.suppress(OSError):
+                log.upload_soon()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -259,7 +259,7 @@ class _Run:
         if self._lake is not None:
             try:
                 self._lake.write_result(result.as_json())
-                if result.error is not None and self._jvm is not None:
+                if result.error and result.is_definite and self._jvm is not None:
                     end_with_this_attempt(self._jvm)
             except LakeError as error:
                 if self._summary.failure is None:

@@ -18,7 +18,7 @@ from tfos.feeding.schema import Manifest
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
-from tfos.spec.result import Result, finite, sum_stats
+from tfos.spec.result import INTERRUPTED, Result, finite, sum_stats
 
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
@@ -67,7 +67,7 @@ class Summary:
         if self.failure is not None:
             return
         if isinstance(error, KeyboardInterrupt):
-            message, trace = "interrupted", ""
+            message, trace = INTERRUPTED, ""
             if killed_by:
                 message = f"cancelled by {killed_by}"
         elif isinstance(error, TFOSError):

@@ -32,8 +32,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """
     from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
 
-    if not {"HADOOP_CONF_DIR", "HADOOP_HOME"} & os.environ.keys() and _SHIPPED_CONF.is_dir():
-        os.environ["HADOOP_CONF_DIR"] = str(_SHIPPED_CONF.resolve())
+    _act_as_spark_does()
     parts = urlsplit(url)
     kind = HdfsFileSystem if parts.scheme == "hdfs" else ViewfsFileSystem
     # not parts.hostname: a name service may have capitals
@@ -47,6 +46,15 @@ def open_url(url: str) -> tuple[Any, str]:
             f"{url} names no NameNode, and no configuration of Hadoop here does: write"
             " hdfs://HOST:PORT/PATH, or set HADOOP_CONF_DIR"
         ) from error
+
+
+def _act_as_spark_does() -> None:
+    """In a container: with the configuration of who submitted, and in their name."""
+    if _SHIPPED_CONF.is_dir():  # YARN gives the NodeManager's
+        os.environ["HADOOP_CONF_DIR"] = str(_SHIPPED_CONF.resolve())
+    if "SPARK_USER" in os.environ and "HADOOP_TOKEN_FILE_LOCATION" not in os.environ:
+        # without Kerberos it is whom a client says it is; the process may be the NodeManager's
+        os.environ.setdefault("HADOOP_USER_NAME", os.environ["SPARK_USER"])
 
 
 def with_namenode(url: str, default: str) -> str:
@@ -66,17 +74,20 @@ def with_namenode(url: str, default: str) -> str:
     return f"{root.scheme}://{root.netloc}{parts.path}"
 
 
-def replace(fs: Any, target: str, put: Callable[[str], object], is_secret: bool = False) -> None:
-    """Has `put` write a file, and names it `target`: HDFS shows a file that is still being written.
+def write_secret(fs: Any, path: str, data: bytes) -> None:
+    """Writes a file that only its owner may read, from the first byte on."""
+    from hdfs_native import WriteOptions
 
-    is_secret: only its owner may read it.
-    """
+    with fs.client.create(path, WriteOptions(permission=0o600, overwrite=True)) as file:
+        file.write(data)
+
+
+def replace(fs: Any, target: str, put: Callable[[str], object]) -> None:
+    """Has `put` write a file, and names it `target`: HDFS shows a file that is being written."""
     name = f".{posixpath.basename(target)}.{secrets.token_hex(4)}.part"
     part = posixpath.join(posixpath.dirname(target), name)
     try:
         put(part)
-        if is_secret:
-            fs.client.set_permission(part, 0o600)
         fs.mv(part, target, overwrite=True)
     except BaseException:
         with contextlib.suppress(Exception):

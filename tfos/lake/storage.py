@@ -238,18 +238,24 @@ class Storage:
     def _write(
         self, path: str, data: bytes, retry_secs: float | None = None, is_secret: bool = False
     ) -> None:
+        def write(target: str) -> None:
+            if is_secret and hdfs.is_hdfs(self.url):
+                hdfs.write_secret(self._fs, target, data)
+            else:
+                self._fs.pipe_file(target, data)
+
         def act() -> None:
             if self.is_local:
                 replace(Path(self.path(path)), io.BytesIO(data), is_secret)
             else:
-                self._put(path, lambda target: self._fs.pipe_file(target, data), is_secret)
+                self._put(path, write)
 
         self._try("write", path, act, retry_secs)
 
-    def _put(self, path: str, put: Callable[[str], object], is_secret: bool = False) -> None:
+    def _put(self, path: str, put: Callable[[str], object]) -> None:
         """Has `put` write a file of a filesystem that is not local."""
         if hdfs.is_hdfs(self.url):
-            hdfs.replace(self._fs, self.path(path), put, is_secret)
+            hdfs.replace(self._fs, self.path(path), put)
         else:
             put(self.path(path))
 

@@ -16,6 +16,10 @@ RESULT_FILE_ENV = "TFOS_RESULT_FILE"
 RUN_FILE = "run.json"
 
 
+# the message of a run that was ended by a signal to its driver
+INTERRUPTED = "interrupted"
+
+
 @dataclass(frozen=True)
 class Result(Mapping[str, Any]):
     """The content of result.json, by attribute or by key: result.metrics, result["metrics"].
@@ -60,6 +64,11 @@ class Result(Mapping[str, Any]):
         """Of another version it may have keys that are unknown here, or lack some."""
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in record.items() if name in names})
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether the run was brought to this end, and its driver not just ended from outside."""
+        return self.error is None or self.error["message"] != INTERRUPTED
 
     def as_json(self) -> dict[str, Any]:
         """As plain dicts and lists; null for each number that JSON has no word for."""
