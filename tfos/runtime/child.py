@@ -44,6 +44,7 @@ class TFProcess:
 
     server: forks it; without one, or where that cannot be, a new Python is started, and the log
     says why. preload: the modules that the app wants to be imported.
+    devices: environment variables that say which GPUs it sees.
     scratch: a directory of the supervisor's; it goes when the supervisor dies. Ours is inside it.
     log: a file that all processes of the task append to.
     on_said, on_exit: called from a thread of ours, with this process and what it said or its exit
@@ -62,6 +63,7 @@ class TFProcess:
         on_exit: Callable[[TFProcess, int], None],
         server: ForkServer | None = None,
         preload: Sequence[str] = (),
+        devices: Mapping[str, str] | None = None,
     ) -> None:
         self.task = task
         self.life = 0
@@ -75,6 +77,7 @@ class TFProcess:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONUNBUFFERED": "1",
             **topology.environment(task, os.environ),
+            **(devices or {}),
             "TMPDIR": self.scratch,  # a process that is killed cannot clean up
             CHANNEL_FD: str(write_end),
         }

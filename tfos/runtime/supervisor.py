@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfos.errors import LakeError, RegistryError
@@ -25,6 +25,7 @@ from tfos.lake.storage import remove_local
 from tfos.runtime import keys
 from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
+from tfos.runtime.devices import GPU, visible
 from tfos.runtime.lifecycle import (
     Action,
     AnnouncePreempted,
@@ -66,10 +67,14 @@ _STOPPED_HUNG = "the driver ended it, since a role hung"
 
 
 class Supervisor:
-    """Runs one role from registration to its end, in the thread that calls run()."""
+    """Runs one role from registration to its end, in the thread that calls run().
 
-    def __init__(self, plan: AttemptPlan, task: Task) -> None:
+    gpus: the addresses that Spark has assigned to this task, None where it assigns none.
+    """
+
+    def __init__(self, plan: AttemptPlan, task: Task, gpus: Sequence[str] | None = None) -> None:
         self._plan = plan
+        self._devices = visible(plan.spec.topology, task, gpus)
         self._task = task
         self._events: queue.Queue[Event] = queue.Queue()
         topology = plan.spec.topology
@@ -132,6 +137,7 @@ class Supervisor:
             lambda process, status: self._events.put(Exited(process.life, status)),
             self._plan.server,
             self._plan.preload if topology.trains(role) or role == EVALUATOR else (),
+            self._devices,
         )
 
     def _join(self) -> None:
@@ -336,8 +342,9 @@ def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str
     use_container()
     context = BarrierTaskContext.get()
     task = tasks[context.partitionId()]
+    gpu = context.resources().get(GPU)
     try:
-        return [(str(task), Supervisor(plan, task).run())]
+        return [(str(task), Supervisor(plan, task, gpu and gpu.addresses).run())]
     except Exception as error:
         failure = Failure(
             task.role, task.index, socket.gethostname(), FailureKind.START, str(error),

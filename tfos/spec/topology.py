@@ -77,6 +77,10 @@ class Topology(abc.ABC):
         """Whether `role` runs train(), so that an exception in it is the user's, and final."""
         return role == CHIEF
 
+    def computes(self, role: str) -> bool:
+        """Whether `role` makes steps, or evaluates, and is given the GPUs of its task."""
+        return True
+
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         """Environment variables of a task's process, besides those that it inherits."""
         return {}

@@ -52,5 +52,8 @@ class ParameterServers(Topology):
     def restarts_with(self, role: str) -> frozenset[str]:
         return {CHIEF: _STATEFUL, "ps": _ALL}.get(role, frozenset({role}))
 
+    def computes(self, role: str) -> bool:
+        return role not in _STATEFUL
+
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
