@@ -72,8 +72,18 @@ class TestNameNode:
         with pytest.raises(ValueError, match=r"fs\.defaultFS is 'file:///': write hdfs://HOST"):
             hdfs.with_namenode("hdfs:///runs", "file:///")
 
-    def test_name_services_keep_their_capitals(self):
+    def test_name_services_keep_their_capitals(self, tmp_path, monkeypatch):
+        """fsspec would look for the NameNodes of "prod"."""
         pytest.importorskip("hdfs_native")
+        values = {"dfs.nameservices": "Prod", "dfs.ha.namenodes.Prod": "a"}
+        values["dfs.namenode.rpc-address.Prod.a"] = "127.0.0.1:1"
+        rows = (
+            f"<property><name>{k}</name><value>{v}</value></property>" for k, v in values.items()
+        )
+        (tmp_path / "hdfs-site.xml").write_text(f"<configuration>{''.join(rows)}</configuration>")
+        monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
+        fs, path = hdfs.open_url("hdfs://Prod/a/B")
+        assert (fs.host, fs.port, path) == ("Prod", None, "/a/B")
         fs, path = hdfs.open_url("hdfs://127.0.0.1:1/a/B")
         assert (fs.host, fs.port, path) == ("127.0.0.1", 1, "/a/B")
 
