@@ -1,4 +1,4 @@
-"""Which GPUs a role's process sees; tests/e2e/test_devices.py has Spark assign some."""
+"""Which GPUs a role's process sees; tests/e2e/test_gpus.py has Spark assign some."""
 
 from __future__ import annotations
 

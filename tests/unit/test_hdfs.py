@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import fsspec
 import pytest
@@ -72,48 +74,66 @@ class TestNameNode:
         with pytest.raises(ValueError, match=r"fs\.defaultFS is 'file:///': write hdfs://HOST"):
             hdfs.with_namenode("hdfs:///runs", "file:///")
 
-    def test_name_services_keep_their_capitals(self, tmp_path, monkeypatch):
+    def test_name_services_keep_their_capitals(self, tmp_path):
         """fsspec would look for the NameNodes of "prod"."""
-        pytest.importorskip("hdfs_native")
         values = {"dfs.nameservices": "Prod", "dfs.ha.namenodes.Prod": "a"}
         values["dfs.namenode.rpc-address.Prod.a"] = "127.0.0.1:1"
-        rows = (
-            f"<property><name>{k}</name><value>{v}</value></property>" for k, v in values.items()
-        )
-        (tmp_path / "hdfs-site.xml").write_text(f"<configuration>{''.join(rows)}</configuration>")
-        monkeypatch.setenv("HADOOP_CONF_DIR", str(tmp_path))
-        fs, path = hdfs.open_url("hdfs://Prod/a/B")
-        assert (fs.host, fs.port, path) == ("Prod", None, "/a/B")
-        fs, path = hdfs.open_url("hdfs://127.0.0.1:1/a/B")
-        assert (fs.host, fs.port, path) == ("127.0.0.1", 1, "/a/B")
+        site(tmp_path / "hdfs-site.xml", values)
+        code = """
+fs, path = hdfs.open_url("hdfs://Prod/a/B")
+print(fs.host, fs.port, path)
+fs, path = hdfs.open_url("hdfs://127.0.0.1:1/a/B")
+print(fs.host, fs.port, path)
+"""
+        said = elsewhere(code, tmp_path, HADOOP_CONF_DIR=str(tmp_path))
+        assert said == ["Prod None /a/B", "127.0.0.1 1 /a/B"]
 
-    def test_that_nobody_names_is_an_error_at_once(self, monkeypatch):
-        pytest.importorskip("hdfs_native")
-        for name in ("HADOOP_CONF_DIR", "HADOOP_HOME"):
-            monkeypatch.delenv(name, raising=False)
-        with pytest.raises(LakeError, match=r"names no NameNode.* set HADOOP_CONF_DIR"):
-            RunDirectory("hdfs:///runs", "r").spec()
+    def test_that_nobody_names_is_an_error_at_once(self, tmp_path):
+        code = """
+try:
+    RunDirectory("hdfs:///runs", "r").spec()
+except LakeError as error:
+    print(error)
+"""
+        (said,) = elsewhere(code, tmp_path)
+        assert "names no NameNode" in said
+        assert "set HADOOP_CONF_DIR" in said
 
-    def test_the_configuration_that_spark_ships_is_used(self, tmp_path, monkeypatch):
-        pytest.importorskip("hdfs_native")
-        for name in ("HADOOP_CONF_DIR", "HADOOP_HOME"):
-            monkeypatch.delenv(name, raising=False)
+    def test_the_configuration_that_spark_ships_is_used(self, tmp_path):
         conf = tmp_path / "__spark_conf__" / "__hadoop_conf__"
         conf.mkdir(parents=True)
-        (conf / "core-site.xml").write_text(
-            "<configuration><property><name>fs.defaultFS</name>"
-            "<value>hdfs://127.0.0.1:1</value></property></configuration>"
-        )
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("HADOOP_CONF_DIR", "/of/the/nodemanager")
-        monkeypatch.setenv("SPARK_USER", "alice")
-        monkeypatch.setenv("HADOOP_USER_NAME", "")  # that it is taken back afterwards
-        monkeypatch.delenv("HADOOP_USER_NAME")
-        fs, path = hdfs.open_url("hdfs:///runs")
-        assert path == "/runs"
-        assert fs.protocol == "hdfs"
-        assert os.environ["HADOOP_CONF_DIR"] == str(conf)
-        assert os.environ["HADOOP_USER_NAME"] == "alice"
+        site(conf / "core-site.xml", {"fs.defaultFS": "hdfs://127.0.0.1:1"})
+        code = """
+fs, path = hdfs.open_url("hdfs:///runs")
+print(fs.protocol, path, os.environ["HADOOP_CONF_DIR"], os.environ["HADOOP_USER_NAME"])
+"""
+        said = elsewhere(code, tmp_path, HADOOP_CONF_DIR="/of/the/nodemanager", SPARK_USER="alice")
+        assert said == [f"hdfs /runs {conf} alice"]
+
+
+def site(path, values):
+    rows = (f"<property><name>{k}</name><value>{v}</value></property>" for k, v in values.items())
+    path.write_text(f"<configuration>{''.join(rows)}</configuration>")
+
+
+def elsewhere(code, directory, **environment):
+    """The lines that `code` prints: its client's threads are not to be in this process."""
+    names = ("HADOOP_CONF_DIR", "HADOOP_HOME", "HADOOP_USER_NAME", "SPARK_USER")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    head = """
+import os
+from tfos.errors import LakeError
+from tfos.lake import hdfs
+from tfos.lake.run_directory import RunDirectory
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{head}{code}\nos._exit(sys.stdout.flush() or 0)".replace(
+            "import os\n", "import os, sys\n", 1
+        )],
+        cwd=directory, env={**env, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
 
 
 @pytest.mark.parametrize("scheme", hdfs.REFUSED)

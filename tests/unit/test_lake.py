@@ -389,7 +389,7 @@ class TestErrors:
             raise ImportError("Install it")
 
         monkeypatch.setattr(fsspec.core, "url_to_fs", not_installed)
-        monkeypatch.setitem(sys.modules, "hdfs_native.fsspec", None)
+        monkeypatch.setitem(sys.modules, "hdfs_native", None)
         with pytest.raises(LakeError, match=rf"pip install 'tfos\[{package}\]'"):
             RunDirectory(url, "run").exists("y")
 

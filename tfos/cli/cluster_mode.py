@@ -274,7 +274,7 @@ def _named(submission: Submission) -> str:
 
 
 def _tell(what: str, value: str) -> None:
-    print(f"tfos: {what}: {value}", file=sys.stderr, flush=True)
+    _show(f"tfos: {what}: {value}\n".encode())  # whole: two threads tell
 
 
 def _show(data: bytes) -> None:
