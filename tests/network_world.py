@@ -75,10 +75,6 @@ class World:
         until = time.monotonic() + secs
         poll(lambda: time.monotonic() > until, secs + 5, "the cut has lasted")
 
-    def roles_on(self, machine: Machine) -> list[int]:
-        """The processes of roles on a machine, of whichever attempt."""
-        return [pid for pid in self._roles() if machine.has(pid)]
-
     def _roles(self) -> list[int]:
         return [pid for pid, line in self._inside() if _ROLE in line]
 
