@@ -12,7 +12,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import psutil
@@ -216,15 +215,6 @@ class HadoopCluster:
             self._write_conf(number)
         self._start(f"node-{number}", f"{_YARN}.nodemanager.NodeManager", conf)
 
-    def kill_node(self, number: int, with_containers: bool = False) -> None:
-        """SIGKILL to a NodeManager, and to its containers, as if the machine was gone."""
-        daemon = self._daemons.pop(f"node-{number}")
-        containers = psutil.Process(daemon.pid).children(recursive=True)
-        for process in containers if with_containers else []:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        daemon.end(grace_secs=0)
-
     def _run_once(self, *argv: str) -> str:
         ended = subprocess.run(
             self._java(self._conf, *argv), capture_output=True, text=True, timeout=120
@@ -264,7 +254,3 @@ class HadoopCluster:
                 if Path(psutil.Process(pid).cwd()).is_relative_to(self._home):
                     found[pid] = line
         return found
-
-
-def start(tmp: Any) -> HadoopCluster:
-    return HadoopCluster(Path(tmp))

@@ -23,6 +23,8 @@ _READ_BYTES = 65_536
 # what the driver's children hold open ends with them, not with it
 _END_SECS = 2.0
 _TICK_SECS = 1.0
+# somebody watches
+_UPLOAD_SECS = 2.0
 _STDOUT, _STDERR = 1, 2
 
 
@@ -34,7 +36,7 @@ def kept(lake: RunDirectory) -> Iterator[None]:
     """
     scratch = tempfile.mkdtemp(prefix="tfos-driver-log-")
     try:
-        log = LogFile(lake, DRIVER_LOG, scratch)
+        log = LogFile(lake, DRIVER_LOG, scratch, _UPLOAD_SECS)
         if not lake.is_local and lake.exists(DRIVER_LOG):  # of the driver before this one
             log.local.write_bytes(lake.read(DRIVER_LOG))
     except (LakeError, OSError) as error:

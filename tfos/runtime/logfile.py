@@ -12,7 +12,7 @@ from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.background import Newest
 
 # a remote file is written whole each time: the longer it is, the less often
-_UPLOAD_SECS, _UPLOAD_SECS_PER_MB = 2.0, 10.0
+_UPLOAD_SECS, _UPLOAD_SECS_PER_MB = 10.0, 10.0
 _TAIL_BYTES = 65_536
 
 
@@ -21,12 +21,15 @@ class LogFile:
 
     path: in the run directory. A local lake's file is written in place; of another lake the file
     lies in `scratch`, and is copied from time to time.
-    local: the file on this machine.
+    local: the file on this machine. upload_secs: between two copies of a short one, at least.
     """
 
-    def __init__(self, lake: RunDirectory, path: str, scratch: str) -> None:
+    def __init__(
+        self, lake: RunDirectory, path: str, scratch: str, upload_secs: float | None = None
+    ) -> None:
         self._lake = lake
         self._path = path
+        self._upload_secs = _UPLOAD_SECS if upload_secs is None else upload_secs
         self._due = 0.0
         self._uploaded = 0
         self._uploading = threading.Lock()
@@ -54,7 +57,7 @@ class LogFile:
     def upload_soon(self) -> None:
         """Copies what is new to the lake if it is time to, in another thread."""
         if self._uploader is not None and time.monotonic() > self._due:
-            pause = _UPLOAD_SECS + _UPLOAD_SECS_PER_MB * self.local.stat().st_size / 1e6
+            pause = self._upload_secs + _UPLOAD_SECS_PER_MB * self.local.stat().st_size / 1e6
             self._due = time.monotonic() + pause
             self._uploader.give(None)
 
