@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,16 +11,14 @@ import tensorflow as tf
 from tfos.compat.tensorflow import converted
 from tfos.errors import FeedError, UsageError
 from tfos.feeding.arrival import Arrival
+from tfos.feeding.elements import Elements
 from tfos.feeding.not_tf_data import NotTfData
 from tfos.feeding.plan import Take, left, share
 from tfos.feeding.reader import View
-from tfos.feeding.reads import own_share, read_here
-from tfos.feeding.schema import Column, Manifest, blocks
-from tfos.feeding.tensors import component_specs, tensor_of, tensor_spec
+from tfos.feeding.reads import own_share
+from tfos.feeding.schema import Column, Manifest
 
 _PREFETCH_BATCHES = 4
-# of all columns together, in one read: 4 MiB at most
-_READ_VALUES = 1 << 19
 
 
 class FeedDataset(NotTfData):
@@ -66,19 +63,9 @@ class FeedDataset(NotTfData):
             raise FeedError(
                 f"batch_size is {batch_size} for feed {manifest.feed!r}: use at least 1"
             )
-        if weight is not None and label is None:
-            raise FeedError(f"feed {manifest.feed!r}: weight={weight!r} needs a label as well")
-        labels = [label] if isinstance(label, str) else list(label or ())
-        weights = [weight] if weight is not None else []
-        if features is None:
-            others = {*labels, *weights}
-            features = [c.name for c in manifest.columns if c.name not in others]
-        inputs = [features] if isinstance(features, str) else list(features)
-        self._columns = [manifest.column(name) for name in [*inputs, *labels, *weights]]
-        self._blocks = blocks(self._columns)
-        self._features, self._labels = len(inputs), len(labels)
-        self._bare = isinstance(features, str), isinstance(label, str)
-        self._view = View(manifest.feed, tuple(c.name for c in self._columns), shuffle, seed)
+        self._elements = Elements.of(manifest, features, label, weight)
+        columns = tuple(column.name for column in self._elements.columns)
+        self._view = View(manifest.feed, columns, shuffle, seed)
         self._maps: list[Callable[..., Any]] = []
         self._on_rows = on_rows
         self._epochs_begun = 0
@@ -137,12 +124,12 @@ class FeedDataset(NotTfData):
     @property
     def feature_columns(self) -> list[Column]:
         """The columns of the features as the feed has them, before any map()."""
-        return self._columns[: self._features]
+        return list(self._elements.columns[: self._elements.features])
 
     @property
     def target_columns(self) -> list[Column]:
         """The columns of the labels, and of the weight, as the feed has them."""
-        return self._columns[self._features :]
+        return list(self._elements.columns[self._elements.features :])
 
     @property
     def functions(self) -> list[Callable[..., Any]]:
@@ -153,7 +140,7 @@ class FeedDataset(NotTfData):
     def element_spec(self) -> Any:
         """The type of one batch, as tf.data has it."""
         if not self._maps:  # known, and to make a dataset takes a tenth of a second
-            return self.arranged([tensor_spec(column) for column in self._columns])
+            return self._elements.spec
         return self.positions(tf.constant(0, tf.int64), tf.constant(0, tf.int64), 0).element_spec
 
     def map(self, function: Callable[..., Any]) -> FeedDataset:
@@ -178,8 +165,8 @@ class FeedDataset(NotTfData):
 
     def of(self, manifest: Manifest) -> FeedDataset:
         """The same columns of another feed, in order. Raises FeedError when it lacks one."""
-        columns = [manifest.column(column.name) for column in self._columns]
-        for here, there in zip(self._columns, columns, strict=True):
+        for here in self._elements.columns:
+            there = manifest.column(here.name)
             if here != there:
                 raise FeedError(
                     f"column {here.name!r} is {there} in feed {manifest.feed!r}, but {here} in feed"
@@ -241,16 +228,22 @@ class FeedDataset(NotTfData):
             first, last = share(self.rows, self.replica, self.replicas)
             begin, end = first + start // self.replicas, tf.constant(last, tf.int64)
         steps = self.steps_in(stop - start)
-        several = self._batches_at_a_time() * size
+        several = self._elements.batches_at_a_time(size) * size
         whole = begin + tf.clip_by_value((end - begin) // size, 0, steps) * size
         dataset = tf.data.Dataset.range(whole if several else begin, begin + steps * size, size)
-        dataset = dataset.map(lambda at: self._batch(epoch, *self._bounds(at, end, padded)))
+        dataset = dataset.map(
+            lambda at: self._elements.read(self._view, epoch, *self._bounds(at, end, padded))
+        )
         if several:
             reads = tf.data.Dataset.range(begin, whole, several)
-            reads = reads.map(lambda at: self._batch(epoch, at, tf.minimum(at + several, whole)))
+            reads = reads.map(
+                lambda at: self._elements.read(
+                    self._view, epoch, at, tf.minimum(at + several, whole)
+                )
+            )
             dataset = reads.rebatch(size).concatenate(dataset)
-        if self._has_blocks and not (packed and self._packs):
-            dataset = dataset.map(lambda *read: self._arranged_blocks(read))
+        if self._elements.has_blocks and not (packed and self._packs):
+            dataset = dataset.map(lambda *read: self._elements.unpacked(read))
         for function in self._maps:
             dataset = dataset.map(converted(function))
         # a unit of steps makes an iterator of its own, and to rewrite its graph takes longer than
@@ -261,12 +254,12 @@ class FeedDataset(NotTfData):
 
     def unpacked(self, batch: Any) -> Any:
         """A batch of positions(packed=True) as those of others are."""
-        return self._arranged_blocks(batch) if self._packs else batch
+        return self._elements.unpacked(batch) if self._packs else batch
 
     @property
     def _packs(self) -> bool:
         """Whether batches can leave tf.data as they are read: map() wants them arranged there."""
-        return self._has_blocks and not self._maps
+        return self._elements.has_blocks and not self._maps
 
     def _bounds(self, start: Any, end: Any, padded: bool) -> tuple[Any, Any]:
         stop = tf.minimum(start + self.batch_size, end)
@@ -274,23 +267,6 @@ class FeedDataset(NotTfData):
             return tf.minimum(start, stop), stop
         start = tf.minimum(start, tf.maximum(end, 1) - 1)
         return start, tf.maximum(stop, start + 1)
-
-    @property
-    def _has_blocks(self) -> bool:
-        """Whether several columns are read as one array."""
-        return len(self._blocks) < len(self._columns)
-
-    def _batches_at_a_time(self) -> int:
-        """How many batches are read at once and then cut, as a read costs as much as many rows do.
-
-        0 where that is not known to be little, as strings may be long, or where columns cannot be
-        cut: those of which a row is no part of each component.
-        """
-        specs = [component_specs(column) for column in self._columns]
-        if any(len(each) > 1 or each[0].dtype == tf.string for each in specs):
-            return 0
-        values = sum(math.prod(spec.shape[1:]) for each in specs for spec in each)
-        return max(1, _READ_VALUES // (values * self.batch_size))
 
     def __iter__(self) -> Iterator[Any]:
         self.wait_complete()
@@ -319,44 +295,9 @@ class FeedDataset(NotTfData):
             .flat_map(lambda epoch: self.positions(bounds[0], bounds[1], epoch))
         )
 
-    def _batch(self, epoch: Any, start: Any, stop: Any) -> Any:
-        """What is read, by block; where each block is a column, as the element it becomes."""
-        firsts = [self._columns[block[0]] for block in self._blocks]
-        specs = [
-            component_specs(column)
-            if len(block) == 1
-            else [tf.TensorSpec([None, len(block)], column.dtype)]
-            for block, column in zip(self._blocks, firsts, strict=True)
-        ]
-        parts = iter(read_here(self._view, epoch, start, stop, [s for each in specs for s in each]))
-        read = [
-            tensor_of(column, [next(parts) for _ in each])
-            for column, each in zip(firsts, specs, strict=True)
-        ]
-        return tuple(read) if self._has_blocks else self.arranged(read)
-
-    def _arranged_blocks(self, read: Sequence[Any]) -> Any:
-        tensors: list[Any] = [None] * len(self._columns)
-        for block, tensor in zip(self._blocks, read, strict=True):
-            each = [tensor] if len(block) == 1 else tf.unstack(tensor, axis=1)
-            for number, column in zip(block, each, strict=True):
-                tensors[number] = column
-        return self.arranged(tensors)
-
     def arranged(self, tensors: list[Any]) -> Any:
         """One element, before any map(), from the tensors of its columns; or features from theirs.
 
         tensors: those of feature_columns, and of target_columns where there are such.
         """
-        named = list(zip(self._view.columns, tensors, strict=False))
-        upto = self._features + self._labels
-        features: Any = dict(named[: self._features])
-        label: Any = dict(named[self._features : upto])
-        bare_features, bare_label = self._bare
-        if bare_features:
-            (features,) = features.values()
-        if not label:
-            return features
-        if bare_label:
-            (label,) = label.values()
-        return features, label, *(tensor for _, tensor in named[upto:])
+        return self._elements.arranged(tensors)
