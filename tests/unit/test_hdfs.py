@@ -111,6 +111,29 @@ print(fs.protocol, path, os.environ["HADOOP_CONF_DIR"], os.environ["HADOOP_USER_
         assert said == [f"hdfs /runs {conf} alice"]
 
 
+def test_processes_can_be_forked_beside_an_open_client(tmp_path):
+    """As PySpark forks its JVM, with a preexec_fn: Python's hooks run in the child."""
+    site(tmp_path / "core-site.xml", {})
+    site(tmp_path / "hdfs-site.xml", {"dfs.client.failover.max.attempts": 0})
+    code = """
+import contextlib, socket, subprocess, threading
+namenode = socket.create_server(("127.0.0.1", 0))
+def hang_up():
+    while True:
+        connection, _ = namenode.accept()
+        connection.recv(4)
+        connection.close()
+threading.Thread(target=hang_up, daemon=True).start()
+fs, path = hdfs.open_url(f"hdfs://127.0.0.1:{namenode.getsockname()[1]}/x")
+with contextlib.suppress(OSError):
+    fs.info(path)
+print(len(os.listdir("/proc/self/task")) > 2)
+del fs
+print(subprocess.run(["echo"], preexec_fn=int, capture_output=True).returncode)
+"""
+    assert elsewhere(code, tmp_path, HADOOP_CONF_DIR=str(tmp_path)) == ["True", "0"]
+
+
 def site(path, values):
     rows = (f"<property><name>{k}</name><value>{v}</value></property>" for k, v in values.items())
     path.write_text(f"<configuration>{''.join(rows)}</configuration>")

@@ -37,8 +37,10 @@ def open_url(url: str) -> tuple[Any, str]:
     kind = HdfsFileSystem if parts.scheme == "hdfs" else ViewfsFileSystem
     # not parts.hostname: a name service may have capitals
     host, _, port = parts.netloc.partition(":")
+    # not of fsspec's cache, which is emptied in each forked process, such as the one that becomes
+    # Spark's JVM: there the end of this client waits for threads that only its parent has
     try:
-        return kind(host or None, int(port) if port else None), parts.path or "/"
+        fs = kind(host or None, int(port) if port else None, skip_instance_cache=True)
     except RuntimeError as error:
         if "fs.defaultFS" not in str(error):
             raise
@@ -46,6 +48,7 @@ def open_url(url: str) -> tuple[Any, str]:
             f"{url} names no NameNode, and no configuration of Hadoop here does: write"
             " hdfs://HOST:PORT/PATH, or set HADOOP_CONF_DIR"
         ) from error
+    return fs, parts.path or "/"
 
 
 def _act_as_spark_does() -> None:
