@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -67,25 +68,33 @@ class World:
         now = run.status
         # of earlier attempts and lives nothing is left
         poll(lambda: len(self._roles()) == len(now.roles), 60, "each role has one process")
-        print(f"attempt {before.attempt} -> {now.attempt}", now.failures[len(before.failures) :])
-        return len(now.failures) - len(before.failures)
+        new = now.failures[len(before.failures) :]
+        print(
+            f"attempt {before.attempt} -> {now.attempt}", [f"{f.task}: {f.headline}" for f in new]
+        )
+        return len(new)
 
     def last(self, secs: float) -> None:
         """Waits: a cut is to last."""
         until = time.monotonic() + secs
         poll(lambda: time.monotonic() > until, secs + 5, "the cut has lasted")
 
+    def roles_on(self, machine: Machine) -> list[int]:
+        """The processes of roles on a machine, of whichever attempt."""
+        return [pid for pid in self._roles() if machine.has(pid)]
+
     def _roles(self) -> list[int]:
         return [pid for pid, line in self._inside() if _ROLE in line]
 
     def close(self) -> None:
-        self.network.mend()
-        for run in self.runs:
-            run.close()
-        self._server.communicate()
-        self.cluster.close()
-        poll(lambda: not self._inside(), 30, "nothing runs on the machines")
-        self.network.close()
+        with contextlib.ExitStack() as closing:  # whatever fails: the last line first
+            closing.callback(self.network.close)
+            closing.callback(poll, lambda: not self._inside(), 30, "nothing runs on the machines")
+            closing.callback(self.cluster.close)
+            closing.callback(self._server.communicate)
+            for run in self.runs:
+                closing.callback(run.close)
+            closing.callback(self.network.mend)
 
     def _inside(self) -> list[tuple[int, str]]:
         """The processes that run on the machines: pid, and command line."""

@@ -24,8 +24,7 @@ from tfos.lake.storage import Storage
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 from test_recovery import check_counts
 
-# with --full alone: hdfs-native's threads in this process, and Spark may not start in it any more
-pytestmark = [pytest.mark.cluster, pytest.mark.full, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 COUNTING = APPS / "counting.py"
 
 
@@ -143,6 +142,7 @@ def test_definite_ends_stay_ends(edge):
     assert lake.result()["attempts"] == 1
 
 
+@pytest.mark.full
 def test_a_driver_that_dies_is_continued(edge):
     process = submit("mortal", "hdfs:///runs", args=("--epochs", 40))
     lines, reader = lines_of(process)
@@ -163,6 +163,7 @@ def test_a_driver_that_dies_is_continued(edge):
     check_counts(lake.result(), worker_deaths=0)
 
 
+@pytest.mark.full
 def test_an_exception_of_train_ends_the_run_once(edge, tmp_path):
     app = tmp_path / "failing.py"
     app.write_text(
@@ -181,6 +182,7 @@ def test_an_exception_of_train_ends_the_run_once(edge, tmp_path):
     assert stderr.count("starting chief-0") == 1
 
 
+@pytest.mark.full
 def test_a_container_over_its_memory_is_the_cause(edge, tmp_path):
     app = tmp_path / "hungry.py"
     app.write_text(
@@ -202,6 +204,7 @@ def test_a_container_over_its_memory_is_the_cause(edge, tmp_path):
     assert "warning: an executor's container has" not in stderr
 
 
+@pytest.mark.full
 def test_ctrl_c_leaves_the_application_and_a_second_one_ends_it(edge):
     process = submit("left", "hdfs:///runs", args=("--epochs", 10_000))
     lines, reader = lines_of(process)
@@ -228,6 +231,7 @@ def test_ctrl_c_leaves_the_application_and_a_second_one_ends_it(edge):
     poll(lambda: not edge.applications(), 30, "YARN starts no driver of them again")
 
 
+@pytest.mark.full
 def test_an_app_that_cannot_be_imported_tells_why(edge, tmp_path):
     app = tmp_path / "broken.py"
     app.write_text("import no_such_module\n")

@@ -63,6 +63,26 @@ class TestSilence:
         assert "no sign of life" in watch.verdict(75.5)
 
 
+class TestMeeting:
+    def test_lasts_as_long_as_no_progress_may_with_or_without_signs_of_life(self):
+        for alive in (False, True):
+            watch = HangWatch(SECS, False, 0.0)
+            watch.meets(True, 10.0)
+            if alive:
+                alive_until(watch, 10, 110)
+            assert watch.verdict(110.0) is None
+            assert "could not meet the other processes for 100 s" in watch.verdict(110.5)
+            assert not watch.has_met
+
+    def test_silence_counts_again_after_it(self):
+        watch = HangWatch(SECS, False, 0.0)
+        watch.meets(True, 10.0)
+        watch.meets(False, 100.0)
+        assert watch.has_met
+        assert watch.verdict(150.0) is None
+        assert "no sign of life for 50 s" in watch.verdict(150.5)
+
+
 class TestProgress:
     def test_signs_of_life_are_no_progress(self):
         watch = HangWatch(SECS, True, 0.0)

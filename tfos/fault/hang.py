@@ -5,6 +5,9 @@ in user code still gives signs of life, but the training makes no progress; then
 process is to blame. Silence is noticed in half the time, so that the silent process is found before
 those that wait for it; in three quarters where train() runs, as a chief falls silent, too, when
 TensorFlow waits for a silent worker with Python's lock held (to register a function, for one).
+
+Processes that begin in step wait for each other in the same way, also where all are well and it is
+the network that keeps them apart. Until they have met none of them can be told from the others.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ class HangWatch:
         self._seen = now
         self._moved = now
         self._quiet = False
+        self._met = True
         self._progress: Mapping[str, Any] = {}
 
     def alive(self, now: float) -> None:
@@ -44,10 +48,27 @@ class HangWatch:
         self._quiet = begins
         self.moved(now)
 
+    def meets(self, begins: bool, now: float) -> None:
+        """The begin, or the end, of waiting for the other processes to be reached."""
+        self._met = not begins
+        self.moved(now)
+
+    @property
+    def has_met(self) -> bool:
+        """Whether it is beyond that; else it does not matter what it is waited for."""
+        return self._met
+
     def verdict(self, now: float) -> str | None:
         """Why the process is taken for hung, or None."""
         if not self._hang_secs:
             return None
+        if not self._met:
+            if now - self._moved <= self._hang_secs:
+                return None
+            return (
+                f"it could not meet the other processes for {self._hang_secs:g} s (--hang-secs):"
+                " see to the network between their machines"
+            )
         words, share = ("three quarters", 0.75) if self._trains else ("half", 0.5)
         if now - self._seen > share * self._hang_secs:
             return (

@@ -23,6 +23,7 @@ from tfos.runtime.protocol import (
     CHANNEL_FD,
     STACKS_SIGNAL,
     Alive,
+    Meets,
     Message,
     Order,
     Progress,
@@ -182,6 +183,8 @@ def _watched(watch: HangWatch, message: Message, now: float) -> None:
             watch.alive(now)
         case Quiet(begins):
             watch.quiet(begins, now)
+        case Meets(begins):
+            watch.meets(begins, now)
         case Progress(progress):
             watch.moved(now, progress)
         case _:

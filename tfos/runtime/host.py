@@ -13,7 +13,16 @@ from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.ledger import Ledger
 from tfos.feeding.reader import FeedReader
 from tfos.lake.run_directory import RunDirectory
-from tfos.runtime.protocol import GotSigterm, IsReady, Message, Moved, Progress, Quiet, StartOrder
+from tfos.runtime.protocol import (
+    GotSigterm,
+    IsReady,
+    Meets,
+    Message,
+    Moved,
+    Progress,
+    Quiet,
+    StartOrder,
+)
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import CHIEF, Task
 
@@ -111,6 +120,17 @@ class Host:
             return lambda: self.lake.newest_checkpoint() != newest
 
         self._wire.on_sigterm(ask)
+
+    @contextlib.contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Made around waiting for other processes, which may hold Python's lock.
+
+        It may last --hang-secs. It is then told as a connection that failed, which may well do so
+        twice, and not as a process that hangs.
+        """
+        self._wire.send(Meets(True))
+        yield
+        self._wire.send(Meets(False))
 
     def take_sigterm_back(self) -> None:
         """From a framework that has a handler of its own for it."""

@@ -78,6 +78,13 @@ class Quiet:
 
 
 @dataclass(frozen=True)
+class Meets:
+    """The begin, or the end, of waiting for other processes, perhaps without signs of life."""
+
+    begins: bool
+
+
+@dataclass(frozen=True)
 class GotSigterm:
     """The process is about to be taken away; a checkpoint is wanted."""
 
@@ -101,7 +108,7 @@ class Failed:
         object.__setattr__(self, "kind", FailureKind(self.kind))
 
 
-Message = Alive | IsReady | Moved | Progress | Quiet | GotSigterm | Outcome | Failed
+Message = Alive | IsReady | Moved | Progress | Quiet | Meets | GotSigterm | Outcome | Failed
 Order = StartOrder | SaveSoon
 _TYPES: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (*Message.__args__, *Order.__args__)

@@ -20,6 +20,7 @@ from typing import Any
 
 from tfos.errors import LakeError, RegistryError
 from tfos.fault.failures import Failure, FailureKind, kind_of_exit
+from tfos.fault.hang import HangWatch
 from tfos.lake.run_directory import log_path
 from tfos.lake.storage import remove_local
 from tfos.runtime import keys
@@ -226,14 +227,17 @@ class Supervisor:
         if process is not None and process.watch is not None and process.is_running:
             why = process.watch.verdict(now)
             if why is not None:
-                self._end_hung(process, why)
+                self._end_hung(process, process.watch, why)
 
-    def _end_hung(self, process: TFProcess, why: str) -> None:
+    def _end_hung(self, process: TFProcess, watch: HangWatch, why: str) -> None:
+        kind, what = (
+            (FailureKind.HANG, "hung") if watch.has_met else (FailureKind.PEER, "was alone")
+        )
         process.watch = None
         process.write_stacks()
         failed = Failed(
-            FailureKind.HANG,
-            f"{self._task.role} process hung: {why}; what its threads were doing is"
+            kind,
+            f"{self._task.role} process {what}: {why}; what its threads were doing is"
             f" below, and that of the other roles in {self._plan.lake.uri('logs')}",
             self._log.tail(_STACK_LINES),
         )

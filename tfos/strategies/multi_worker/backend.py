@@ -91,7 +91,8 @@ class MultiWorker:
         if not host.is_chief:
             host.ask_to_save_at_sigterm()
         task = host.task
-        runner = MultiWorkerRunner(host.addresses, task.role, task.index, host.spec.hang_secs)
+        with host.meeting():
+            runner = MultiWorkerRunner(host.addresses, task.role, task.index, host.spec.hang_secs)
         return train(host, runner)
 
     def failure_kind(self, error: BaseException) -> FailureKind:
