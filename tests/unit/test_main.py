@@ -173,3 +173,4 @@ def test_death_of_another_process_is_no_error_of_this_one(message, kind):
     from tfos.strategies.errors import failure_kind
 
     assert failure_kind(tf.errors.InvalidArgumentError(None, None, message)) == kind
+    assert failure_kind(tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded")) == "peer"

@@ -22,7 +22,13 @@ EXECUTOR_LOST = re.compile(r"ExecutorLostFailure \([^)]*\) Reason: (.*)")
 NO_MODULE = "No module named "
 
 # TensorFlow: classes of exceptions that tell of another process's death, not of an error here
-PEER_ERRORS = ("UnavailableError", "PSUnavailableError", "AbortedError", "CancelledError")
+PEER_ERRORS = (
+    "UnavailableError",
+    "PSUnavailableError",
+    "AbortedError",
+    "CancelledError",
+    "DeadlineExceededError",  # seen of a collective whose connection took packets one way only
+)
 # and words of exceptions of other classes that do
 PEER_WORDS = re.compile(
     "context_id|remote_handle|Socket closed|Stream removed|failed to connect|Connection re"
