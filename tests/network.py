@@ -7,6 +7,7 @@ sender hears nothing, as when a switch drops them. Only root can do this.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from conftest import SparkCluster
 
 _NOBODY = "02:00:00:00:00:01"
+_COUNT = itertools.count()
 
 
 def require() -> None:
@@ -64,8 +66,8 @@ class Network:
     """All machines reach each other, and this process, until a cut."""
 
     def __init__(self) -> None:
-        # other test processes have networks of their own
-        self._number = os.getpid() % 250 + 1
+        # other test processes have networks of their own, and what was one goes away in its time
+        self._number = (os.getpid() + 7 * next(_COUNT)) % 250 + 1
         self._bridge = f"tfos{self._number}"
         self._machines: dict[str, Machine] = {}
         _ip("link", "add", self._bridge, "type", "bridge")
@@ -77,7 +79,7 @@ class Network:
 
     def add(self, name: str) -> Machine:
         host = len(self._machines) + 1
-        machine = Machine(name, self._address(host), _name(name))
+        machine = Machine(name, self._address(host), _name(f"{self._number}-{name}"))
         self._machines[name] = machine
         ours = f"{self._bridge}-{host}"
         _ip("netns", "add", machine.namespace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -221,6 +222,30 @@ class HadoopCluster:
             self._write_conf(number)
         self._start(f"node-{number}", f"{_YARN}.nodemanager.NodeManager", conf)
 
+    def kill_node(self, number: int, is_whole: bool) -> None:
+        """SIGKILL to a NodeManager; is_whole: to all that runs in its containers, too."""
+        self._killed_at = len(self._manager_log())
+        daemon = self._daemons.pop(f"node-{number}")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+        if is_whole:
+            for pid in self.processes(number):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def node_is_lost(self, number: int) -> bool:
+        """Whether the ResourceManager has given up a node that was killed."""
+        said = self._manager_log()[self._killed_at :]
+        lost = [line for line in said.splitlines() if "from RUNNING to LOST" in line]
+        return any(f"127.0.0.{1 + number}:" in line for line in lost)
+
+    def _manager_log(self) -> str:
+        return (self._home / "resourcemanager.log").read_text()
+
+    def node_of(self, pid: int) -> int:
+        """The number of the node in whose container a process runs."""
+        return next(number for number in (1, 2) if pid in self.processes(number))
+
     def _run_once(self, *argv: str) -> str:
         ended = subprocess.run(
             self._java(self._conf, *argv), capture_output=True, text=True, timeout=120
@@ -243,8 +268,7 @@ class HadoopCluster:
         def running() -> bool:
             for name, daemon in self._daemons.items():
                 assert daemon.poll() is None, (self._home / f"{name}.log").read_text()[-3000:]
-            log = (self._home / "resourcemanager.log").read_text()
-            return log.count("Node Transitioned from NEW to RUNNING") == 2
+            return self._manager_log().count("Node Transitioned from NEW to RUNNING") == 2
 
         poll(running, 90, "both nodes are up")
 
@@ -252,11 +276,12 @@ class HadoopCluster:
         for daemon in reversed(self._daemons.values()):
             daemon.end()
 
-    def processes(self) -> dict[int, str]:
-        """What runs in containers: pid -> command line."""
+    def processes(self, node: int | None = None) -> dict[int, str]:
+        """What runs in containers, of one node or of both: pid -> command line."""
+        home = self._home / f"node-{node}" if node else self._home
         found = {}
         for pid, line in our_processes().items():
             with contextlib.suppress(psutil.Error):  # it has just ended
-                if Path(psutil.Process(pid).cwd()).is_relative_to(self._home):
+                if Path(psutil.Process(pid).cwd()).is_relative_to(home):
                     found[pid] = line
         return found

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import APPS, ROOT, poll, role_pids, start_submit
-from hadoop_cluster import HadoopCluster
+from conftest import ROOT, poll, role_pids, start_submit
+from yarn_runs import COUNTING, lines_of, submit
 
 from tfos.client.handle import Run
 from tfos.lake.run_directory import RunDirectory
@@ -25,46 +24,7 @@ sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 from test_recovery import check_counts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-COUNTING = APPS / "counting.py"
-
-
-@pytest.fixture(scope="module")
-def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]:
-    cluster = HadoopCluster(tmp_path_factory.mktemp("hadoop"))
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def edge(hadoop: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> HadoopCluster:
-    """The cluster, as from an edge node."""
-    for name, value in hadoop.environment.items():
-        monkeypatch.setenv(name, value)
-    return hadoop
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(hadoop: HadoopCluster) -> Iterator[None]:
-    yield
-    for application in hadoop.applications():
-        hadoop.yarn("application", "-kill", application)
-    poll(lambda: not hadoop.processes(), 60, "nothing runs in containers")
-
-
-def submit(run_id: str, lake: str, *options: object, args: tuple[object, ...]) -> subprocess.Popen:
-    return start_submit(
-        "--master", "yarn", "--deploy-mode", "cluster", "--strategy", "ps", "--num-ps", 1,
-        "--num-workers", 1, "--num-executors", 3, "--lake", lake, "--run-id", run_id,
-        "--checkpoint-secs", 2, *options, COUNTING, *args,
-    )  # fmt: skip
-
-
-def lines_of(process: subprocess.Popen) -> tuple[list[str], threading.Thread]:
-    """What it writes on stderr, as it comes."""
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
-    reader.start()
-    return lines, reader
+pytest_plugins = ["hadoop_fixtures"]
 
 
 class TestHdfs:
