@@ -7,10 +7,12 @@ loopback network and so are two hosts for YARN and for Spark. The jars come from
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -263,6 +265,22 @@ class HadoopCluster:
         """The applications that have not ended."""
         lines = self.yarn("application", "-list").splitlines()
         return [line.split()[0] for line in lines if line.startswith("application_")]
+
+    def containers(self, application: str) -> dict[str, tuple[int, int]]:
+        """MiB and cores of the containers of an application, as the ResourceManager has them."""
+        attempts = self._ask(f"apps/{application}/appattempts")["appAttempts"]["appAttempt"]
+        found = {}
+        for attempt in attempts:
+            path = f"apps/{application}/appattempts/{attempt['appAttemptId']}/containers"
+            for one in self._ask(path).get("container", []):
+                found[one["containerId"]] = int(one["allocatedMB"]), int(one["allocatedVCores"])
+        return found
+
+    def _ask(self, path: str) -> dict:
+        url = f"http://127.0.0.1:{self._port('rm-webapp.')}/ws/v1/cluster/{path}"
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
 
     def _await_up(self) -> None:
         def running() -> bool:

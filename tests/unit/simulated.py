@@ -388,7 +388,8 @@ class World:
         plan = AttemptPlan(self.spec, "r", self.attempts, self.lake, address, "m", DRIVER)
         display = SimpleNamespace(line=lambda text: None, progress=lambda progress: None)
         feeds = SimpleNamespace(begin=lambda: None, check=lambda: None, is_writing=False)
-        self.attempt = Attempt(None, plan, self.driver, display, self.history, feeds)
+        executors = SimpleNamespace(is_dynamic=False)
+        self.attempt = Attempt(None, plan, self.driver, display, self.history, feeds, executors)
         self.attempt._watcher.begin()
         self.attempt._order_lives(False)
         self.supervisors = [Supervisor(self, self.attempts, task) for task in all_tasks(self.spec)]

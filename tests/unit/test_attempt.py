@@ -52,7 +52,8 @@ def make(lake, nodes, now):
         plan = AttemptPlan(spec, "r", 1, lake, address, "marker", {"host": "d", "pid": 1})
         display = SimpleNamespace(line=lambda text: None)
         feeds = SimpleNamespace(begin=lambda: None, check=lambda: None, is_writing=False)
-        attempt = Attempt(None, plan, nodes, display, list(history), feeds)
+        executors = SimpleNamespace(is_dynamic=False)
+        attempt = Attempt(None, plan, nodes, display, list(history), feeds, executors)
         attempt._watcher.begin()
         attempt._order_lives(False)
         for task in all_tasks(spec):

@@ -17,6 +17,7 @@ from tfos.fault.failures import (
     kind_of_exit,
     may_be_consequence,
     root_cause,
+    said_by,
 )
 
 
@@ -136,6 +137,12 @@ class TestDescribe:
         trace = "\n".join(f"line {i}" for i in range(100))
         lines = describe(failure("exception", traceback=trace), traceback_lines=3).splitlines()
         assert lines[1:] == ["  line 97", "  line 98", "  line 99"]
+
+
+def test_what_spark_says_of_a_lost_task():
+    reason = "ExecutorLostFailure (executor 4 exited) Reason: Command exited with code 137"
+    assert said_by(reason).startswith("an executor was lost: Command exited with code 137 (")
+    assert said_by("Traceback (most recent call last):\n  x\nValueError: y\n") == "ValueError: y"
 
 
 class TestErrorMessage:

@@ -31,6 +31,7 @@ ROOMS = [
 
 # modules of the standard library and each other alone: no I/O, no framework
 PURE = {
+    "tfos.driver.allocation",
     "tfos.driver.detector",
     "tfos.runtime.nodes",
     "tfos.runtime.roles",
@@ -52,6 +53,7 @@ PURE = {
     "tfos.spec.options",
     "tfos.spec.result",
     "tfos.spec.roles",
+    "tfos.spec.sizes",
     "tfos.spec.times",
     "tfos.spec.topology",
     "tfos.cli.chatter",
@@ -190,6 +192,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
                 "tfos.inference.predict",
                 "tfos.inference.worker",
                 "tfos.ml",
+                "tfos.driver.executors",
                 "tfos.driver.jobs",
                 "tfos.runtime.supervisor",
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import resource
 import signal
@@ -9,18 +10,21 @@ import socket
 import threading
 from types import SimpleNamespace
 
+import pyspark
 import pytest
 from conftest import poll
+from helpers import Nodes
 
 from tfos.lake.run_directory import RunDirectory
-from tfos.runtime import logfile
+from tfos.runtime import keys, logfile
+from tfos.runtime import supervisor as supervisors
 from tfos.runtime.background import Newest
 from tfos.runtime.lifecycle import Ended
 from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.registry import RegistryAddress
-from tfos.runtime.supervisor import Supervisor
+from tfos.runtime.supervisor import Supervisor, supervise
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
 from tfos.spec.times import TIMES
@@ -82,6 +86,47 @@ class TestDriver:
         supervisor._registry.lost_secs = lambda: TIMES.outage_secs + 1
         supervisor._look_around()
         assert "ZooKeeper" in self.ended(supervisor)
+
+
+class TestSecondCopy:
+    """Of a task that Spark has begun once already: it lost it, or thinks it slow."""
+
+    @pytest.fixture
+    def nodes(self):
+        return Nodes()
+
+    @pytest.fixture
+    def serve(self, nodes, tmp_path, monkeypatch):
+        """Runs it; its answer comes in the queue that is returned."""
+        monkeypatch.setattr(supervisors, "Registry", lambda _: contextlib.nullcontext(nodes))
+        monkeypatch.setattr(supervisors, "_STAND_BY_SECS", 0.01)
+        copy = SimpleNamespace(partitionId=lambda: 1, attemptNumber=lambda: 1)
+        monkeypatch.setattr(pyspark.TaskContext, "get", lambda: copy)
+        address = RegistryAddress("h:1", "r", "secret")
+        lake = RunDirectory(str(tmp_path), "r")
+        plan = AttemptPlan(JobSpec.of(), "r", 1, lake, address, "m", DRIVER)
+        tasks = (Task("worker", 0), Task("worker", 1))
+        nodes.put(keys.driver("r"), DRIVER)
+        ended = queue.Queue()
+        serve = threading.Thread(target=lambda: ended.put(supervise(plan, tasks)), daemon=True)
+        serve.start()
+        return ended
+
+    def test_never_serves_and_ends_after_the_first_one(self, nodes, serve):
+        first = f"{keys.members('r', 1)}/worker-1"
+        nodes.put(first, {"host": "h"})
+        with pytest.raises(queue.Empty):
+            serve.get(timeout=0.1)
+        nodes.put(keys.stop("r", 1), True)
+        with pytest.raises(queue.Empty):
+            serve.get(timeout=0.1)
+        assert nodes.children(keys.members("r", 1)) == ["worker-1"]
+        nodes.remove(first)
+        assert serve.get(timeout=DEADLINE_SECS) == [("worker-1", "Spark began it twice")]
+
+    def test_ends_with_the_driver(self, nodes, serve):
+        nodes.put(keys.driver("r"), {**DRIVER, "pid": 8})
+        assert serve.get(timeout=DEADLINE_SECS)
 
 
 class TestFailure:

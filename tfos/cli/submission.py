@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfos.cli.parser import SPARK_OPTIONS, parser
+from tfos.driver import allocation
 from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
 from tfos.lake.storage import absolute
@@ -92,7 +93,9 @@ class Submission:
             SUBMISSION_CONF: secrets.token_hex(8),
         }
         self._master = given.master or conf.get("spark.master") or local_master(spec)
-        if self._master.startswith("yarn") and not given.num_executors:
+        self._conf |= (settings := allocation.settings(spec, self._master, conf))
+        is_dynamic = allocation.is_dynamic(self._master, {**conf, **settings})
+        if self._master.startswith("yarn") and not given.num_executors and not is_dynamic:
             # Spark's default is two executors, of one core each
             cores = int(given.executor_cores or conf.get("spark.executor.cores", 1))
             slots = max(1, cores // int(conf.get("spark.task.cpus", 1)))

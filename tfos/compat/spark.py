@@ -30,3 +30,30 @@ def _value(kind: Any, wanted: str, owner: Any) -> Any:
     field = next(f for f in kind.getDeclaredFields() if f.getType().getName() == wanted)
     field.setAccessible(True)
     return field.get(owner)
+
+
+def lost_task(context: Any, group: str) -> tuple[int, int, str] | None:
+    """Stage, index and reason of a task of this job group that failed; None where none has.
+
+    context: a SparkContext. Spark would begin it again elsewhere, and says nothing until the job
+    ends.
+    """
+    tracker = context.statusTracker()
+    for job in tracker.getJobIdsForGroup(group):
+        info = tracker.getJobInfo(job)
+        for stage in info.stageIds if info else ():
+            seen = tracker.getStageInfo(stage)
+            if seen is None or not seen.numFailedTasks:
+                continue
+            tasks = context._jsc.sc().statusStore().taskList(stage, seen.currentAttemptId, 1 << 20)
+            for task in map(tasks.apply, range(tasks.size())):
+                if task.status() == "FAILED":
+                    reason = task.errorMessage()
+                    return stage, task.index(), reason.get() if reason.isDefined() else ""
+    return None
+
+
+def knows_gpus(jvm: Any) -> bool:
+    """Whether Hadoop's configuration on this machine has GPUs among the resources of YARN."""
+    types = jvm.org.apache.hadoop.yarn.util.resource.ResourceUtils.getResourceTypes()
+    return bool(types.containsKey("yarn.io/gpu"))

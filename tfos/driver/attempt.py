@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tfos.driver import preflight
 from tfos.driver.detector import Detector
 from tfos.driver.display import Display
+from tfos.driver.executors import Executors
 from tfos.driver.jobs import SparkJobs
 from tfos.driver.watcher import AttemptWatcher
 from tfos.errors import LakeError, RegistryError, StartTimeout
@@ -67,6 +68,7 @@ class Attempt:
         display: Display,
         history: list[Incident],
         feeds: Feeding,
+        executors: Executors,
     ) -> None:
         self._spark = spark
         self._plan = plan
@@ -75,7 +77,7 @@ class Attempt:
         self._history = history
         self._feeds = feeds
         self._changed = threading.Event()
-        self._jobs = SparkJobs(spark, plan, self._changed.set)
+        self._jobs = SparkJobs(spark, executors, plan, self._changed.set)
         self._nodes = AttemptNodes()
         self._watcher = AttemptWatcher(
             registry,
@@ -229,7 +231,7 @@ class Attempt:
             self._fed = now
         elif now > self._looked + _SLOTS_EVERY_SECS:
             self._looked = now
-            if preflight.available_slots(self._spark) > len(self.lives):
+            if preflight.has_free_slot(self._spark, self._plan.spec):
                 self._fed = now
         return now > self._fed + self._plan.spec.start_timeout_secs
 
@@ -310,6 +312,7 @@ class Attempt:
     def _failures(self) -> list[Failure]:
         """What has failed and has not been dealt with."""
         self._look()
+        self._jobs.look()
         return self._detector.failures(
             self._nodes,
             dict(self._jobs.errors),

@@ -7,21 +7,11 @@ takes more than that.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-# measured, see docs/PROFILE.md: the fork server once an executor; for each task a Python worker of
-# Spark and the role's process, before any model
-_SERVER_MB, _TASK_MB = 240, 340
+from tfos.spec.sizes import SERVER_MB, TASK_MB, megabytes
+
 _LEAST_MB, _FACTOR = 384, 0.1
-_UNITS = {"": 1 / 2**20, "b": 1 / 2**20, "k": 1 / 1024, "m": 1.0, "g": 1024.0, "t": 2.0**20}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)b?", re.IGNORECASE)
-
-
-def megabytes(text: str, unit: str = "") -> float | None:
-    """A size as Spark writes it: "512m", "2g". unit: of a bare number. None for what is none."""
-    match = _SIZE.fullmatch(text.strip())
-    return None if match is None else float(match[1]) * _UNITS[(match[2] or unit).lower()]
 
 
 def what_is_too_small(conf: Mapping[str, str]) -> str | None:
@@ -37,7 +27,7 @@ def what_is_too_small(conf: Mapping[str, str]) -> str | None:
     # Spark counts what it gives to Python apart
     overhead += megabytes(conf.get("spark.executor.pyspark.memory", "0"), "m") or 0.0
     tasks = int(conf.get("spark.executor.cores", 1)) // int(conf.get("spark.task.cpus", 1))
-    needed = _SERVER_MB + _TASK_MB * max(1, tasks)
+    needed = SERVER_MB + TASK_MB * max(1, tasks)
     if overhead >= needed:
         return None
     source = "" if given is not None else ", which is Spark's default"

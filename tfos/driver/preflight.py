@@ -11,12 +11,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.texts import NO_MODULE
+from tfos.driver import allocation
 from tfos.driver.limits import read_limits, what_is_too_low
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.forking import CannotFork, ForkServer
-from tfos.runtime.roles import all_tasks
+from tfos.runtime.roles import all_tasks, role_jobs
 from tfos.runtime.scratch import use_container
 from tfos.spec.job import JobSpec
 
@@ -32,6 +33,18 @@ def available_slots(spark: SparkSession) -> int:
     scala_context: Any = spark.sparkContext._jsc.sc()  # type: ignore[union-attr]
     profile = scala_context.resourceProfileManager().defaultResourceProfile()
     return int(scala_context.maxNumConcurrentTasks(profile))
+
+
+def is_dynamic(spark: SparkSession) -> bool:
+    """Whether executors come when tasks wait for them: what there is now says nothing then."""
+    context = spark.sparkContext
+    return allocation.is_dynamic(context.master, dict(context.getConf().getAll()))
+
+
+def has_free_slot(spark: SparkSession, spec: JobSpec) -> bool:
+    """Whether there is a slot that no role takes, when all of them have theirs."""
+    taken = sum(len(job.tasks) for job in role_jobs(spec) if not job.size)
+    return available_slots(spark) > taken
 
 
 def may_overlap(spark: SparkSession, spec: JobSpec) -> bool:
@@ -50,7 +63,9 @@ def may_overlap(spark: SparkSession, spec: JobSpec) -> bool:
 
 
 def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str:
-    """How many slots were asked for, and how many there are, in a sentence."""
+    """What was asked for, and how much there is, in a sentence."""
+    if is_dynamic(spark):
+        return f"the run asks for executors for {allocation.describe(spec)}"
     tasks = all_tasks(spec)
     count = Counter(task.role for task in sorted(tasks))
     count["for making the feed"] = for_feed
@@ -61,20 +76,14 @@ def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str
     )
 
 
-def check_conf(conf: dict[str, str]) -> None:
-    """Raises PreflightError when barrier stages cannot run under this Spark conf."""
-    if conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true":
-        raise PreflightError(
-            "dynamic allocation is on, and Spark refuses barrier stages with it: pass --conf"
-            " spark.dynamicAllocation.enabled=false and --num-executors N"
-        )
-
-
 def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
     """Waits for enough slots, at most --start-timeout-secs where executors may still be coming.
 
-    for_feed: so many more than the roles have. Raises PreflightError when there are too few.
+    for_feed: so many more than the roles have. Raises PreflightError when there are too few. Under
+    dynamic allocation the roles themselves are waited for: see Attempt.
     """
+    if is_dynamic(spark):
+        return
     wanted = len(all_tasks(spec)) + for_feed
     master = spark.sparkContext.master
     fixed = master.startswith("local") and not master.startswith("local-cluster")
@@ -115,12 +124,15 @@ def check_executors(
     marker: str,
     server: ForkServer | None,
 ) -> None:
-    """Runs a small job on every slot: it must see the lake's marker, have our versions, and limits
-    that TensorFlow can start with. There it begins `server`, which imports beside what follows.
+    """Runs a small job on every slot there is: it must see the lake's marker, have our versions,
+    and limits that TensorFlow can start with. It begins `server`, which imports meanwhile.
 
     Raises PreflightError that names the host and what to change.
     """
-    slots = max(len(all_tasks(spec)), available_slots(spark))
+    unsized = sum(len(job.tasks) for job in role_jobs(spec) if not job.size)
+    slots = max(1, unsized, available_slots(spark))
+    if not unsized:  # no role will run there
+        server = None
     mine = _versions()
 
     def probe(_: Any) -> list[tuple[str, bool, dict[str, str], dict[str, int]]]:

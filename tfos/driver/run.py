@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.spark import end_with_this_attempt
-from tfos.driver import preflight
+from tfos.driver import allocation, preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
 from tfos.driver.claim import Claim, HasEnded, launched, run_id_of, submission
 from tfos.driver.containers import what_is_too_small
 from tfos.driver.display import Display
+from tfos.driver.executors import Executors
 from tfos.driver.feeds import Feeds
 from tfos.driver.session import open_session
 from tfos.driver.shipping import ship_modules, tell_of_missing
@@ -118,8 +119,10 @@ class _Run:
                 "warning: --spare has no effect any more: a process that dies is replaced by a fork"
             )
         conf = dict(spark.sparkContext.getConf().getAll())
-        preflight.check_conf(conf)
-        if spark.sparkContext.master.startswith(("yarn", "k8s")):
+        executors = Executors(spark, spec)
+        for line in executors.tell():
+            self._display.line(line)
+        if allocation.has_containers(spark.sparkContext.master):
             problem = what_is_too_small(conf)
             if problem:
                 self._display.line(f"warning: {problem}")
@@ -149,7 +152,7 @@ class _Run:
                 self._summary.manifests = feeds.manifests
                 try:
                     feeds.make(lambda: preflight.may_overlap(spark, spec))
-                    self._train(spark, lake, claim.me, address, registry, marker, feeds)
+                    self._train(spark, executors, lake, claim.me, address, registry, marker, feeds)
                     feeds.wait()
                 finally:
                     feeds.cancel()
@@ -158,6 +161,7 @@ class _Run:
     def _train(
         self,
         spark: SparkSession,
+        executors: Executors,
         lake: RunDirectory,
         me: Mapping[str, Any],
         address: RegistryAddress,
@@ -174,7 +178,9 @@ class _Run:
             )  # fmt: skip
             self._summary.attempts += 1
             self._display.tell("")
-            attempt = Attempt(spark, plan, registry, self._display, self._summary.history, feeds)
+            attempt = Attempt(
+                spark, plan, registry, self._display, self._summary.history, feeds, executors
+            )
             try:
                 ended = attempt.run()
             finally:

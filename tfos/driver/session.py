@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tfos.driver import allocation
 from tfos.runtime.roles import local_master
 from tfos.spec.job import JobSpec, job_spec
 
@@ -35,6 +36,9 @@ def open_session(
         if _is_default_master(conf):
             conf.setMaster(local_master(spec))
             conf.set("spark.ui.showConsoleProgress", "false")
+        settings = allocation.settings(spec, conf.get("spark.master", ""), dict(conf.getAll()))
+        for key, value in settings.items():
+            conf.set(key, value)
         conf.setIfMissing("spark.app.name", app_name)
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
     try:

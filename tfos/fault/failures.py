@@ -163,15 +163,23 @@ def may_be_consequence(failure: Failure) -> bool:
 
 def error_message(error: BaseException) -> str:
     """One line that says what happened: of a Spark exception, what the Python worker raised."""
-    lines = [line.strip(" \t:") for line in str(error).splitlines() if line.strip()]
+    text, name = str(error), type(error).__name__
+    is_sparks = name == "Py4JJavaError" or any(map(RAISED_IN_PYTHON.match, _lines(text)))
+    return said_by(text) if is_sparks else f"{name}: {said_by(text)}"
+
+
+def said_by(text: str) -> str:
+    """The telling line of what Spark says of a failure, or of its exception's text."""
+    lines = _lines(text)
     raised = [line for line in lines if RAISED_IN_PYTHON.match(line)]
     telling = [line for line in lines if not line.startswith(EMPTY_WORDS)]
     said = (raised[-1:] or telling[:1] or [""])[0]
-    lost = None if raised else EXECUTOR_LOST.search(str(error))
-    if lost:
-        said = f"an executor was lost: {lost[1].strip()} ({said})"
-    name = type(error).__name__
-    return said if raised or name == "Py4JJavaError" else f"{name}: {said}"
+    lost = None if raised else EXECUTOR_LOST.search(text)
+    return f"an executor was lost: {lost[1].strip()} ({said})" if lost else said
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip(" \t:") for line in text.splitlines() if line.strip()]
 
 
 def describe(failure: Failure, traceback_lines: int = 20) -> str:

@@ -6,15 +6,29 @@ from collections.abc import Mapping
 
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import CHIEF, EVALUATOR, RoleJob, Task
+from tfos.spec.sizes import Size
 
 
 def role_jobs(spec: JobSpec) -> tuple[RoleJob, ...]:
-    """The barrier jobs of a run, in the order in which they are submitted."""
+    """The Spark jobs of a run, in the order in which they are submitted, each of one size."""
     evaluator = (Task(EVALUATOR, 0),) if spec.evaluator else ()
-    return tuple(
+    jobs = (
         RoleJob(job.name, job.tasks + evaluator) if Task(CHIEF, 0) in job.tasks else job
         for job in spec.topology.jobs()
     )
+    return tuple(part for job in jobs for part in _by_size(spec, job))
+
+
+def _by_size(spec: JobSpec, job: RoleJob) -> list[RoleJob]:
+    """The job, or where its tasks are to have executors of different sizes a job for each size."""
+    groups: dict[Size, list[Task]] = {}
+    for task in job.tasks:
+        groups.setdefault(spec.size_of(task.role), []).append(task)
+    names = {size: "-".join(dict.fromkeys(t.role for t in group)) for size, group in groups.items()}
+    return [
+        RoleJob(job.name if len(groups) == 1 else names[size], tuple(tasks), size)
+        for size, tasks in groups.items()
+    ]
 
 
 def all_tasks(spec: JobSpec) -> tuple[Task, ...]:

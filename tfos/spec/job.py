@@ -18,6 +18,8 @@ from typing import Any
 
 from tfos.errors import UsageError
 from tfos.spec.options import CONF_PREFIX, conf_key, converted, option, spellings
+from tfos.spec.roles import EVALUATOR
+from tfos.spec.sizes import Size, cores_of, gpus_of, memory_of, size_among
 from tfos.spec.topology import Topology, find, strategies
 
 PARAM_PREFIX = CONF_PREFIX + "param."
@@ -42,6 +44,9 @@ class JobSpec:
     evaluator: bool = option(
         False, "evaluate each new checkpoint in a role of its own, while the training goes on"
     )
+    evaluator_memory: str = memory_of(EVALUATOR)
+    evaluator_cores: int = cores_of(EVALUATOR)
+    evaluator_gpus: int = gpus_of(EVALUATOR)
     zookeeper: str = option(
         "", "ensemble as host:port,host:port/chroot; without it the driver starts a server", "HOSTS"
     )
@@ -103,6 +108,8 @@ class JobSpec:
             raise UsageError(
                 f"{spellings('evaluator')}: --strategy {self.strategy} has none; leave it out"
             )
+        for role in {task.role for job in self.topology.jobs() for task in job.tasks} | {EVALUATOR}:
+            self.size_of(role)
         for name in ("checkpoint_secs", "start_timeout_secs"):
             if not getattr(self, name) > 0:
                 raise UsageError(
@@ -123,6 +130,10 @@ class JobSpec:
     @property
     def strategy(self) -> str:
         return self.topology.name
+
+    def size_of(self, role: str) -> Size:
+        """What the executor of each task of `role` has."""
+        return size_among(self, role) if role == EVALUATOR else self.topology.size_of(role)
 
     def as_json(self) -> dict[str, Any]:
         """Flat: the strategy's name and options beside the others."""

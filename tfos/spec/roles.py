@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfos.spec.sizes import AS_OTHERS, Size
+
 CHIEF = "chief"
 EVALUATOR = "evaluator"
 
@@ -26,7 +28,11 @@ class Task:
 
 @dataclass(frozen=True)
 class RoleJob:
-    """One barrier job; partition i of it supervises tasks[i]."""
+    """One Spark job; partition i of it supervises tasks[i].
+
+    size: of the executors that it asks for, one each task; see Topology.size_of().
+    """
 
     name: str
     tasks: tuple[Task, ...]
+    size: Size = AS_OTHERS

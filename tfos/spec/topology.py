@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from tfos.errors import UsageError
 from tfos.spec.options import spellings
 from tfos.spec.roles import CHIEF, EVALUATOR, RoleJob, Task
+from tfos.spec.sizes import Size, size_among
 
 _GROUP = "tfos.strategies"
 
@@ -80,6 +81,13 @@ class Topology(abc.ABC):
     def computes(self, role: str) -> bool:
         """Whether `role` makes steps, or evaluates, and is given the GPUs of its task."""
         return True
+
+    def size_of(self, role: str) -> Size:
+        """The executor of each task of `role`: what the options of that name say, worker_memory.
+
+        Tasks of one job whose sizes differ are launched as jobs of their own. Raises UsageError.
+        """
+        return size_among(self, role)
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         """Environment variables of a task's process, besides those that it inherits."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tfos.spec.roles import CHIEF, RoleJob, Task
+from tfos.spec.sizes import Size, cores_of, gpus_of, memory_of, size_among
 from tfos.spec.topology import Topology
 from tfos.strategies.environment import PRELOAD, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
@@ -26,6 +27,9 @@ class MultiWorker(Topology):
     waits_for_rows: ClassVar[str] = "workers in step cannot begin before all rows are there"
 
     num_workers: int = num_workers()
+    worker_memory: str = memory_of("worker")
+    worker_cores: int = cores_of("worker")
+    worker_gpus: int = gpus_of("worker")
 
     def __post_init__(self) -> None:
         self.check_counts("num_workers")
@@ -47,6 +51,9 @@ class MultiWorker(Topology):
 
     def trains(self, role: str) -> bool:
         return role in _ALL
+
+    def size_of(self, role: str) -> Size:
+        return size_among(self, "worker" if role == CHIEF else role)
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)

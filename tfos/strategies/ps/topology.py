@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from tfos.spec.options import option
 from tfos.spec.roles import CHIEF, RoleJob, Task
+from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
 from tfos.strategies.environment import PRELOAD, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
@@ -32,12 +33,18 @@ class ParameterServers(Topology):
 
     num_ps: int = option(1, "parameter servers, with --strategy ps", "N")
     num_workers: int = num_workers()
+    ps_memory: str = memory_of("ps")
+    ps_cores: int = cores_of("ps")
+    worker_memory: str = memory_of("worker")
+    worker_cores: int = cores_of("worker")
+    worker_gpus: int = gpus_of("worker")
+    chief_memory: str = memory_of(CHIEF)
+    chief_cores: int = cores_of(CHIEF)
 
     def __post_init__(self) -> None:
         self.check_counts("num_ps", "num_workers")
 
     def jobs(self) -> tuple[RoleJob, ...]:
-        # apart, as later they may need executors of different sizes
         workers = (Task("worker", i) for i in range(self.num_workers))
         return (
             RoleJob("ps", tuple(Task("ps", i) for i in range(self.num_ps))),

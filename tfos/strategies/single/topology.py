@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tfos.spec.roles import CHIEF, RoleJob, Task
+from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
 from tfos.strategies.environment import PRELOAD, tensorflow_environment
 
@@ -21,6 +22,10 @@ class Single(Topology):
     backend: ClassVar[str] = BACKEND
     evaluator: ClassVar[str] = BACKEND
     preload: ClassVar[tuple[str, ...]] = PRELOAD
+
+    chief_memory: str = memory_of(CHIEF)
+    chief_cores: int = cores_of(CHIEF)
+    chief_gpus: int = gpus_of(CHIEF)
 
     def jobs(self) -> tuple[RoleJob, ...]:
         return (RoleJob("train", (Task(CHIEF, 0),)),)

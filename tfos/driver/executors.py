@@ -1,0 +1,78 @@
+"""The executors that role jobs run on, as Spark is asked for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tfos.compat.spark import knows_gpus
+from tfos.driver import allocation
+from tfos.driver.allocation import request_of
+from tfos.runtime.devices import GPU
+from tfos.spec.job import JobSpec
+from tfos.spec.roles import RoleJob
+from tfos.spec.sizes import Size
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class Executors:
+    """Of one run: a new attempt asks for the same ones, so that those that are left are taken.
+
+    is_dynamic: whether Spark starts them when tasks wait. Raises PreflightError where it cannot.
+    """
+
+    def __init__(self, spark: SparkSession, spec: JobSpec) -> None:
+        self._context = spark.sparkContext
+        self._master = self._context.master
+        self._conf = dict(self._context.getConf().getAll())
+        allocation.check(spec, self._master, self._conf)
+        self.is_dynamic = allocation.is_dynamic(self._master, self._conf)
+        self._spec = spec
+        self._profiles: dict[Size, Any] = {}
+
+    def stage(self, job: RoleJob) -> Any:
+        """What has mapPartitions(), with a partition for each task of the job."""
+        rdd = self._context.parallelize(range(len(job.tasks)), len(job.tasks))
+        if not self.is_dynamic:
+            return rdd.barrier()
+        return rdd.withResources(self._profile(job.size)) if job.size else rdd
+
+    def _profile(self, size: Size) -> Any:
+        from pyspark.resource import (
+            ExecutorResourceRequests,
+            ResourceProfileBuilder,
+            TaskResourceRequests,
+        )
+
+        if size not in self._profiles:
+            request = request_of(size, self._master, self._conf)
+            executor = ExecutorResourceRequests().cores(request.cores)
+            # all of its cores: one task on each executor
+            task = TaskResourceRequests().cpus(request.cores)
+            if request.memory_mb is not None:
+                executor.memory(f"{request.memory_mb}m")
+            if request.overhead_mb is not None:
+                executor.memoryOverhead(f"{request.overhead_mb}m")
+            if request.gpus:
+                found_by = self._conf.get("spark.executor.resource.gpu.discoveryScript", "")
+                vendor = self._conf.get("spark.executor.resource.gpu.vendor", "")
+                executor.resource(GPU, request.gpus, found_by, vendor)
+                task.resource(GPU, request.gpus)
+            self._profiles[size] = ResourceProfileBuilder().require(executor).require(task).build
+        return self._profiles[size]
+
+    def tell(self) -> list[str]:
+        """What the user is to know before they are asked for."""
+        jobs = allocation.sized_jobs(self._spec)
+        lines = [f"executors, under dynamic allocation: {allocation.describe(self._spec)}"]
+        if (
+            any(job.size.gpus for job in jobs)
+            and self._master.startswith("yarn")
+            and not knows_gpus(self._context._jvm)
+        ):
+            lines.append(
+                "warning: YARN has no resource yarn.io/gpu in the configuration that is here: then"
+                " it does not count GPUs, and executors of one machine may be given the same one"
+            )
+        return lines if jobs else []
