@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tfos.driver import limits, preflight
+from tfos.driver import preflight
 from tfos.driver.containers import what_is_too_small
 from tfos.errors import PreflightError
+from tfos.runtime import limits, probe
 from tfos.spec.job import JobSpec
 
 
@@ -121,7 +122,11 @@ def test_slots_that_never_come_are_given_up_at_the_timeout():
 
 @pytest.fixture
 def versions() -> dict[str, str]:
-    return preflight._versions()
+    return probe.versions()
+
+
+def seen(*values: Any) -> probe.Seen:
+    return probe.Seen("host-a", *values)
 
 
 def check(reply: Any) -> None:
@@ -130,19 +135,19 @@ def check(reply: Any) -> None:
 
 
 def test_equal_executors_pass(versions):
-    check(("host-a", True, versions, {}))
+    check(seen(True, versions, {}))
 
 
 @pytest.mark.parametrize("package", ["Python", "tensorflow", "tfos"])
 def test_other_version_names_host_and_both_versions(versions, package):
     with pytest.raises(PreflightError) as caught:
-        check(("host-a", True, {**versions, package: "0.0.1"}, {}))
+        check(seen(True, {**versions, package: "0.0.1"}, {}))
     assert all(w in str(caught.value) for w in ("host-a", package, "0.0.1", versions[package]))
 
 
 def test_executor_that_does_not_see_the_lake(versions):
     with pytest.raises(PreflightError, match=r"host-a does not see /lake/run/\.marker.*--lake"):
-        check(("host-a", False, versions, {}))
+        check(seen(False, versions, {}))
 
 
 def test_executor_without_tfos():
@@ -167,19 +172,19 @@ GIB = 1 << 30
 )
 def test_limit_under_which_no_role_starts(versions, found, words):
     with pytest.raises(PreflightError, match=rf"executor host host-a .*{words}"):
-        check(("host-a", True, versions, found))
+        check(seen(True, versions, found))
 
 
 def test_limits_that_are_common_are_no_obstacle(versions):
     common = {"RLIMIT_AS": 3 * GIB, "RLIMIT_NOFILE": 256, "RLIMIT_NPROC": 1024}
-    check(("host-a", True, versions, common))
-    check(("host-a", True, versions, limits.read_limits()))
+    check(seen(True, versions, common))
+    check(seen(True, versions, limits.read_limits()))
 
 
 def test_limits_are_those_of_the_process_that_asks():
     """In a process of its own: an address space cannot be made larger again."""
     code = (
-        "import resource; from tfos.driver.limits import read_limits;"
+        "import resource; from tfos.runtime.limits import read_limits;"
         f"resource.setrlimit(resource.RLIMIT_AS, ({GIB}, {GIB})); print(read_limits())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

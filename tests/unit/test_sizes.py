@@ -72,6 +72,13 @@ class TestSettings:
         conf = {"spark.shuffle.service.enabled": "true"}
         assert not any("shuffleTracking" in key for key in allocation.settings(SIZED, "yarn", conf))
 
+    def test_keep_the_etl_without_gpus(self):
+        script = {"spark.executor.resource.gpu.discoveryScript": "/x"}
+        amount = {"spark.executor.resource.gpu.amount": "0"}
+        assert allocation.settings(SIZED, "yarn", {**ON, **script}) == amount
+        asked = {"spark.executor.resource.gpu.amount": "2"}
+        assert allocation.settings(SIZED, "yarn", {**ON, **script, **asked}) == {}
+
     @pytest.mark.parametrize(
         ("spec", "master", "conf"),
         [

@@ -26,6 +26,7 @@ _MOST = f"{_DYNAMIC}maxExecutors"
 _CORES = "spark.executor.cores"
 _DISCOVERY = "spark.executor.resource.gpu.discoveryScript"
 _PYSPARK, _OFF_HEAP = "spark.executor.pyspark.memory", "spark.memory.offHeap."
+_AMOUNT = "spark.executor.resource.gpu.amount"
 _VENDOR = "spark.executor.resource.gpu.vendor"
 
 
@@ -66,12 +67,17 @@ def settings(spec: JobSpec, master: str, conf: Mapping[str, str]) -> dict[str, s
 
     To be set before the session begins.
     """
-    if not sized_jobs(spec) or is_local(master) or ENABLED in conf:
+    jobs = sized_jobs(spec)
+    if not jobs or is_local(master):
         return {}
-    # what the ETL leaves behind is in the lake: its executors make room for those of the roles
-    wanted = {ENABLED: "true", f"{_DYNAMIC}executorIdleTimeout": "30s"}
-    if not _is_true(conf, "spark.shuffle.service.enabled"):
-        wanted |= {f"{_TRACKING}enabled": "true", f"{_TRACKING}timeout": "300s"}
+    wanted: dict[str, str] = {}
+    if ENABLED not in conf:
+        # what the ETL leaves behind is in the lake: its executors make room for those of the roles
+        wanted |= {ENABLED: "true", f"{_DYNAMIC}executorIdleTimeout": "30s"}
+        if not _is_true(conf, "spark.shuffle.service.enabled"):
+            wanted |= {f"{_TRACKING}enabled": "true", f"{_TRACKING}timeout": "300s"}
+    if any(job.size.gpus for job in jobs) and _DISCOVERY in conf:
+        wanted[_AMOUNT] = "0"  # Spark refuses a script without it; the ETL needs none
     return {key: value for key, value in wanted.items() if key not in conf}
 
 
@@ -95,8 +101,7 @@ def check(spec: JobSpec, master: str, conf: Mapping[str, str]) -> None:
         if missing:
             raise PreflightError(
                 f"{_options(spec, 'gpus')} asks for GPUs, and Spark does not know how an executor"
-                f" finds them: set {' and '.join(missing)}, and spark.executor.resource.gpu.amount"
-                " to what the other executors are to have, 0 for none"
+                f" finds them: set {' and '.join(missing)}, see Spark's documentation"
             )
     if is_dynamic(master, conf) and _MOST in conf:
         for job in role_jobs(spec):

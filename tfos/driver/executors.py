@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from tfos.compat.spark import knows_gpus
 from tfos.driver import allocation
 from tfos.driver.allocation import request_of
+from tfos.driver.containers import what_is_too_small
 from tfos.runtime.devices import GPU
+from tfos.runtime.roles import role_jobs
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import RoleJob
 from tfos.spec.sizes import Size
@@ -64,15 +66,18 @@ class Executors:
 
     def tell(self) -> list[str]:
         """What the user is to know before they are asked for."""
-        jobs = allocation.sized_jobs(self._spec)
-        lines = [f"executors, under dynamic allocation: {allocation.describe(self._spec)}"]
-        if (
-            any(job.size.gpus for job in jobs)
-            and self._master.startswith("yarn")
-            and not knows_gpus(self._context._jvm)
-        ):
+        jobs = role_jobs(self._spec)
+        lines = []
+        if any(job.size for job in jobs):
+            lines.append(f"executors, by dynamic allocation: {allocation.describe(self._spec)}")
+        is_yarn = self._master.startswith("yarn")
+        if is_yarn and any(job.size.gpus for job in jobs) and not knows_gpus(self._context._jvm):
             lines.append(
                 "warning: YARN has no resource yarn.io/gpu in the configuration that is here: then"
                 " it does not count GPUs, and executors of one machine may be given the same one"
             )
-        return lines if jobs else []
+        takes_others = any(not job.size.memory_mb for job in jobs)
+        if takes_others and allocation.has_containers(self._master):
+            problem = what_is_too_small(self._conf)
+            lines += [f"warning: {problem}"] if problem else []
+        return lines

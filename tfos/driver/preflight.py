@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import socket
 import time
 from collections import Counter
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.texts import NO_MODULE
 from tfos.driver import allocation
-from tfos.driver.limits import read_limits, what_is_too_low
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
+from tfos.runtime import probe
 from tfos.runtime.forking import CannotFork, ForkServer
 from tfos.runtime.roles import all_tasks, role_jobs
 from tfos.runtime.scratch import use_container
@@ -107,16 +104,6 @@ def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
         time.sleep(0.1)
 
 
-def _versions() -> dict[str, str]:
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for package in ("tensorflow", "tfos"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def check_executors(
     spark: SparkSession,
     spec: JobSpec,
@@ -133,17 +120,17 @@ def check_executors(
     slots = max(1, unsized, available_slots(spark))
     if not unsized:  # no role will run there
         server = None
-    mine = _versions()
+    mine = probe.versions()
 
-    def probe(_: Any) -> list[tuple[str, bool, dict[str, str], dict[str, int]]]:
+    def look(_: Any) -> list[probe.Seen]:
         use_container()
         if server is not None:
             with contextlib.suppress(CannotFork):  # the processes' logs will say it
                 server.start()
-        return [(socket.gethostname(), lake.exists(marker), _versions(), read_limits())]
+        return [probe.look(lake, marker)]
 
     try:
-        found = spark.sparkContext.parallelize(range(slots), slots).mapPartitions(probe).collect()
+        found = spark.sparkContext.parallelize(range(slots), slots).mapPartitions(look).collect()
     except Exception as error:
         if NO_MODULE in str(error):
             missing = str(error).partition(NO_MODULE)[2].splitlines()[0]
@@ -157,19 +144,7 @@ def check_executors(
             f" be the driver's, {mine['Python']}: set it with --conf spark.pyspark.python=PATH or"
             " ship it with --archives"
         ) from error
-    for host, sees_marker, versions, limits in found:
-        if not sees_marker:
-            raise PreflightError(
-                f"executor host {host} does not see {lake.uri(marker)}, which the driver wrote:"
-                " name a lake that all machines share with --lake"
-            )
-        for package, version in versions.items():
-            if version != mine[package]:
-                raise PreflightError(
-                    f"executor host {host} has {package} {version}, the driver has"
-                    f" {mine[package]}: make them equal, e.g. with --conf spark.pyspark.python=PATH"
-                    " or --archives"
-                )
-        problem = what_is_too_low(limits)
+    for seen in found:
+        problem = probe.problem(seen, lake, marker, mine)
         if problem is not None:
-            raise PreflightError(f"executor host {host} {problem}")
+            raise PreflightError(problem)

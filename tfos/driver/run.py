@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.spark import end_with_this_attempt
-from tfos.driver import allocation, preflight
+from tfos.driver import preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
 from tfos.driver.claim import Claim, HasEnded, launched, run_id_of, submission
-from tfos.driver.containers import what_is_too_small
 from tfos.driver.display import Display
 from tfos.driver.executors import Executors
 from tfos.driver.feeds import Feeds
@@ -29,6 +28,7 @@ from tfos.runtime import keys
 from tfos.runtime.forking import ForkServer
 from tfos.runtime.java import find_java
 from tfos.runtime.plan import AttemptPlan
+from tfos.runtime.probe import versions
 from tfos.runtime.registry import (
     Registry,
     RegistryAddress,
@@ -118,14 +118,9 @@ class _Run:
             self._display.line(
                 "warning: --spare has no effect any more: a process that dies is replaced by a fork"
             )
-        conf = dict(spark.sparkContext.getConf().getAll())
         executors = Executors(spark, spec)
         for line in executors.tell():
             self._display.line(line)
-        if allocation.has_containers(spark.sparkContext.master):
-            problem = what_is_too_small(conf)
-            if problem:
-                self._display.line(f"warning: {problem}")
         with contextlib.ExitStack() as stack:
             server = self._begin_zookeeper(stack, spark)
             marker = lake.check_writable()
@@ -174,7 +169,7 @@ class _Run:
             self._number = attempt_number(lake, self._number)
             plan = AttemptPlan(
                 self._spec, self.run_id, self._number, lake, address, marker, me,
-                tuple(self._app.preload), self._server,
+                tuple(self._app.preload), self._server, versions(),
             )  # fmt: skip
             self._summary.attempts += 1
             self._display.tell("")

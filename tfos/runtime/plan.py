@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfos.lake.run_directory import RunDirectory
@@ -20,6 +20,7 @@ class AttemptPlan:
     driver: what the node of the driver holds that began the attempt.
     preload: modules that the processes which train import before they have anything to do.
     server: what they are forked from; None where they are to be started.
+    versions: of the driver, see tfos.runtime.probe.
     """
 
     spec: JobSpec
@@ -31,3 +32,4 @@ class AttemptPlan:
     driver: Mapping[str, Any]
     preload: tuple[str, ...] = ()
     server: ForkServer | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)

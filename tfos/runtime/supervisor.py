@@ -18,12 +18,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfos.errors import LakeError, RegistryError
+from tfos.errors import PreflightError, RegistryError
 from tfos.fault.failures import Failure, FailureKind, kind_of_exit
 from tfos.fault.hang import HangWatch
 from tfos.lake.run_directory import log_path
 from tfos.lake.storage import remove_local
-from tfos.runtime import keys
+from tfos.runtime import keys, probe
 from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
 from tfos.runtime.devices import GPU, visible
@@ -99,14 +99,14 @@ class Supervisor:
     def run(self) -> str:
         """Blocks until the role is over; returns why it ended.
 
-        Raises RegistryError or LakeError when this executor cannot take part.
+        Raises RegistryError, LakeError or PreflightError when this executor cannot take part.
         """
         plan = self._plan
-        if not plan.lake.exists(plan.marker):
-            raise LakeError(
-                f"executor host {self._host} does not see {plan.lake.uri(plan.marker)}, which the"
-                " driver wrote: name a lake that all machines share with --lake"
-            )
+        problem = probe.problem(
+            probe.look(plan.lake, plan.marker), plan.lake, plan.marker, plan.versions
+        )
+        if problem is not None:
+            raise PreflightError(problem)
         address = local_address(plan.registry.first_server())
         self._scratch = tempfile.mkdtemp(prefix=f"tfos-{self._task}-")
         self._log = LogFile(plan.lake, log_path(plan.attempt, self._task), self._scratch)
