@@ -89,6 +89,19 @@ class TestDryRun:
         monkeypatch.setenv("SPARK_HOME", str(tmp_path / "spark"))
         assert dry_run(app).program == str(tmp_path / "spark" / "bin" / "spark-submit")
 
+    def test_executors_of_several_sizes_need_dynamic_allocation(self, dry_run, app, capsys):
+        sized = ("--ps-memory", "32g", "--ps-cores", 4)
+        conf = dry_run("--master", "yarn", *sized, app).conf
+        assert conf["spark.dynamicAllocation.enabled"] == "true"
+        assert (conf["spark.tfos.psMemory"], conf["spark.tfos.psCores"]) == ("32g", "4")
+        assert not any("dynamicAllocation" in key for key in dry_run("--master", "yarn", app).conf)
+        for options in (
+            (),
+            ("--master", "yarn", "--conf", "spark.dynamicAllocation.enabled=false"),
+        ):
+            assert cli.main([*map(str, [*options, *sized]), str(app)]) == 1
+            assert "--ps-memory" in capsys.readouterr().err.splitlines()[0]
+
     def test_default_conf(self, dry_run, app, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         conf = dry_run(app).conf
@@ -247,6 +260,9 @@ class TestClusterMode:
         assert instances("--num-workers", 2, "--executor-cores", 2) == "3"
         assert instances("--num-workers", 2, "--num-executors", 9) is None
         assert instances("--num-workers", 2, "--conf", "spark.executor.instances=8") == "8"
+        # it would be so many of each size
+        assert instances("--num-workers", 2, "--ps-cores", 4) is None
+        assert instances("--conf", "spark.dynamicAllocation.enabled=true") is None
 
     def test_not_in_client_mode(self, dry_run, app):
         assert "--py-files" not in dry_run("--master", "yarn", app).options

@@ -52,7 +52,7 @@ def _defaults() -> dict[str, str]:
 
 
 class Submission:
-    """One command line of pl_submit, validated. Raises UsageError."""
+    """One command line of pl_submit, validated. Raises UsageError or PreflightError."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.options = given = parser().parse_args(argv)
@@ -93,11 +93,16 @@ class Submission:
             SUBMISSION_CONF: secrets.token_hex(8),
         }
         self._master = given.master or conf.get("spark.master") or local_master(spec)
-        self._conf |= (settings := allocation.settings(spec, self._master, conf))
-        is_dynamic = allocation.is_dynamic(self._master, {**conf, **settings})
+        if given.executor_cores:
+            conf["spark.executor.cores"] = given.executor_cores
+        settings = allocation.settings(spec, self._master, conf)
+        self._conf.update(settings)
+        conf.update(settings)
+        allocation.check(spec, self._master, conf)
+        is_dynamic = allocation.is_dynamic(self._master, conf)
         if self._master.startswith("yarn") and not given.num_executors and not is_dynamic:
             # Spark's default is two executors, of one core each
-            cores = int(given.executor_cores or conf.get("spark.executor.cores", 1))
+            cores = int(conf.get("spark.executor.cores", 1))
             slots = max(1, cores // int(conf.get("spark.task.cpus", 1)))
             if "spark.executor.instances" not in conf:
                 count = -(-len(all_tasks(spec)) // slots)
