@@ -8,10 +8,33 @@ import pytest
 from conftest import APPS, poll, role_pids, start_submit, supervisor_of
 from test_recovery import check_counts
 
+from tfos.compat.spark import lost_task
+from tfos.fault.failures import said_by
 from tfos.lake.run_directory import RunDirectory
 
+pytest_plugins = ["sessions"]
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 COUNTING = APPS / "counting.py"
+
+
+def test_spark_is_asked_which_task_has_failed(spark):
+    """Where Spark does not say it, a task that is lost is noticed by its silence alone."""
+
+    def body(index, _):
+        if index == 1:
+            raise ValueError("no")
+        return [index]
+
+    context = spark.sparkContext
+    context.setJobGroup("lost", "", True)
+    rdd = context.parallelize(range(2), 2)
+    rdd.mapPartitionsWithIndex(lambda index, _: [index]).collect()
+    assert lost_task(context, "lost") is None
+    with pytest.raises(Exception, match="ValueError: no"):
+        rdd.mapPartitionsWithIndex(body).collect()
+    _, index, reason = poll(lambda: lost_task(context, "lost"), 10, "it is told of")
+    assert index == 1
+    assert said_by(reason) == "ValueError: no"
 
 
 def executor_of(pid):

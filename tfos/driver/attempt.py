@@ -324,11 +324,15 @@ class Attempt:
     def _raise_what_is_missing(self) -> None:
         self._watcher.refresh()
         self._look()
+        before = ""
+        if self._history:  # alone it would not say what became of the executors
+            cause = self._history[-1].cause
+            before = f"; this is after {cause.task} on {cause.host} failed: {cause.headline}"
         raise StartTimeout(
             f"not all roles came up within {self._plan.spec.start_timeout_secs:g} s:"
             f" {self._detector.not_up(self._nodes)};"
             f" {preflight.describe_slots(self._spark, self._plan.spec)}; raise"
-            " --start-timeout-secs, or free slots on the cluster"
+            f" --start-timeout-secs, or free slots on the cluster{before}"
         )
 
     def _end(self, hung: bool) -> None:

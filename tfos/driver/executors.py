@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.spark import knows_gpus
@@ -32,13 +33,15 @@ class Executors:
         self.is_dynamic = allocation.is_dynamic(self._master, self._conf)
         self._spec = spec
         self._profiles: dict[Size, Any] = {}
+        self._lock = threading.Lock()
 
     def stage(self, job: RoleJob) -> Any:
-        """What has mapPartitions(), with a partition for each task of the job."""
+        """What has mapPartitions(), with a partition for each task of the job. Thread-safe."""
         rdd = self._context.parallelize(range(len(job.tasks)), len(job.tasks))
         if not self.is_dynamic:
             return rdd.barrier()
-        return rdd.withResources(self._profile(job.size)) if job.size else rdd
+        with self._lock:  # jobs are submitted by threads of their own
+            return rdd.withResources(self._profile(job.size)) if job.size else rdd
 
     def _profile(self, size: Size) -> Any:
         from pyspark.resource import (

@@ -56,11 +56,11 @@ class SparkJobs:
 
         context = self._spark.sparkContext
         plan, tasks = self._plan, job.tasks
-        stage = self._executors.stage(job)
 
         def submit() -> None:
             context.setJobGroup(self._group(job), f"tfos {plan.run_id} {job.name}", True)
             try:
+                stage = self._executors.stage(job)
                 ended = stage.mapPartitions(lambda _: supervise(plan, tasks)).collect()
                 message = "; ".join(f"{task}: {why}" for task, why in ended)
             except Exception as error:
@@ -79,9 +79,12 @@ class SparkJobs:
             return
         self._looked = now
         for job, thread in self._begun:
-            lost = thread.is_alive() and job.name not in self.errors
-            lost = lost and lost_task(self._spark.sparkContext, self._group(job))
-            if lost:
+            if not thread.is_alive() or job.name in self.errors:
+                continue
+            lost = None
+            with contextlib.suppress(Exception):  # of a context that is gone the job itself tells
+                lost = lost_task(self._spark.sparkContext, self._group(job))
+            if lost is not None:
                 stage, index, reason = lost
                 self.errors[job.name] = f"ResultTask({stage}, {index}) failed: {said_by(reason)}"
                 self._cancel(job)
