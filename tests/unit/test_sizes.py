@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tfos.driver import allocation
@@ -10,7 +12,8 @@ from tfos.errors import PreflightError, UsageError
 from tfos.runtime.roles import role_jobs
 from tfos.spec.job import JobSpec, job_spec
 from tfos.spec.roles import RoleJob, Task
-from tfos.spec.sizes import Size
+from tfos.spec.sizes import Size, cores_of
+from tfos.strategies.single.topology import Single
 
 ON = {"spark.dynamicAllocation.enabled": "true"}
 SIZED = JobSpec.of(num_ps=2, num_workers=2, ps_memory="32g", worker_memory="8g", worker_gpus=1)
@@ -28,6 +31,13 @@ class TestOptions:
         spec = JobSpec.of(strategy="multi-worker", worker_gpus=2, evaluator=True, evaluator_cores=3)
         assert spec.size_of("chief") == spec.size_of("worker") == Size(gpus=2)
         assert spec.size_of("evaluator") == Size(cores=3)
+
+    def test_of_another_strategy_are_fields_named_after_its_roles(self):
+        @dataclasses.dataclass(frozen=True)
+        class Peers(Single):
+            peer_cores: int = cores_of("peer")
+
+        assert Peers(peer_cores=3).size_of("peer") == Size(cores=3)
 
     def test_come_back_from_json(self):
         assert JobSpec.from_json(SIZED.as_json()) == SIZED

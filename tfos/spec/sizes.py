@@ -58,17 +58,17 @@ def megabytes(text: str, unit: str = "") -> float | None:
 def memory_of(role: str) -> Any:
     return option(
         "",
-        f"memory of the executor of each {role} task, all in all: 8g; default: as others",
+        f"memory of the executor of each {role}, in all, such as 8g; default: as others",
         "SIZE",
     )
 
 
 def cores_of(role: str) -> Any:
-    return option(0, f"cores of the executor of each {role} task; 0: as others", "N")
+    return option(0, f"cores of the executor of each {role}; 0: as others", "N")
 
 
 def gpus_of(role: str) -> Any:
-    return option(0, f"GPUs of the executor of each {role} task; 0: as others", "N")
+    return option(0, f"GPUs of the executor of each {role}; 0: as others", "N")
 
 
 def size_among(options: object, role: str) -> Size:
