@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -183,6 +184,21 @@ class TestRequest:
     def test_without_memory_leaves_it_and_takes_all_cores_of_an_executor(self):
         request = request_of(Size(gpus=1), "yarn", {"spark.executor.cores": "4"})
         assert request == Request(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({}, None),
+        ({"spark.executor.instances": "2"}, None),
+        ({"spark.executor.instances": "3"}, "is 3, .* each size: leave it out .--num-executors"),
+        ({"spark.dynamicAllocation.minExecutors": "5"}, "minExecutors is 5"),
+    ],
+)
+def test_executors_that_no_role_asks_for(conf, words):
+    problem = allocation.what_is_too_many(SIZED, conf)
+    assert problem is None if words is None else re.search(words, problem)
+    assert allocation.what_is_too_many(JobSpec.of(), conf) is None
 
 
 def test_what_is_asked_for_in_words():

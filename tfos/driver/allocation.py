@@ -23,6 +23,7 @@ _DYNAMIC = "spark.dynamicAllocation."
 ENABLED = f"{_DYNAMIC}enabled"
 _TRACKING = f"{_DYNAMIC}shuffleTracking."
 _MOST = f"{_DYNAMIC}maxExecutors"
+_INSTANCES = "spark.executor.instances"
 _CORES = "spark.executor.cores"
 _DISCOVERY = "spark.executor.resource.gpu.discoveryScript"
 _PYSPARK, _OFF_HEAP = "spark.executor.pyspark.memory", "spark.memory.offHeap."
@@ -136,6 +137,18 @@ def request_of(size: Size, master: str, conf: Mapping[str, str]) -> Request:
             f" and {named}; ask for more, or leave that out"
         )
     return Request(cores, size.gpus, JVM_MB, rest)
+
+
+def what_is_too_many(spec: JobSpec, conf: Mapping[str, str]) -> str | None:
+    """A warning of executors that Spark starts though no role asks for them, and the remedy."""
+    for key in (_INSTANCES, f"{_DYNAMIC}initialExecutors", f"{_DYNAMIC}minExecutors"):
+        count = int(conf.get(key, 0))
+        if any(len(job.tasks) < count for job in sized_jobs(spec)):
+            return (
+                f"{key} is {count}, and Spark starts so many executors of each size: leave it out"
+                f"{' (--num-executors)' if key == _INSTANCES else ''}"
+            )
+    return None
 
 
 def describe(spec: JobSpec) -> str:

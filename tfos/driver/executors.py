@@ -73,6 +73,8 @@ class Executors:
         lines = []
         if any(job.size for job in jobs):
             lines.append(f"executors, by dynamic allocation: {allocation.describe(self._spec)}")
+        too_many = allocation.what_is_too_many(self._spec, self._conf)
+        lines += [f"warning: {too_many}"] if too_many else []
         is_yarn = self._master.startswith("yarn")
         if is_yarn and any(job.size.gpus for job in jobs) and not knows_gpus(self._context._jvm):
             lines.append(
