@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import hashlib
 import itertools
 import logging
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
-CACHE = Path.home() / ".cache" / "tfos" / "movielens"
 CONNECT_TIMEOUT_SECS = 5
 
 # Of ml-100k, whose movies have a 0 or 1 for each: in the order of these columns.
@@ -151,11 +153,27 @@ def _read(spark: SparkSession, directory: Path, on_driver: bool) -> tuple[DataFr
     return ratings, movies.select("movie_id", "title", genres.alias("genres"))
 
 
-def default_directory(cache: Path = CACHE, url: str = URL) -> Path:
+@functools.cache
+def _cache() -> Path:
+    """The user's; where it cannot be made, as in a container, a directory for this process."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = users / "tfos" / "movielens"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return cache
+    except OSError as error:
+        log.warning("%s cannot be made (%s): the data are not kept for other runs", cache, error)
+    scratch = tempfile.mkdtemp(prefix="movielens-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return Path(scratch)
+
+
+def default_directory(cache: Path | None = None, url: str = URL) -> Path:
     """The directory of ml-latest-small in the cache, downloaded on first use.
 
     Without a network: one warning, and the directory of generated data in the same format.
     """
+    cache = cache or _cache()
     directory = cache / "ml-latest-small"
     if directory.exists():
         return directory
@@ -208,7 +226,7 @@ def _fetch(fs: fsspec.AbstractFileSystem, path: str, location: str) -> Path:
         for name in layout.files:
             fs.get_file(f"{path}/{name}", str(scratch / name))
 
-    return _publish(CACHE / hashlib.sha256(location.encode()).hexdigest()[:16], copy)
+    return _publish(_cache() / hashlib.sha256(location.encode()).hexdigest()[:16], copy)
 
 
 _GENERATED_GENRES = "Action Adventure Animation Comedy Crime Drama Fantasy Horror Romance Sci-Fi"

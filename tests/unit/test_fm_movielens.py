@@ -6,6 +6,7 @@ import argparse
 import collections
 import importlib
 import itertools
+import shutil
 import sys
 from pathlib import Path
 
@@ -138,6 +139,18 @@ class TestData:
         written = (directory / "ratings.csv").stat().st_mtime_ns
         assert data.default_directory(tmp_path, unreachable) == directory
         assert (directory / "ratings.csv").stat().st_mtime_ns == written
+
+    def test_where_the_cache_cannot_be_made_the_data_are_for_this_process(
+        self, data, tmp_path, caplog, monkeypatch
+    ):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        data._cache.cache_clear()
+        directory = data.default_directory(url="http://127.0.0.1:1/ml-latest-small.zip")
+        assert (directory / "ratings.csv").exists()
+        assert f"{tmp_path}/file/tfos/movielens cannot be made" in caplog.text
+        data._cache.cache_clear()
+        shutil.rmtree(directory.parent)
 
     def test_a_failed_download_leaves_nothing(self, data, tmp_path):
 
