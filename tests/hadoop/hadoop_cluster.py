@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from xml.sax.saxutils import escape
 
 import psutil
 import pytest
-from conftest import free_port, our_processes, poll
+from conftest import ROOT, free_port, our_processes, poll
 
 from tfos.runtime.java import find_java
 from tfos.runtime.process import ChildProcess
@@ -65,11 +66,39 @@ def _site(path: Path, values: Mapping[str, object]) -> None:
     path.write_text(f"<configuration>\n{''.join(rows)}</configuration>\n")
 
 
-class HadoopCluster:
-    """url: of HDFS. environment: what a client on an edge node has in its environment."""
+# a mount namespace of its own: there are jars at $1, and nothing in the folders and files after it
+_HIDE = """
+cd / && jars=$1 && to=$2 && shift 2 && mkdir -p "$to" && mount --bind "$jars" "$to" || exit 1
+while [ "$1" != -- ]; do
+  if [ -d "$1" ]; then mount -t tmpfs none "$1"; else mount --bind /dev/null "$1"; fi || exit 1
+  shift
+done
+shift && exec "$@"
+"""
 
-    def __init__(self, home: Path) -> None:
+
+def _pythons() -> list[Path]:
+    """Where this machine has Python, and this checkout."""
+    folders = [*os.get_exec_path(), "/bin", "/usr/bin", "/usr/local/bin"]
+    programs = {each for folder in folders for each in Path(folder).glob("python*")}
+    libraries = [*Path("/usr/lib").glob("python3*"), Path(sys.base_prefix), Path(sys.prefix)]
+    return [*(each for each in programs if not each.is_symlink()), *libraries, ROOT]
+
+
+class HadoopCluster:
+    """url: of HDFS. environment: what a client on an edge node has in its environment.
+
+    nodes: how the paths of what nodes have unpacked begin.
+
+    has_python: whether the nodes have this machine's Python and this checkout. Where they have
+    none only root can make the cluster, and `jars` are Spark's there.
+    """
+
+    def __init__(self, home: Path, has_python: bool = True) -> None:
         self._home = home
+        self.nodes = f"{home}/node-"
+        self.jars = home / "spark-jars"
+        self._hides = [] if has_python else _pythons()
         self._jars = jars()
         self._daemons: dict[str, ChildProcess] = {}
         self._ports: dict[str, int] = {}
@@ -216,7 +245,19 @@ class HadoopCluster:
         env = {**os.environ, "JAVA_HOME": str(Path(find_java()).resolve().parents[1])}
         env.pop("TMPDIR", None)  # containers have places of their own
         with open(self._home / f"{name}.log", "ab") as sink:
-            self._daemons[name] = ChildProcess(self._java(conf, main), env=env, log=sink.fileno())
+            command = self._java(conf, main)
+            if name.startswith("node-"):
+                command = self.on_a_node(*command)
+            self._daemons[name] = ChildProcess(command, env=env, log=sink.fileno())
+
+    def on_a_node(self, *command: str) -> list[str]:
+        """The command as one that sees what the nodes see."""
+        from tfos.runtime.java import spark_home
+
+        if not self._hides:
+            return [*command]
+        hides = [str(spark_home() / "jars"), str(self.jars), *map(str, self._hides), "--"]
+        return ["unshare", "--mount", "bash", "-c", _HIDE, "bash", *hides, *command]
 
     def start_node(self, number: int) -> None:
         conf = self._home / f"conf-{number}"

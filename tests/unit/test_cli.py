@@ -350,6 +350,56 @@ class TestPropertiesFile:
         assert command.conf["spark.tfos.lake"] == "hdfs:///runs"
 
 
+class TestPack:
+    """What --pack makes of the command; the archive itself is in test_packing.py."""
+
+    PYTHON = "./environment/bin/python"
+
+    @pytest.mark.parametrize("master", ["yarn", "spark://host:7077", "k8s://https://host"])
+    def test_executors_have_the_archives_python(self, dry_run, app, tmp_path, master):
+        command = dry_run("--master", master, "--pack", tmp_path / "e.tar.gz", app)
+        assert command.options["--archives"] == f"{tmp_path}/e.tar.gz#environment"
+        assert command.conf["spark.pyspark.python"] == self.PYTHON
+        assert command.conf["spark.pyspark.driver.python"] == sys.executable
+        assert not (tmp_path / "e.tar.gz").exists()
+
+    def test_so_has_a_driver_on_the_cluster(self, dry_run, app, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        cluster = ("--master", "yarn", "--deploy-mode", "cluster", "--lake", "hdfs:///runs")
+        command = dry_run(*cluster, "--pack", "e.tgz", app)
+        assert command.options["--archives"] == f"{tmp_path}/e.tgz#environment"
+        assert command.conf["spark.pyspark.python"] == self.PYTHON
+        assert command.conf["spark.pyspark.driver.python"] == self.PYTHON
+
+    @pytest.mark.parametrize(
+        ("flags", "others"),
+        [
+            (("--archives", "a.zip#a,b.zip"), "a.zip#a,b.zip"),
+            (("--conf", "spark.archives=a.zip"), "a.zip"),
+            (("--conf", "spark.yarn.dist.archives=a.zip"), "a.zip"),
+            (("--archives", "a.zip", "--conf", "spark.archives=b.zip"), "a.zip"),
+        ],
+    )
+    def test_other_archives_stay(self, dry_run, app, flags, others):
+        command = dry_run("--master", "yarn", *flags, "--pack", "/e.tar.gz", app)
+        assert command.options["--archives"] == f"{others},/e.tar.gz#environment"
+
+    @pytest.mark.parametrize(
+        ("flags", "named"),
+        [
+            (("--master", "local[2]"), "--master local[2]"),
+            (("--conf", "spark.pyspark.python=/opt/py"), "spark.pyspark.python, which is /opt/py"),
+            (("--archives", "a.zip#environment"), "#environment, which has a.zip#environment"),
+            (
+                ("--deploy-mode", "cluster", "--conf", "spark.pyspark.driver.python=/py"),
+                "spark.pyspark.driver.python, which is /py",
+            ),
+        ],
+    )
+    def test_what_does_not_go_with_it_is_refused(self, refused, app, flags, named):
+        assert named in refused("--master", "yarn", *flags, "--pack", "e.tar.gz", app)
+
+
 class TestRefusal:
     def test_unknown_flag(self, refused, app):
         message = refused("--num-pss", 1, app)

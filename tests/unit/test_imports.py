@@ -23,7 +23,7 @@ ROOMS = [
     ["context", "runtime"],
     ["training", "layers", "optimizers"],
     ["inference", "tables"],
-    ["feeding", "fault"],
+    ["feeding", "fault", "packing"],
     ["lake", "compat"],
     ["spec"],
     ["errors", "version"],

@@ -20,7 +20,7 @@ from tfos.cli.class_data import COMPILE_LITTLE, ClassArchive, launch_environment
 from tfos.cli.commands import COMMANDS
 from tfos.cli.commands import main as operate
 from tfos.cli.driver_log import DriverLog
-from tfos.cli.parser import before_app
+from tfos.cli.parser import before_app, parser
 from tfos.cli.relay import Relay
 from tfos.cli.submission import Submission
 from tfos.driver.display import TERMINAL_ENV
@@ -28,6 +28,7 @@ from tfos.driver.run import DRIVER_PID
 from tfos.driver.summary import STARTED_ENV
 from tfos.errors import TFOSError, UsageError
 from tfos.fault.failures import Failure, describe
+from tfos.packing.pack import pack
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import RESULT_FILE_ENV, RUN_FILE, Result
@@ -41,6 +42,8 @@ def submit(submission: Submission) -> Result:
     Ctrl-C ends the run; in cluster mode it raises cluster_mode.Interrupted.
     """
     submission.check_environment()
+    if submission.options.pack:
+        pack(Path(submission.options.pack).absolute(), _tell)
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")
     archive = submission.write_archive()
     try:
@@ -147,20 +150,31 @@ def main(argv: Sequence[str]) -> int:
         return operate(argv)
     submission = None
     try:
+        given = parser().parse_args(argv)
+        if given.pack and not given.app:
+            pack(Path(given.pack).absolute(), _tell)
+            return 0
         find_java()
         submission = Submission(argv)
-        if submission.options.dry_run:
+        if given.dry_run:
             submission.write_archive()  # and leaves it: the command is printed to be run
             print(shlex.join(submission.command()))
             return 0
         return _report(submit(submission), submission.options.json)
     except cluster_mode.Interrupted:
         return 130
+    except KeyboardInterrupt:  # before there was a run
+        print("\ntfos: interrupted", file=sys.stderr)
+        return 130
     except TFOSError as error:
         if "--json" in before_app(argv) if submission is None else submission.options.json:
             print(json.dumps(_failed(str(error)).as_json()), flush=True)
         print(f"tfos: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _tell(message: str) -> None:
+    print(f"tfos: {message}", file=sys.stderr)
 
 
 def entry_point() -> NoReturn:

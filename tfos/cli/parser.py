@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
         "--class", dest="app_class", metavar="NAME", help="the TFOnSparkApp in app.py"
     )
     ours.add_argument(
+        "--pack", metavar="ENV.tar.gz",
+        help="run on a cluster with this environment and its Python, of which the archive is made"
+        " first if it is not there or the environment has changed; without app.py only that",
+    )  # fmt: skip
+    ours.add_argument(
         "--json", action="store_true", help="print result.json as the last line of stdout"
     )
     ours.add_argument(
@@ -80,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 def before_app(argv: Sequence[str]) -> Sequence[str]:
     """The words that are ours, of a command line that cannot be parsed."""
-    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, "conf", "param", "class")}
+    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, "conf", "param", "class", "pack")}
     with_value.update(flag(each.name) for each in options() if not isinstance(each.default, bool))
     for at, word in enumerate(argv):
         if word.endswith(".py") and not (at and argv[at - 1] in with_value):

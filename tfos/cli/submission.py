@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfos.cli.parser import SPARK_OPTIONS, parser
@@ -21,6 +21,8 @@ from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, o
 from tfos.spec.options import conf_key
 
 _RUNNER = Path(__file__).with_name("script.py")
+# where Spark unpacks an environment, below the directory that a driver or executor begins in
+_ENVIRONMENT = "environment"
 
 
 def _key_value(text: str, source: str) -> tuple[str, str]:
@@ -107,6 +109,9 @@ class Submission:
             if "spark.executor.instances" not in conf:
                 count = -(-len(all_tasks(spec)) // slots)
                 self._conf["spark.executor.instances"] = str(count)
+        self._archives = given.archives
+        if given.pack:
+            self._use_packed(given.pack, conf)
         if conf.get("spark.yarn.submit.waitAppCompletion", "true").lower() != "true":
             raise UsageError(
                 "spark.yarn.submit.waitAppCompletion is false, and pl_submit waits for the run to"
@@ -125,6 +130,32 @@ class Submission:
         self.class_path = [f"{key}={conf[key]}" for key in on_path if key in conf]
         for_java = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
         self.java_options = [conf[key] for key in for_java if key in conf]
+
+    def _use_packed(self, path: str, conf: Mapping[str, str]) -> None:
+        """Has the executors, and the driver in cluster mode, run with a packed environment.
+
+        conf: of the command line and of Spark's files.
+        """
+        if self._master.startswith("local"):
+            raise UsageError(
+                f"--pack is for clusters, and --master {self._master} runs everything here: pass"
+                " --master, or leave app.py out to make the archive alone"
+            )
+        keys = ["spark.pyspark.python"]
+        if self.is_cluster_mode:
+            keys.append("spark.pyspark.driver.python")
+        for key in keys:
+            if key in conf:
+                raise UsageError(f"--pack sets {key}, which is {conf[key]} here: leave one out")
+            self._conf[key] = f"./{_ENVIRONMENT}/bin/python"
+        # the flag hides what Spark's files say
+        others = self._archives or conf.get("spark.archives", "")
+        if not others and self._master.startswith("yarn"):
+            others = conf.get("spark.yarn.dist.archives", "")
+        if any(each.endswith(f"#{_ENVIRONMENT}") for each in others.split(",")):
+            raise UsageError(f"--pack takes the name #{_ENVIRONMENT}, which has {others} already")
+        packed = f"{Path(path).absolute()}#{_ENVIRONMENT}"
+        self._archives = ",".join([*([others] if others else []), packed])
 
     def check_environment(self) -> None:
         """Raises PreflightError where spark-submit would only show a trace of Java's."""
@@ -157,6 +188,8 @@ class Submission:
         command = [str(spark_home() / "bin" / "spark-submit"), "--master", self._master]
         for name in SPARK_OPTIONS:
             value = getattr(given, name.replace("-", "_"))
+            if name == "archives":
+                value = self._archives
             if name == "py-files" and self.is_cluster_mode:
                 # the driver is on another machine: the app travels with its modules
                 packages = [self._archive] if self._packages else []

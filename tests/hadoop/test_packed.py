@@ -1,0 +1,240 @@
+"""An archive of the environment where there is no Python: a bare root, the nodes of a YARN."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import venv
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import APPS, ROOT, SparkCluster, poll, role_pids, start_submit
+from hadoop_cluster import HadoopCluster
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tfos.client.handle import Run
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.full,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide this machine's Python"),
+]
+IMPORTS = (
+    "tensorflow, keras, pyspark, pyarrow, pandas, kazoo, tfos, hdfs_native,"
+    " ssl, sqlite3, ctypes, lzma, bz2, zlib, readline, curses, uuid, hashlib, decimal, zoneinfo"
+)
+APP = """
+import sys
+import tfos
+
+class Where(tfos.TFOnSparkApp):
+    def pre_train(self, spark):
+        print("driver's Python is", sys.prefix, "with", tfos.__file__)
+        return spark.range(100)
+
+    def train(self, ctx):
+        print("chief's Python is", sys.prefix, "with", tfos.__file__)
+"""
+
+
+class Edge:
+    """The environment of a user on an edge node: tfos[hdfs], without what tests need."""
+
+    def __init__(self, home: Path) -> None:
+        venv.create(home, with_pip=False, symlinks=True)
+        (site,) = home.glob("lib/python*/site-packages")
+        for name in requirements("tfos", "hdfs"):
+            for file in metadata.files(name) or ():
+                target = Path(os.path.normpath(site / file))
+                if os.path.exists(file.locate()):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.link(os.path.realpath(file.locate()), target)
+        self.python = str(home / "bin" / "python")
+
+    def start(self, *argv: object) -> subprocess.Popen[str]:
+        """Starts pl_submit there."""
+        return start_submit(
+            *argv, where=lambda program, *words: [self.python, "-m", "tfos.cli", *words]
+        )
+
+
+def requirements(name: str, *extras: str) -> set[str]:
+    found: set[str] = set()
+    todo = [(name, extra) for extra in ("", *extras)]
+    while todo:
+        name, extra = todo.pop()
+        found.add(canonicalize_name(name))
+        for each in map(Requirement, metadata.requires(name) or ()):
+            is_wanted = each.marker is None or each.marker.evaluate({"extra": extra})
+            if is_wanted and canonicalize_name(each.name) not in found:
+                todo += [(each.name, more) for more in ("", *each.extras)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[Edge]:
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # where files can be linked
+        yield Edge(Path(folder, "user"))
+
+
+@pytest.fixture(scope="module")
+def packed(user: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("packed") / "env.tar.gz"
+    process = user.start("--pack", path)
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    yield path
+    path.unlink()
+
+
+def test_it_runs_in_a_root_of_glibc_and_bash_alone(packed, tmp_path):
+    """... from another place than it was made at."""
+    root, place = tmp_path / "root", "opt/some where/else"
+    bash = shutil.which("bash")
+    assert bash is not None
+    of_glibc = r"lib(c|m|dl|pthread|rt|util|resolv)\.so\.\d"
+    libraries = Path("/lib").glob("*-linux-gnu/lib*.so.*")
+    of_bash = [bash, *linked(bash)]
+    for file in (*of_bash, *(each for each in libraries if re.fullmatch(of_glibc, each.name))):
+        copy(file, root)
+    for folder in ("proc", "dev", "tmp", place):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    subprocess.run(["tar", "-xf", packed, "-C", root / place], check=True, timeout=300)
+    mounts = (
+        'cd "$1" && mount -t proc proc proc && for d in null urandom zero; do touch dev/$d &&'
+        ' mount --bind /dev/$d dev/$d || exit 1; done; shift; exec chroot . "$@"'
+    )
+    code = (
+        f"import {IMPORTS}; import sys; from importlib.metadata import entry_points;"
+        "assert all(p.startswith(sys.prefix) for p in sys.path if p), sys.path;"
+        "names = {e.name for e in entry_points(group='tfos.strategies')};"
+        "assert {'ps', 'single', 'multi-worker'} <= names, names;"
+        "assert ssl.create_default_context().cert_store_stats()['x509_ca'] > 50;"
+        "zoneinfo.ZoneInfo('Europe/Berlin');"
+        "assert int(tensorflow.reduce_sum(tensorflow.range(5))) == 10;"
+        "print(sys.prefix, tfos.__file__)"
+    )
+    ran = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "bash", "-c", mounts, "bash", root]
+        + [bash, "-c", '! type python3 && exec "$@"', "bash"]
+        + [f"/{place}/bin/python", "-c", code],
+        capture_output=True, text=True, timeout=200, env={"PATH": "/bin:/usr/bin:/sbin:/usr/sbin"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.splitlines()[-1].startswith(f"/{place} /{place}/lib/")
+
+
+def copy(file: Path | str, root: Path) -> None:
+    target = root / str(file).lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, target)
+
+
+def linked(program: str) -> list[str]:
+    """The shared libraries of a program, and the loader."""
+    said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return [word for line in said.splitlines() for word in line.split() if word.startswith("/")]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]:
+    """A cluster whose nodes have no Python."""
+    cluster = HadoopCluster(tmp_path_factory.mktemp("hadoop"), has_python=False)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def edge(bare: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[HadoopCluster]:
+    for name, value in bare.environment.items():
+        monkeypatch.setenv(name, value)
+    yield bare
+    for application in bare.applications():
+        bare.yarn("application", "-kill", application)
+    poll(lambda: not bare.processes(), 60, "nothing runs in containers")
+
+
+def on_yarn(edge: HadoopCluster, packed: Path, run_id: str) -> list[object]:
+    """A node that has to unpack it may take its time for that."""
+    return [
+        "--master", "yarn", "--conf", f"spark.yarn.jars=local:{edge.jars}/*", "--pack", packed,
+        "--start-timeout-secs", 400, "--lake", "hdfs:///runs", "--run-id", run_id,
+    ]  # fmt: skip
+
+
+def test_the_nodes_have_no_python(bare):
+    look = 'type -a python python3 python3.11; ls "$@"'
+    told = subprocess.run(
+        bare.on_a_node("bash", "-c", look, "bash", str(ROOT), "/usr/lib/python3"),
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert told.stderr.count("not found") == 3, told
+    assert not [line for line in told.stdout.splitlines() if line and not line.endswith(":")]
+
+
+def test_a_run_in_cluster_mode_has_its_python_along(edge, user, packed):
+    process = user.start(
+        *on_yarn(edge, packed, "packed"), "--deploy-mode", "cluster", "--strategy", "ps",
+        "--num-ps", 1, "--num-workers", 1, "--num-executors", 3, APPS / "counting.py",
+        "--epochs", 10_000,
+    )  # fmt: skip
+    try:
+        poll(lambda: len(role_pids("packed")) == 3 or process.poll(), 600, "the roles run")
+        assert process.poll() is None, process.stderr.read()
+        found = [psutil.Process(pid) for pid in edge.processes()]
+        pythons = [each.exe() for each in found if "python" in each.exe()]
+        assert len(pythons) >= 6, pythons  # driver, roles, workers of Spark
+        assert not [each for each in pythons if not each.startswith(edge.nodes)]
+    finally:
+        if process.poll() is None:
+            Run("hdfs:///runs", "packed").cancel()
+    assert process.wait(120) == 1
+
+
+@pytest.mark.parametrize("mode", ["cluster", "client"])
+def test_driver_and_roles_are_in_their_containers(edge, user, packed, mode, tmp_path):
+    app = tmp_path / "where.py"
+    app.write_text(APP)
+    process = user.start(*on_yarn(edge, packed, f"where-{mode}"), "--deploy-mode", mode, app)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert f"{packed} has this environment already" in stderr
+    run = Run("hdfs:///runs", f"where-{mode}")
+    (chief,) = [line for line in run.logs("chief:0") if "Python is" in line]
+    assert edge.nodes in chief
+    assert str(ROOT) not in chief
+    if mode == "cluster":
+        (driver,) = [line for line in run.logs("driver") if "Python is" in line]
+        assert edge.nodes in driver
+        assert str(ROOT) not in driver
+
+
+def test_a_standalone_master_unpacks_it_too(user, packed, tmp_path):
+    app = tmp_path / "where.py"
+    app.write_text(APP)
+    home = tmp_path / "spark"
+    home.mkdir()
+    cluster = SparkCluster(home)
+    try:
+        cluster.add_worker("worker", 1)
+        process = user.start(
+            "--master", cluster.url, "--pack", packed, "--lake", tmp_path / "lake",
+            "--run-id", "where", "--start-timeout-secs", 400, app,
+        )  # fmt: skip
+        _, stderr = process.communicate(timeout=600)
+    finally:
+        cluster.close()
+    assert process.returncode == 0, stderr
+    (chief,) = [
+        line for line in Run(tmp_path / "lake", "where").logs("chief:0") if "Python is" in line
+    ]
+    assert f"{home}/work/" in chief
+    assert str(ROOT) not in chief

@@ -1,0 +1,1 @@
+"""An environment of Python as an archive that runs where there is no Python."""
