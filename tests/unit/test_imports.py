@@ -23,7 +23,7 @@ ROOMS = [
     ["context", "runtime"],
     ["training", "layers", "optimizers"],
     ["inference", "tables"],
-    ["feeding", "fault", "packing"],
+    ["feeding", "fault", "packing", "kv"],
     ["lake", "compat"],
     ["spec"],
     ["errors", "version"],
