@@ -9,6 +9,7 @@
      +-- LakeError        the run directory cannot be read or written
      |    +-- DamagedError     a directory of the lake differs from its COMMIT marker, or has none
      |    +-- FencedError      a chief whose place another one has taken may not write checkpoints
+     +-- StoreError       a server of the store cannot be reached, or refused a request
      +-- FeedError        a DataFrame cannot become a feed, or a feed cannot be read
      +-- RunFailed        the run started and failed; .result is its Result
 
@@ -58,6 +59,10 @@ class DamagedError(LakeError):
 
 class FencedError(LakeError):
     """This chief has been replaced; what it would save is not the run's any more."""
+
+
+class StoreError(TFOSError):
+    """A server of the store (tfos.kv) cannot be reached, refused a request, or is another one."""
 
 
 class FeedError(TFOSError):

@@ -176,6 +176,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
         ),
         ("rich", {"tfos.driver.display", "tfos.cli.render"}),
         ("fsspec", {"tfos.lake.storage"}),
+        ("numba", {"tfos.kv.compiled", "tfos.kv.memory"}),
         ("tenacity", {"tfos.lake.storage"}),
         (
             "pyarrow",
@@ -224,6 +225,7 @@ def test_pyspark_is_never_imported_with_a_module():
         ("from tfos import *", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.cli.main", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.cli.script", ["tensorflow", "keras", "pyspark"]),
+        ("import tfos.kv.client, tfos.kv.server", ["tensorflow", "keras", "pyspark", "pandas"]),
         ("import tfos.runtime.supervisor", ["tensorflow", "keras", "pyspark"]),
         ("import tfos.runtime.child", ["tensorflow", "keras", "pyspark", "kazoo"]),
         ("import tfos.runtime.main", ["tensorflow", "keras", "pyspark", "kazoo"]),

@@ -1,9 +1,9 @@
 """Who may begin a step when: synchronous, bounded staleness, asynchronous. Pure.
 
 A worker's clock is the number of steps that it has finished. With staleness s it may begin the next
-one while it is at most s steps ahead of the slowest (stale synchronous parallel, Ho et al. 2013): so
-what it reads has all steps of everybody, but for the newest s of each. 0 is bulk synchronous, None
-asynchronous.
+one while it is at most s steps ahead of the slowest (stale synchronous parallel, Ho et al. 2013),
+so what it reads has all steps of everybody but the newest s of its own count. 0 is bulk
+synchronous, None asynchronous.
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ class Ring:
         self.servers = tuple(servers)
         # two servers at one point are in the order of their names
         points = sorted(
-            (point, name, number)
-            for number, name in enumerate(servers)
-            for point in _points(name)
+            (point, name, number) for number, name in enumerate(servers) for point in _points(name)
         )
         places = [point for point, _, _ in points]
         width = (1 << 64) // BUCKETS
