@@ -185,6 +185,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
                 "tfos.feeding.reader",
                 "tfos.feeding.partition",
                 "tfos.inference.worker",
+                "tfos.kv.snapshot",
             },
         ),
         (

@@ -16,7 +16,7 @@ from tfos.kv import rows
 from tfos.kv.hashing import hashes
 from tfos.kv.optimizers import FTRL, SGD, Adagrad
 from tfos.kv.spec import Constant, Normal, TableSpec, Uniform
-from tfos.kv.table import Rows, Table
+from tfos.kv.table import Rows, Table, now_ms
 
 pytestmark = pytest.mark.timeout(60)
 EXTREMES = [0, -1, 1, np.iinfo(np.int64).min, np.iinfo(np.int64).max]
@@ -286,6 +286,15 @@ class TestCopies:
         table = make()
         table.load(Rows(int64(1, 2, 3), int64(10, 20, 30), full([1, 2, 3], 1)))
         assert everything(table, since=20).keys() == {2, 3}
+
+    def test_what_is_changed_after_a_copy_is_in_the_next(self):
+        """Also by a request that had read the clock before the copy was made."""
+        table = make(stripe_bits=0)
+        table.push(int64(1, 2), full([1, 2], 1))
+        later = now_ms() + 10_000
+        assert len(table.scan(0, now=later).keys) == 2
+        table.push(int64(2, 3), full([2, 3], 1))
+        assert everything(table, since=later).keys() == {2, 3}
 
     def test_rows_of_another_width_are_refused(self):
         with pytest.raises(ValueError, match=r"table 't': use \[1, 6\]"):

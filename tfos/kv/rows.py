@@ -16,8 +16,11 @@ from tfos.kv.memory import floats, lock, octets, prefetch, unlock, words
 
 # the words of a stripe: its lock, address and number of words of the index, address of the chunks'
 # addresses, rows in chunks, rows ever used, first of the free rows or -1, rows in use; address of
-# the sketch's counters, how many each of its lines has, what was counted since it was halved
-LOCK, INDEX, SLOTS, CHUNKS, CAPACITY, USED, FREE, LIVE, SKETCH, COUNTERS, COUNTED = range(11)
+# the sketch's counters, how many each of its lines has, what was counted since it was halved; the
+# time of the newest copy, in milliseconds
+LOCK, INDEX, SLOTS, CHUNKS, CAPACITY, USED, FREE, LIVE, SKETCH, COUNTERS, COUNTED, COPIED = range(
+    12
+)
 STRIPE_WORDS = 16  # two cache lines
 # the words of a table's layout; STRIDE: bytes from row to row
 WIDTH, FLOATS, STRIDE, SEED, INITIALIZER, ADMIT_AFTER, OPTIMIZER, IS_DENSE = range(8)
@@ -222,16 +225,19 @@ def sweep(stripe, layout, before, below, index):
     return removed
 
 
-@kernel("i8(i8[::1], i8[::1], i8, i8[::1], i8[::1], f4[:,::1])")
-def copy(stripe, layout, since, keys, changed, values):
+@kernel("i8(i8[::1], i8[::1], i8, i8, i8[::1], i8[::1], f4[:,::1])")
+def copy(stripe, layout, since, now, keys, changed, values):
     """Copies rows that were changed at `since` or later into arrays: how many.
 
+    now: rows that are changed after it count as changed then or later, also by a request that has
+    begun before, so that a copy of what was changed since has them.
     values: [n, weights or weights and slots]. Where n is less than the stripe's rows, nothing is
     copied, and -rows is returned.
     """
     stride = layout[STRIDE]
     lock_address = stripe.ctypes.data
     lock(lock_address)
+    stripe[COPIED] = max(stripe[COPIED], now)
     if stripe[LIVE] > keys.shape[0]:
         live = stripe[LIVE]
         unlock(lock_address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -52,8 +51,7 @@ class Server:
     ) -> None:
         self.store = store
         self._listener, self._secret, self._stall_secs = listener, secret, stall_secs
-        # a client sees by `life` that another server, with other rows, is in the place of this one
-        self._facts = {"server": name, "life": secrets.token_hex(8)}
+        self._facts = {"server": name, "life": store.life}
         self._sessions = Sessions()
         self._away_secs, self._sweep_secs = away_secs, sweep_secs
         self._open: set[Connection] = set()

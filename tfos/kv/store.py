@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ class Store:
     """Any thread may call any method. ValueError is what a client's request has brought about."""
 
     def __init__(self, staleness: int | None = None) -> None:
+        # a client sees by it that another store, with other rows, is in the place of this one
+        self.life = secrets.token_hex(8)
         self._tables: list[Table] = []
         self._names: dict[str, int] = {}
         self._making = threading.Lock()

@@ -26,6 +26,14 @@ _FIRST_SLOTS = 16
 # for those of 4 MiB and more, which makes requests to a large table faster
 _SLAB_BYTES = 32 << 20
 
+# when this process began, by a clock that is never put back
+_BEGUN_SECS = time.time() - time.monotonic()
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, never less than before in this process."""
+    return int((_BEGUN_SECS + time.monotonic()) * 1000)
+
 
 class Rows(NamedTuple):
     """keys: int64 [n]. changed: milliseconds since 1970, int64 [n]. values: float32 [n, ...]."""
@@ -149,10 +157,11 @@ class Table:
     def stripes(self) -> int:
         return len(self._stripes)
 
-    def scan(self, stripe: int, slots: bool = False, since: int = 0) -> Rows:
+    def scan(self, stripe: int, slots: bool = False, since: int = 0, now: int = 0) -> Rows:
         """A copy of a stripe's rows that were changed at `since`, milliseconds, or later.
 
         The stripe is locked while it is copied, so each row is whole; others change meanwhile.
+        now: milliseconds; scan(since=now) later has all that is changed after this copy.
         """
         width = self.floats if slots else self.spec.width
         words = self._stripes[stripe]
@@ -161,7 +170,7 @@ class Table:
             room += room // 8 + 64
             keys, changed = np.empty(room, np.int64), np.empty(room, np.int64)
             values = np.empty((room, width), np.float32)
-            count = rows.copy(words, self._layout, since, keys, changed, values)
+            count = rows.copy(words, self._layout, since, now, keys, changed, values)
             if count >= 0:
                 return Rows(keys[:count], changed[:count], values[:count])
             room = -count
@@ -173,7 +182,7 @@ class Table:
         """Removes the rows that the spec says are to go at `now`, seconds since 1970; how many."""
         if not self.spec.expires:
             return 0
-        now = time.time() if now is None else now
+        now = now_ms() / 1000 if now is None else now
         secs, below = self.spec.expire_secs, self.spec.expire_below
         before = 0 if secs is None else int((now - secs) * 1000)
         removed = 0
@@ -211,7 +220,7 @@ class Table:
         begins = np.empty(len(self._stripes) + 1, np.int64)
         visits.group(keys, self._bits, hashed, order, begins)
         at, stuck = begins[:-1].copy(), np.zeros(len(self._stripes), np.uint8)
-        now = np.array([time.time_ns() // 1_000_000]) if now is None else now
+        now = np.array([now_ms()]) if now is None else now
         numbers = self._slots if numbers is None else numbers
         while visits.visit(
             operation, keys, hashed, order, at, begins[1:], stuck,

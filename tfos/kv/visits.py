@@ -13,6 +13,7 @@ from tfos.kv.hashing import hash_of
 from tfos.kv.memory import floats, try_lock, unlock, words, yield_processor
 from tfos.kv.rows import (
     ADMIT_AFTER,
+    COPIED,
     FLOATS,
     HEADER_BYTES,
     INITIALIZER,
@@ -82,6 +83,7 @@ def _visit_stripe(
     """Where in `order` it stopped: at `end`, or at a key for which there is no room."""
     width, stride, admit_after = layout[WIDTH], layout[STRIDE], layout[ADMIT_AFTER]
     kind, seed = layout[INITIALIZER], layout[SEED]
+    latest = max(now[0], stripe[COPIED])
     skips_zeros = operation == PUSH and layout[IS_DENSE] == 0
     for j in range(begin, min(begin + _FAR, end)):
         prefetch_index(stripe, hashed[order[j]])
@@ -107,7 +109,7 @@ def _visit_stripe(
             if is_counted and sighted(stripe, hashed[i]) < admit_after:
                 continue
             address = make(stripe, stride, key, hashed[i])
-            words(address, 2)[1] = now[0] if now.shape[0] == 1 else now[i]
+            words(address, 2)[1] = latest if now.shape[0] == 1 else now[i]
             row = floats(address + HEADER_BYTES, layout[FLOATS])
             if operation not in (PUT, LOAD):
                 for d in range(width):
@@ -121,7 +123,7 @@ def _visit_stripe(
             for d in range(width):
                 value[d] = row[d]
             continue
-        words(address, 2)[1] = now[0] if now.shape[0] == 1 else now[i]
+        words(address, 2)[1] = latest if now.shape[0] == 1 else now[i]
         if operation == PUSH:
             update(layout[OPTIMIZER], row, value, width, numbers)
         elif operation == ADD:

@@ -1,0 +1,149 @@
+"""Snapshots of a store in the lake, as Parquet: by each server its rows, for any number of servers.
+
+    <path>/<table>/stripe=07/ps-0.parquet   bucket, key, changed, weights, slots; sorted by bucket
+    <path>/part-ps-0.json                   what ps-0 has written; when all of it is there
+    <path>/snapshot.json                    all parts; last, a snapshot without it does not exist
+
+A stripe is locked while its rows are copied, and no longer: each row is whole, with its slots.
+Where rows of different stripes are to be of one moment, nobody may push meanwhile. A delta has the
+rows changed since the snapshot that it is based on. Rows that have expired since are in none, and
+come back with the base; they expire again, as `changed` comes back with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import posixpath
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfos.errors import DamagedError
+from tfos.kv.hashing import hashes
+from tfos.kv.ring import BUCKET_BITS, Ring
+from tfos.kv.spec import table_from_json
+from tfos.kv.store import Store
+from tfos.kv.table import Rows, Table, now_ms
+from tfos.lake.storage import Storage
+
+MARKER = "snapshot.json"
+_ROW_GROUP = 65_536
+
+
+def save(
+    store: Store, storage: Storage, path: str, server: str, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes the server's part, and returns what commit() is to know of it.
+
+    base: the part of the same server in the snapshot that this is a delta to; None for all rows.
+    Raises ValueError if another life of the server wrote that, whose clock may have been another.
+    """
+    if base is not None and base["life"] != store.life:
+        raise ValueError(
+            f"{server} has begun anew since that snapshot was written: write a full one first"
+        )
+    taken, since = now_ms(), 0 if base is None else int(base["taken"])
+    tables, longest = [], 0.0
+    for table in store.tables:
+        steps, files = table.steps, {}
+        for stripe in range(table.stripes):
+            begun = time.monotonic()
+            rows = table.scan(stripe, slots=True, since=since, now=taken)
+            longest = max(longest, time.monotonic() - begun)
+            if len(rows.keys):
+                directory = urllib.parse.quote(table.spec.name, safe="")
+                file = posixpath.join(directory, f"stripe={stripe:02d}", f"{server}.parquet")
+                data = _parquet(table, rows)
+                storage.write(posixpath.join(path, file), data)
+                digest = hashlib.sha256(data).hexdigest()
+                files[file] = {"rows": len(rows.keys), "bytes": len(data), "sha256": digest}
+        tables.append({"spec": table.spec.to_json(), "steps": steps, "files": files})
+    part = {
+        "server": server,
+        "life": store.life,
+        "taken": taken,
+        "longest_copy_secs": longest,
+        "tables": tables,
+    }
+    storage.write_json(posixpath.join(path, f"part-{server}.json"), part)
+    return part
+
+
+def commit(storage: Storage, path: str, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Makes it a snapshot, when the parts of all servers are written."""
+    storage.write_json(posixpath.join(path, MARKER), {"parts": list(parts)})
+
+
+def restore(
+    store: Store, storage: Storage, paths: Sequence[str], ring: Ring, server: str
+) -> dict[str, int]:
+    """Loads the rows that are this server's on `ring`: how many, by table.
+
+    paths: a full snapshot and the deltas to it, in order; of whatever servers. Raises DamagedError
+    for one that is not whole, ValueError where a table is there with other arguments.
+    """
+    mine = np.array(ring.owners) == ring.servers.index(server)
+    for path in paths:
+        if not storage.exists(posixpath.join(path, MARKER)):
+            raise DamagedError(f"{storage.uri(path)} is no snapshot: it has no {MARKER}")
+        for part in storage.read_json(posixpath.join(path, MARKER))["parts"]:
+            for facts in part["tables"]:
+                table = store.at(store.table(table_from_json(facts["spec"])))
+                table.set_steps(max(table.steps, facts["steps"]))
+                for file, expected in facts["files"].items():
+                    stripe = int(file.split("stripe=")[1][:2])
+                    if mine.reshape(-1, len(mine) // 64)[stripe].any():
+                        _load(table, _read(storage, posixpath.join(path, file), expected), mine)
+    return {table.spec.name: len(table) for table in store.tables}
+
+
+def _parquet(table: Table, rows: Rows) -> bytes:
+    bucket = (hashes(rows.keys) >> np.uint64(64 - BUCKET_BITS)).astype(np.int32)
+    order = np.argsort(bucket, kind="stable")
+    width = table.spec.width
+    columns = {
+        "bucket": pa.array(bucket[order]),
+        "key": pa.array(rows.keys[order]),
+        "changed": pa.array(rows.changed[order]).cast(pa.timestamp("ms", "UTC")),
+        "weights": _lists(rows.values[order, :width]),
+    }
+    if table.floats > width:
+        columns["slots"] = _lists(rows.values[order, width:])
+    sink = io.BytesIO()
+    # floats that are trained hardly get smaller
+    pq.write_table(pa.table(columns), sink, row_group_size=_ROW_GROUP, use_dictionary=False)
+    return sink.getvalue()
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values).ravel()), values.shape[1]
+    )
+
+
+def _read(storage: Storage, path: str, expected: Mapping[str, Any]) -> pa.Table:
+    data = storage.read(path)
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise DamagedError(
+            f"{storage.uri(path)} has {len(data):,} bytes, and is not the file of"
+            f" {expected['bytes']:,} bytes that was written"
+        )
+    return pq.read_table(io.BytesIO(data))
+
+
+def _load(table: Table, found: pa.Table, mine: np.ndarray) -> None:
+    found = found.filter(pa.array(mine[found["bucket"].to_numpy()]))
+    if not len(found):
+        return
+    names = [name for name in ("weights", "slots") if name in found.column_names]
+    parts = [
+        found[name].combine_chunks().flatten().to_numpy().reshape(len(found), -1) for name in names
+    ]
+    changed = found["changed"].cast(pa.int64()).to_numpy()
+    table.load(Rows(found["key"].to_numpy(), changed, np.concatenate(parts, axis=1)))
