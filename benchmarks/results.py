@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 NAMES = (
     "optimizers", "training", "tables", "allreduce", "feed", "soak", "overlap", "startup",
-    "memory", "predict", "recovery",
+    "memory", "predict", "recovery", "kv",
 )  # fmt: skip
 _TIMEOUT_SECS = 3600
 

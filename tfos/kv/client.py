@@ -173,7 +173,8 @@ class Client:
             for stripe in range(table.stripes[number]):
                 link.send(frames.SCAN, [frames.pack_facts({**facts, "stripe": stripe})])
                 for rows in link.rows():
-                    yield Rows(*rows)
+                    if len(rows[0]):
+                        yield Rows(*rows)
 
     def _made(self, spec: TableSpec) -> RemoteTable:
         found = self._ask(self._links, frames.TABLE, spec.to_json())
