@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="of the table of the requests")
     options = parser.parse_args()
     rows = options.rows or (200_000 if options.quick else 10_000_000)
-    requests(rows, *((3, 0.5) if options.quick else (5, 3.0)))
+    requests(rows, *((3, 0.5) if options.quick else (3, 3.0)))
     sizes = [100_000] if options.quick else [1_000_000, 10_000_000]
     memory(sizes + [100_000_000] * options.large)
 

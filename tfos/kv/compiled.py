@@ -7,10 +7,12 @@ is named for what all files with such functions contain.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +53,10 @@ def _cache() -> Iterator[None]:
 
 
 def _directory() -> str:
-    """Ours in the user's cache; "", beside the sources, where there is none that can be written."""
+    """Ours in the user's cache; one of this process alone where there is none that can be written.
+
+    (Not one that others could have made: what is in it is run.)
+    """
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         source = file.read_bytes()
@@ -65,8 +70,11 @@ def _directory() -> str:
         for other in cache.glob("kernels-*"):
             if time.time() - other.stat().st_mtime > _UNUSED_SECS:
                 shutil.rmtree(other, ignore_errors=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(directory)
     except (OSError, RuntimeError):  # no home, or one that cannot be written
-        return ""
+        directory = Path(tempfile.mkdtemp(prefix="tfos-kernels-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return str(directory)
 
 

@@ -136,6 +136,7 @@ class Server:
                 with self._lock:
                     self._open.discard(connection)
                 connection.close()
+            sock.close()
 
     def _serve_one(self, connection: Connection, client: bytes, session: Session) -> None:
         header, payload = connection.receive(waits=True)

@@ -1,4 +1,4 @@
-"""What a server remembers of its clients, so that what is sent again is applied once. Pure.
+"""What a server remembers of its clients, so that what is sent again is applied once.
 
 A client numbers its requests to a server from 1 on, and has one under way at a time: the number of
 the last, and how many of its sections are done, is all that there is to remember.

@@ -63,7 +63,8 @@ def save(
                 storage.write(posixpath.join(path, file), data)
                 digest = hashlib.sha256(data).hexdigest()
                 files[file] = {"rows": len(rows.keys), "bytes": len(data), "sha256": digest}
-        tables.append({"spec": table.spec.to_json(), "steps": steps, "files": files})
+        facts = {"spec": table.spec.to_json(), "steps": steps, "stripes": table.stripes}
+        tables.append({**facts, "files": files})
     part = {
         "server": server,
         "life": store.life,
@@ -98,7 +99,7 @@ def restore(
                 table.set_steps(max(table.steps, facts["steps"]))
                 for file, expected in facts["files"].items():
                     stripe = int(file.split("stripe=")[1][:2])
-                    if mine.reshape(-1, len(mine) // 64)[stripe].any():
+                    if mine.reshape(facts["stripes"], -1)[stripe].any():
                         _load(table, _read(storage, posixpath.join(path, file), expected), mine)
     return {table.spec.name: len(table) for table in store.tables}
 
