@@ -53,7 +53,7 @@ class World:
         assert any(self.clocks.may_begin(worker) for worker in clocks)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(STALENESS, EVENTS)
 def test_any_schedule(staleness, events):
     world = World(staleness)

@@ -75,7 +75,7 @@ def storage(tmp_path):
     return Storage(str(tmp_path))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 400))
 def test_any_number_of_servers(before, after, rows):
     storage = Storage(f"memory://kv-{before}-{after}-{rows}")
