@@ -57,10 +57,8 @@ def prefetch(typing_context: Any, address: Any) -> Any:
     """Asks for the cache line at `address`, which need not be valid, to be read soon."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(
-            ir.VoidType(), [cgutils.voidptr_t, ir.IntType(32), ir.IntType(32), ir.IntType(32)]
-        )
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, *[ir.IntType(32)] * 3])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
         pointer = builder.inttoptr(arguments[0], cgutils.voidptr_t)
         builder.call(function, [pointer, *(ir.IntType(32)(value) for value in (0, 3, 1))])
         return context.get_dummy_value()
