@@ -4,10 +4,9 @@
 # Versions: numba 0.68.1, NumPy 2.4.6.
 # Expected: @njit(cache=True) compiles again when what a function computes has changed: also when the
 #   change is in a function of another module, that it calls, as after an upgrade of a package.
-# Seen: the cache looks at the time and size of the file that the cached function is in, and no other.
-#   A helper in another file is part of the compiled code, so its old version is what runs, in new
-#   processes, until the caller's file is touched. (numba's "Notes on Caching" has it among the known
-#   limitations.)
+# Seen: the cache looks at the file that the cached function is in, and at no other. A helper in another
+#   file is part of the compiled code, so its old version is what runs, in new processes, until the
+#   caller's file changes as well. (numba's "Notes on Caching" has it among the known limitations.)
 # Way out: a cache directory that is named for the contents of all files that kernels are made of, or
 #   all of them in one file.
 set -eu
@@ -38,11 +37,11 @@ run() { "$work/venv/bin/python" -B -c 'import formula, kernel; print(formula.rat
 first=$(run)
 sed -i 's/return 1/return 1000/' formula.py
 second=$(run)
-touch kernel.py
+echo "# changed" >> kernel.py
 third=$(run)
 echo "in Python, the helper compiled, the function that calls it: $first"
 echo "with a helper that returns 1000:                            $second"
-echo "after a touch of the caller's file:                         $third"
+echo "with a line more in the caller's file:                       $third"
 [ "$first" = "1 1 1" ]
 [ "$second" = "1000 1000 1" ] || { echo "the change is seen now"; exit 1; }
 [ "$third" = "1000 1000 1000" ]

@@ -1,8 +1,8 @@
 """`kernel`: a function that numba compiles once for a machine, and that runs without Python's lock.
 
-numba keeps compiled code by the time and size of the file that a function is in. A change in a
-function of another file, that it calls, would go unnoticed, so the code is kept in a directory that
-is named for what all files with such functions contain.
+numba keeps compiled code for as long as the file that a function is in does not change. A change in
+a function of another file, that it calls, would go unnoticed, so the code is kept in a directory
+that is named for what all files with such functions contain.
 """
 
 from __future__ import annotations

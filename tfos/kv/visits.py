@@ -87,6 +87,8 @@ def _visit_stripe(
     skips_zeros = operation == PUSH and layout[IS_DENSE] == 0
     for j in range(begin, min(begin + _FAR, end)):
         prefetch_index(stripe, hashed[order[j]])
+    for j in range(begin, min(begin + _NEAR, end)):
+        prefetch_row(stripe, stride, hashed[order[j]])
     for j in range(begin, end):
         if j + _FAR < end:
             prefetch_index(stripe, hashed[order[j + _FAR]])
