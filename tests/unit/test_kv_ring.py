@@ -15,7 +15,7 @@ from tfos.kv.ring import BUCKET_BITS, BUCKETS, Ring
 NAMES = st.lists(
     st.text("abcxyz-0123456789", min_size=1, max_size=6), min_size=1, max_size=12, unique=True
 )
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = settings(max_examples=20, deadline=None)
 pytestmark = pytest.mark.timeout(60)
 
 
