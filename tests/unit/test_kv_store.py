@@ -18,7 +18,7 @@ from kv_servers import SECRET, CuttingProxy, addresses, client, servers
 from tfos.errors import StoreError
 from tfos.kv.client import Client
 from tfos.kv.hashing import hashes
-from tfos.kv.optimizers import SGD, Adagrad, Adam
+from tfos.kv.optimizers import SGD, Adagrad, Adam, GroupFTRL
 from tfos.kv.ring import BUCKET_BITS, Ring
 from tfos.kv.spec import Constant, Normal, Uniform
 
@@ -169,6 +169,9 @@ class TestErrors:
             (lambda c, t: c.table("u", 2, expire_secs=-1.0), "expire_secs is -1.0"),
             (lambda c, t: c.table("u", 2, initializer=Uniform(2, 1)), "Uniform's minval is 2"),
             (lambda c, t: c.dense("u", np.zeros((0, 3)), SGD()), "'u' has no elements"),
+            (lambda c, t: c.dense("u", np.zeros(3), GroupFTRL()), "whose blocks are no groups"),
+            (lambda c, t: c.dense("u", np.zeros(3), SGD()).push([1, 2]), r"an array of \[2\] for"),
+            (lambda c, t: c.table("u", 2, admit_after=256), r"admit_after is 256: use .* to 255"),
         ],
     )
     def test_wrong_arguments_change_nothing(self, act, message):
