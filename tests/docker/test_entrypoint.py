@@ -186,7 +186,7 @@ def test_the_environments_registries_reach_the_build_and_no_password_its_command
         SSL_CERT_FILE="/etc/ca.pem",
     )
     command, index = ended.stdout.splitlines()
-    assert "--build-arg PIP_INDEX_URL " in command
+    assert "--secret id=PIP_INDEX_URL,env=PIP_INDEX_URL " in command
     assert "--secret id=ca,src=/etc/ca.pem" in command
     assert "secret@" not in command
     assert index == "index https://me:secret@mirror.example/simple"
