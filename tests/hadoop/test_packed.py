@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import APPS, ROOT, SparkCluster, poll, role_pids, start_submit
+from conftest import ROOT, poll, start_submit
 from hadoop_cluster import HadoopCluster
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -180,61 +179,15 @@ def test_the_nodes_have_no_python(bare):
     assert not [line for line in told.stdout.splitlines() if line and not line.endswith(":")]
 
 
-def test_a_run_in_cluster_mode_has_its_python_along(edge, user, packed):
-    process = user.start(
-        *on_yarn(edge, packed, "packed"), "--deploy-mode", "cluster", "--strategy", "ps",
-        "--num-ps", 1, "--num-workers", 1, "--num-executors", 3, APPS / "counting.py",
-        "--epochs", 10_000,
-    )  # fmt: skip
-    try:
-        poll(lambda: len(role_pids("packed")) == 3 or process.poll(), 600, "the roles run")
-        assert process.poll() is None, process.stderr.read()
-        found = [psutil.Process(pid) for pid in edge.processes()]
-        pythons = [each.exe() for each in found if "python" in each.exe()]
-        assert len(pythons) >= 6, pythons  # driver, roles, workers of Spark
-        assert not [each for each in pythons if not each.startswith(edge.nodes)]
-    finally:
-        if process.poll() is None:
-            Run("hdfs:///runs", "packed").cancel()
-    assert process.wait(120) == 1
-
-
-@pytest.mark.parametrize("mode", ["cluster", "client"])
-def test_driver_and_roles_are_in_their_containers(edge, user, packed, mode, tmp_path):
+def test_driver_and_roles_are_in_their_containers(edge, user, packed, tmp_path):
     app = tmp_path / "where.py"
     app.write_text(APP)
-    process = user.start(*on_yarn(edge, packed, f"where-{mode}"), "--deploy-mode", mode, app)
+    process = user.start(*on_yarn(edge, packed, "where"), "--deploy-mode", "cluster", app)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert f"{packed} has this environment already" in stderr
-    run = Run("hdfs:///runs", f"where-{mode}")
-    (chief,) = [line for line in run.logs("chief:0") if "Python is" in line]
-    assert edge.nodes in chief
-    assert str(ROOT) not in chief
-    if mode == "cluster":
-        (driver,) = [line for line in run.logs("driver") if "Python is" in line]
-        assert edge.nodes in driver
-        assert str(ROOT) not in driver
-
-
-def test_a_standalone_master_unpacks_it_too(user, packed, tmp_path):
-    app = tmp_path / "where.py"
-    app.write_text(APP)
-    home = tmp_path / "spark"
-    home.mkdir()
-    cluster = SparkCluster(home)
-    try:
-        cluster.add_worker("worker", 1)
-        process = user.start(
-            "--master", cluster.url, "--pack", packed, "--lake", tmp_path / "lake",
-            "--run-id", "where", "--start-timeout-secs", 400, app,
-        )  # fmt: skip
-        _, stderr = process.communicate(timeout=600)
-    finally:
-        cluster.close()
-    assert process.returncode == 0, stderr
-    (chief,) = [
-        line for line in Run(tmp_path / "lake", "where").logs("chief:0") if "Python is" in line
-    ]
-    assert f"{home}/work/" in chief
-    assert str(ROOT) not in chief
+    run = Run("hdfs:///runs", "where")
+    for log in ("driver", "chief:0"):
+        (line,) = [line for line in run.logs(log) if "Python is" in line]
+        assert edge.nodes in line
+        assert f"{ROOT}/" not in line
