@@ -35,6 +35,8 @@ class TFOnSparkApp:
     _not_from_pre_train: ClassVar[tuple[str, ...]] = ("args", "result")
     # in messages, before what the feeds were to be made of
     _feeds_from: ClassVar[str] = "pre_train() returned"
+    # whether there is no code of the user's that runs on the driver
+    _only_trains: ClassVar[bool] = False
     # whether a train() that exports no model leaves that to tfos
     _exports_by_itself = False
     preload: Sequence[str] = ()
@@ -109,6 +111,7 @@ class FunctionApp(TFOnSparkApp):
 
     _not_from_pre_train = (*TFOnSparkApp._not_from_pre_train, "_function", "_code")
     _feeds_from = "tfos.run() was given"
+    _only_trains = True
 
     def __init__(
         self,

@@ -409,6 +409,12 @@ class TestRefusal:
     def test_flags_are_not_abbreviated(self, refused, app):
         assert "--num-work" in refused("--num-work", 1, app)
 
+    @pytest.mark.parametrize("words", [(), ("--conf", "spark.remote=sc://host")])
+    def test_spark_connect(self, refused, app, monkeypatch, words):
+        if not words:
+            monkeypatch.setenv("SPARK_REMOTE", "sc://host")
+        assert "spark.remote, is sc://host, and pl_submit launches" in refused(*words, app)
+
     def test_no_app(self, refused):
         assert "app.py" in refused("--num-ps", 1)
         assert "app.py" in refused()

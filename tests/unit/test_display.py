@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
 
+from tfos.driver import notebook
 from tfos.driver.display import TERMINAL_ENV, Display, describe_progress
+from tfos.driver.notebook import CellLine, in_notebook
 
 PROGRESS = {
     "phase": "train",
@@ -80,3 +84,37 @@ class TestPlainDisplay:
         display.progress({**PROGRESS, "phase": "evaluate"})
         display.close()
         assert len(self.lines(capsys)) == 3
+
+
+class TestCellLine:
+    @pytest.fixture
+    def cell(self, monkeypatch, tmp_path):
+        """What IPython was told to show: (text, whether in place of the one before)."""
+        monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+        monkeypatch.setattr(notebook, "_EVERY_SECS", 0.0)
+        shell = InteractiveShell.instance()
+        shell.display_pub = CapturingDisplayPublisher()
+        yield lambda: [
+            (each["data"]["text/plain"], bool(each["update"])) for each in shell.display_pub.outputs
+        ]
+        InteractiveShell.clear_instance()
+
+    def test_changes_in_place_until_it_is_closed(self, cell):
+        line = CellLine()
+        for text in ("begins", "1 of 9", "1 of 9", "9 of 9"):
+            line.show(text)
+        line.close()
+        line.close()
+        line.show("again")
+        assert cell() == [("begins", False), ("1 of 9", True), ("9 of 9", True), ("again", False)]
+
+    def test_is_seldom_told_and_in_the_end_all_the_same(self, cell, monkeypatch):
+        monkeypatch.setattr(notebook, "_EVERY_SECS", 1000.0)
+        line = CellLine()
+        for done in range(100):
+            line.show(f"{done} of 99")
+        line.close()
+        assert cell() == [("0 of 99", False), ("99 of 99", True)]
+
+    def test_without_a_kernel_there_is_no_cell(self, cell):
+        assert not in_notebook()

@@ -25,8 +25,8 @@ YARN = "application_1700000000000_0042"
 
 
 def spark(application, **conf):
-    conf = {key: value for key, value in conf.items() if value is not None}
-    context = SimpleNamespace(applicationId=application, getConf=lambda: conf)
+    settings = SimpleNamespace(getAll=lambda: list(conf.items()))
+    context = SimpleNamespace(applicationId=application, getConf=lambda: settings)
     return SimpleNamespace(sparkContext=context)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tfos
 from tfos.app import FunctionApp
 from tfos.driver.arguments import check_is_app, parse_args
-from tfos.driver.feeds import _pickle
+from tfos.driver.pickled import pickled
 from tfos.spec.job import app_stem
 
 
@@ -50,7 +50,7 @@ class TestFunctionApp:
 
     def test_travels_without_its_data_and_a_run_that_is_resumed_has_the_new_function(self):
         rate = 7
-        record = _pickle(FunctionApp(lambda ctx: rate, object))
+        record = pickled(FunctionApp(lambda ctx: rate, object))
         app = pickle.loads(record["app"])
         assert app.train(None) == 7
         assert app.fit_data is None

@@ -174,6 +174,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
             "kazoo",
             {"tfos.runtime.registry", "tfos.runtime.calls", "tfos.runtime.watches"},
         ),
+        ("IPython", {"tfos.driver.notebook"}),
         ("rich", {"tfos.driver.display", "tfos.cli.render"}),
         ("fsspec", {"tfos.lake.storage"}),
         ("numba", {"tfos.kv.compiled", "tfos.kv.memory"}),
@@ -181,6 +182,7 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
         (
             "pyarrow",
             {
+                "tfos.driver.connect",
                 "tfos.feeding.convert",
                 "tfos.feeding.reader",
                 "tfos.feeding.partition",
@@ -191,15 +193,16 @@ def test_pure_modules_import_the_standard_library_and_each_other(name):
         (
             "pyspark",
             {
+                "tfos.driver.classic",
+                "tfos.driver.connect",
                 "tfos.driver.feeds",
+                "tfos.driver.pickled",
                 "tfos.driver.session",
-                "tfos.driver.shipping",
                 "tfos.feeding.partition",
                 "tfos.inference.predict",
                 "tfos.inference.worker",
                 "tfos.ml",
                 "tfos.driver.executors",
-                "tfos.driver.jobs",
                 "tfos.runtime.supervisor",
             },
         ),

@@ -117,6 +117,12 @@ class Submission:
                 "spark.yarn.submit.waitAppCompletion is false, and pl_submit waits for the run to"
                 " tell how it ended: leave it out; Ctrl-C leaves the application running"
             )
+        remote = os.environ.get("SPARK_REMOTE") or conf.get("spark.remote")
+        if remote:
+            raise UsageError(
+                f"SPARK_REMOTE, or spark.remote, is {remote}, and pl_submit launches an application"
+                " of its own: leave it out; in a session of Spark Connect call run() from Python"
+            )
         if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
         else:  # the executors' Python may lie inside an archive

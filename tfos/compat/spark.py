@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 APPLICATION_MASTER = "org.apache.spark.deploy.yarn.ApplicationMaster"
@@ -30,6 +31,18 @@ def _value(kind: Any, wanted: str, owner: Any) -> Any:
     field = next(f for f in kind.getDeclaredFields() if f.getType().getName() == wanted)
     field.setAccessible(True)
     return field.get(owner)
+
+
+def splits_of_range(session: Any) -> int:
+    """How many cores the executors of an application have all in all, asked of a Spark Connect
+    server; of an application whose settings do not name a parallelism.
+
+    A range has a partition for each, and its plan says how many. Runs no job.
+    """
+    plan = session.range(1)._explain_string()
+    found = re.search(r"Range \(.*splits=(?:Some\()?(\d+)", plan)
+    assert found is not None, plan
+    return int(found[1])
 
 
 def lost_task(context: Any, group: str) -> tuple[int, int, str] | None:

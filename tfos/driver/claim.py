@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tfos.driver.cluster import cluster_of
 from tfos.driver.lease import Lease
 from tfos.errors import LakeError, RegistryError
 from tfos.lake.run_directory import RunDirectory
@@ -183,18 +184,19 @@ def submission(spark: SparkSession) -> str:
     of the one before, without --resume. pl_submit names its submission; on YARN in cluster mode
     the application is one. Elsewhere, as in a notebook, no driver is started again.
     """
-    conf = spark.sparkContext.getConf()
+    cluster = cluster_of(spark)
+    conf = cluster.conf
     yarn = (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster")
-    return conf.get(SUBMISSION_CONF) or (spark.sparkContext.applicationId if yarn else "") or ""
+    return conf.get(SUBMISSION_CONF) or (cluster.application_id if yarn else "") or ""
 
 
 def launched(spark: SparkSession) -> Mapping[str, str]:
     """The master and deploy mode of this application; nothing where it is this machine alone."""
-    conf = spark.sparkContext.getConf()
-    if spark.sparkContext.master.startswith("local"):
+    cluster = cluster_of(spark)
+    if cluster.master.startswith("local"):
         return {}
-    mode = conf.get("spark.submit.deployMode", "client")
-    return {"master": spark.sparkContext.master, "deploy_mode": mode}
+    mode = cluster.conf.get("spark.submit.deployMode", "client")
+    return {"master": cluster.master, "deploy_mode": mode}
 
 
 def run_id_of(submission: str, app_name: str, number: int) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tfos.compat.spark import knows_gpus
 from tfos.driver import allocation
 from tfos.driver.allocation import request_of
+from tfos.driver.cluster import cluster_of
 from tfos.driver.containers import what_is_too_small
+from tfos.errors import PreflightError
 from tfos.runtime.devices import GPU
 from tfos.runtime.roles import role_jobs
 from tfos.spec.job import JobSpec
@@ -26,20 +28,25 @@ class Executors:
     """
 
     def __init__(self, spark: SparkSession, spec: JobSpec) -> None:
-        self._context = spark.sparkContext
-        self._master = self._context.master
-        self._conf = dict(self._context.getConf().getAll())
+        self._cluster = cluster_of(spark)
+        self._master = self._cluster.master
+        self._conf = self._cluster.conf
         allocation.check(spec, self._master, self._conf)
         self.is_dynamic = allocation.is_dynamic(self._master, self._conf)
+        if self.is_dynamic and self._cluster.jvm is None:
+            raise PreflightError(
+                "dynamic allocation is on, and under Spark Connect lost tasks are not seen:"
+                f" start the server with {allocation.ENABLED}=false and a number of executors"
+            )
         self._spec = spec
         self._profiles: dict[Size, Any] = {}
         self._lock = threading.Lock()
 
     def stage(self, job: RoleJob) -> Any:
         """What has mapPartitions(), with a partition for each task of the job. Thread-safe."""
-        rdd = self._context.parallelize(range(len(job.tasks)), len(job.tasks))
+        rdd: Any = self._cluster.tasks(len(job.tasks), barrier=not self.is_dynamic)
         if not self.is_dynamic:
-            return rdd.barrier()
+            return rdd
         with self._lock:  # jobs are submitted by threads of their own
             return rdd.withResources(self._profile(job.size)) if job.size else rdd
 
@@ -76,7 +83,7 @@ class Executors:
         too_many = allocation.what_is_too_many(self._spec, self._conf)
         lines += [f"warning: {too_many}"] if too_many else []
         is_yarn = self._master.startswith("yarn")
-        if is_yarn and any(job.size.gpus for job in jobs) and not knows_gpus(self._context._jvm):
+        if is_yarn and any(job.size.gpus for job in jobs) and not knows_gpus(self._cluster.jvm):
             lines.append(
                 "warning: YARN has no resource yarn.io/gpu in the configuration that is here: then"
                 " it does not count GPUs, and executors of one machine may be given the same one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import pickle
 import secrets
 import threading
@@ -11,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfos.driver.cluster import cluster_of
 from tfos.driver.display import Display
+from tfos.driver.pickled import pickled
 from tfos.errors import AppError, FeedError, LakeError
 from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.feed import Feed
@@ -96,7 +97,7 @@ class Feeds:
         self._registry.remove(f"{keys.run(lake.run_id)}/feeds")
         self._display.phase("pre_train()")
         feeds = named_feeds(self._app.pre_train(self._spark), self._app._feeds_from)
-        _pickle(self._app)  # an attribute that cannot travel is found before the long part
+        pickled(self._app)  # an attribute that cannot travel is found before the long part
         self._display.phase(f"feeding {', '.join(feeds)}")
         others = dict(feeds)
         # of all, before the first job
@@ -114,15 +115,14 @@ class Feeds:
         """Starts to write the feed that make() has left, if there is one; does not block."""
         if self._streamed is None or self._thread is not None:
             return
-        from pyspark import InheritableThread
-
+        cluster = cluster_of(self._spark)
         feed, opened = self._streamed
 
         def write() -> None:
             begun = time.monotonic()
             words = f"tfos {self._lake.run_id} feed {opened.feed}"
             try:
-                self._spark.sparkContext.setJobGroup(self._group, words, True)
+                cluster.group_jobs(self._group, words)
                 manifest = stream_feed(
                     feed, opened, self._lake, self._publisher, self._look,
                     lambda: self._is_cancelled or bool(self._registry.taken),
@@ -135,7 +135,7 @@ class Feeds:
                 self.secs += time.monotonic() - begun
 
         self._display.line(f"feeding {opened.feed} while the training begins")
-        self._thread = InheritableThread(target=write, name="tfos-feed", daemon=True)
+        self._thread = cluster.thread(write, "tfos-feed")
         self._thread.start()
 
     @property
@@ -168,7 +168,7 @@ class Feeds:
         while self._thread is not None and self.is_writing and time.monotonic() < deadline:
             with contextlib.suppress(Exception):  # the Spark context may be gone already
                 # again and again: the job may be about to begin
-                self._spark.sparkContext.cancelJobGroup(self._group)
+                cluster_of(self._spark).cancel(self._group)
             self._thread.join(_WAIT_SECS)
         feed = self._streamed[1].feed if self._streamed and self._thread else None
         if feed is not None and feed not in self.manifests:
@@ -240,28 +240,4 @@ def named_feeds(returned: Any, source: str) -> dict[str, Feed]:
 
 def _store(app: TFOnSparkApp, lake: RunDirectory, feeds: Sequence[str]) -> None:
     """Writes the app for train(), and what a resumed run takes over when the feeds are complete."""
-    lake.write_app(AppRecord(**_pickle(app), feeds=feeds))
-
-
-def _pickle(app: TFOnSparkApp) -> dict[str, bytes]:
-    """The app, and what pre_train() set on it. Raises AppError for what cannot be pickled."""
-    from pyspark import cloudpickle
-
-    app = copy.copy(app)
-    vars(app).pop("fit_data", None)  # a DataFrame stays on the driver
-    state = {
-        name: value for name, value in vars(app).items() if name not in app._not_from_pre_train
-    }
-    try:
-        return {"app": cloudpickle.dumps(app), "state": cloudpickle.dumps(state)}
-    except Exception as error:
-        for name, value in vars(app).items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as reason:
-                raise AppError(
-                    f"attribute self.{name} ({type(value).__name__}), set by pre_train(), cannot be"
-                    f" pickled and so cannot reach train(): {reason}; keep it in a local variable,"
-                    " or delete it before pre_train() returns"
-                ) from reason
-        raise AppError(f"{type(app).__name__} cannot be pickled: {error}") from error
+    lake.write_app(AppRecord(**pickled(app), feeds=feeds))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tfos.compat.spark import lost_task
+from tfos.driver.cluster import cluster_of
 from tfos.driver.executors import Executors
 from tfos.fault.failures import error_message, said_by
 from tfos.runtime.plan import AttemptPlan
@@ -52,13 +53,11 @@ class SparkJobs:
             self._submit(job)
 
     def _submit(self, job: RoleJob) -> None:
-        from pyspark import InheritableThread
-
-        context = self._spark.sparkContext
+        cluster = cluster_of(self._spark)
         plan, tasks = self._plan, job.tasks
 
         def submit() -> None:
-            context.setJobGroup(self._group(job), f"tfos {plan.run_id} {job.name}", True)
+            cluster.group_jobs(self._group(job), f"tfos {plan.run_id} {job.name}")
             try:
                 stage = self._executors.stage(job)
                 ended = stage.mapPartitions(lambda _: supervise(plan, tasks)).collect()
@@ -68,7 +67,7 @@ class SparkJobs:
             self.errors.setdefault(job.name, message)
             self._changed()
 
-        thread = InheritableThread(target=submit, name=f"tfos-{job.name}", daemon=True)
+        thread = cluster.thread(submit, f"tfos-{job.name}")
         self._begun.append((job, thread))
         thread.start()
 
@@ -102,7 +101,7 @@ class SparkJobs:
 
     def _cancel(self, job: RoleJob) -> None:
         with contextlib.suppress(Exception):  # the Spark context may be gone already
-            self._spark.sparkContext.cancelJobGroup(self._group(job))
+            cluster_of(self._spark).cancel(self._group(job))
 
     def _join(self, secs: float) -> None:
         deadline = time.monotonic() + secs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.compat.texts import NO_MODULE
 from tfos.driver import allocation
+from tfos.driver.cluster import cluster_of
 from tfos.errors import PreflightError
 from tfos.fault.failures import error_message
 from tfos.lake.run_directory import RunDirectory
@@ -27,15 +28,13 @@ _OVERLAP_SLOTS = 4
 
 def available_slots(spark: SparkSession) -> int:
     """How many tasks the cluster can run at the same time, with the executors it has now."""
-    scala_context: Any = spark.sparkContext._jsc.sc()  # type: ignore[union-attr]
-    profile = scala_context.resourceProfileManager().defaultResourceProfile()
-    return int(scala_context.maxNumConcurrentTasks(profile))
+    return cluster_of(spark).slots()
 
 
 def is_dynamic(spark: SparkSession) -> bool:
     """Whether executors come when tasks wait for them: what there is now says nothing then."""
-    context = spark.sparkContext
-    return allocation.is_dynamic(context.master, dict(context.getConf().getAll()))
+    cluster = cluster_of(spark)
+    return allocation.is_dynamic(cluster.master, cluster.conf)
 
 
 def has_free_slot(spark: SparkSession, spec: JobSpec) -> bool:
@@ -69,7 +68,7 @@ def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str
     parts = ", ".join(f"{n} {role}" for role, n in count.items() if n)
     return (
         f"the run asks for {len(tasks) + for_feed} slots ({parts}), the cluster at"
-        f" {spark.sparkContext.master} has {available_slots(spark)}"
+        f" {cluster_of(spark).master} has {available_slots(spark)}"
     )
 
 
@@ -82,7 +81,7 @@ def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
     if is_dynamic(spark):
         return
     wanted = len(all_tasks(spec)) + for_feed
-    master = spark.sparkContext.master
+    master = cluster_of(spark).master
     fixed = master.startswith("local") and not master.startswith("local-cluster")
     deadline = time.monotonic() + (0 if fixed else spec.start_timeout_secs)
     while available_slots(spark) < wanted:
@@ -130,7 +129,7 @@ def check_executors(
         return [probe.look(lake, marker)]
 
     try:
-        found = spark.sparkContext.parallelize(range(slots), slots).mapPartitions(look).collect()
+        found = cluster_of(spark).tasks(slots).mapPartitions(look).collect()
     except Exception as error:
         if NO_MODULE in str(error):
             missing = str(error).partition(NO_MODULE)[2].splitlines()[0]

@@ -13,6 +13,7 @@ from tfos.driver import preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
 from tfos.driver.claim import Claim, HasEnded, launched, run_id_of, submission
+from tfos.driver.cluster import Cluster, cluster_of
 from tfos.driver.display import Display
 from tfos.driver.executors import Executors
 from tfos.driver.feeds import Feeds
@@ -26,7 +27,6 @@ from tfos.lake.hdfs import is_hdfs, with_namenode
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys
 from tfos.runtime.forking import ForkServer
-from tfos.runtime.java import find_java
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.probe import versions
 from tfos.runtime.registry import (
@@ -62,7 +62,6 @@ def run_app(
         with run.shutdown():
             app.args = parse_args(app, args)
             check_is_app(app)
-            find_java()
             with open_session(app._run_name, spark, job) as (session, spec), run.shutdown():
                 run.execute(session, spec)
     except BaseException as raised:
@@ -74,9 +73,11 @@ def run_app(
     runs.append(result)
     if error is None or (isinstance(error, HasEnded) and result.error is None):
         return result
-    if isinstance(error, (TFOSError, KeyboardInterrupt, SystemExit)) and not isinstance(
-        error, RunFailed
-    ):
+    if isinstance(error, KeyboardInterrupt):  # whatever it interrupted
+        raise error.with_traceback(None) from None
+    if isinstance(error, RunFailed):  # ours, which says no more than the one with the result
+        raise RunFailed(_headline(result), result) from None
+    if isinstance(error, (TFOSError, SystemExit)):
         raise error
     raise RunFailed(_headline(result), result) from error
 
@@ -105,9 +106,10 @@ class _Run:
 
     def execute(self, spark: SparkSession, spec: JobSpec) -> None:
         """From the checks to the end of the roles."""
-        self._spec = spec = _with_namenode(spec, spark)
+        cluster = cluster_of(spark)
+        self._spec = spec = _with_namenode(spec, cluster)
         if launched(spark) == {"master": "yarn", "deploy_mode": "cluster"}:
-            self._jvm = spark.sparkContext._jvm
+            self._jvm = cluster.jvm
         name = submission(spark)
         run_id = spec.run_id or run_id_of(name, self._app._run_name, len(runs))
         self._summary.begin(run_id, spec)
@@ -122,7 +124,8 @@ class _Run:
         for line in executors.tell():
             self._display.line(line)
         with contextlib.ExitStack() as stack:
-            server = self._begin_zookeeper(stack, spark)
+            stack.enter_context(cluster.ending_jobs(f"tfos-{run_id}"))
+            server = self._begin_zookeeper(stack, cluster)
             marker = lake.check_writable()
             stack.callback(lake.remove, marker)
             try:
@@ -206,17 +209,22 @@ class _Run:
                 registry.put(keys.phase(self.run_id), {"text": phase, "since": time.time()})
 
     def _begin_zookeeper(
-        self, stack: contextlib.ExitStack, spark: SparkSession
+        self, stack: contextlib.ExitStack, cluster: Cluster
     ) -> EmbeddedZooKeeper | None:
         """Starts a server where the user names none, to come up beside the checks that follow."""
         if self._spec.zookeeper:
             prepare(self._spec.zookeeper)
             return None
-        local = spark.sparkContext.master.startswith("local")
-        host = spark.sparkContext.getConf().get("spark.driver.host", "")
+        if cluster.jvm is None:
+            raise PreflightError(
+                "under Spark Connect the driver, whose machine the executors can reach, is not this"
+                ' process, so no ZooKeeper is started here: name one, zookeeper="HOST:PORT", which'
+                " this process and the executors reach"
+            )
+        local = cluster.master.startswith("local")
+        host = cluster.conf.get("spark.driver.host", "")
         # in containers pyspark is an archive without jars; the driver's JVM has them everywhere
-        jvm: Any = spark.sparkContext._jvm
-        class_path = str(jvm.java.lang.System.getProperty("java.class.path"))
+        class_path = str(cluster.jvm.java.lang.System.getProperty("java.class.path"))
         server = EmbeddedZooKeeper("127.0.0.1" if local else host, class_path)
         stack.callback(server.stop)
         return server
@@ -275,13 +283,12 @@ class _Run:
         return result
 
 
-def _with_namenode(spec: JobSpec, spark: SparkSession) -> JobSpec:
+def _with_namenode(spec: JobSpec, cluster: Cluster) -> JobSpec:
     """The lake as every process of the run can find it: few have Hadoop's configuration."""
     if not is_hdfs(spec.lake):
         return spec
-    hadoop: Any = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
     try:
-        lake = with_namenode(spec.lake, str(hadoop.get("fs.defaultFS")))
+        lake = with_namenode(spec.lake, cluster.default_fs)
     except ValueError as error:
         raise LakeError(f"--lake {error}") from error
     return dataclasses.replace(spec, lake=lake)

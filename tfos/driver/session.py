@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfos.driver import allocation
+from tfos.driver.cluster import cluster_of
+from tfos.runtime.java import find_java
 from tfos.runtime.roles import local_master
 from tfos.spec.job import JobSpec, job_spec
 
@@ -30,6 +32,14 @@ def open_session(
     if spark is not None:
         yield spark, job_spec(_tfos_conf(spark), job)
         return
+    if "SPARK_REMOTE" in os.environ:  # where pyspark itself looks for a Connect server
+        spark = SparkSession.builder.getOrCreate()
+        try:
+            yield spark, job_spec(_tfos_conf(spark), job)
+        finally:
+            spark.stop()
+        return
+    find_java()
     with _our_python():
         conf = _launch_conf()
         spec = job_spec(dict(conf.getAll()), job)
@@ -79,6 +89,6 @@ def _is_default_master(conf: Any) -> bool:
 
 def _tfos_conf(spark: SparkSession) -> dict[str, str]:
     """The spark.tfos.* settings of the application and, over them, of the session."""
-    conf = dict(spark.sparkContext.getConf().getAll())
+    conf = dict(cluster_of(spark).conf)
     conf.update(getattr(spark.conf, "getAll", {}))
     return conf

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import io
 import sys
-import threading
 import types
 import zipfile
 from collections.abc import Callable, Collection, Iterator
@@ -14,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfos.driver.cluster import cluster_of
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-# runs of one session may come here at the same time
-_shipping = threading.Lock()
 
 
 def ship_modules(spark: SparkSession, module_name: str) -> None:
@@ -28,7 +26,9 @@ def ship_modules(spark: SparkSession, module_name: str) -> None:
     """
     root = _source_root(module_name)
     if root is not None:
-        _ship(spark, archive_of(root, sources(root, _namespaces(root))))
+        archive = archive_of(root, sources(root, _namespaces(root)))
+        name = f"tfos-app-{hashlib.sha256(archive).hexdigest()[:16]}.zip"
+        cluster_of(spark).ship(name, archive)
 
 
 def tell_of_missing(spark: SparkSession, module_name: str, tell: Callable[[str], None]) -> None:
@@ -44,25 +44,6 @@ def tell_of_missing(spark: SparkSession, module_name: str, tell: Callable[[str],
             f"warning: module {name!r} is imported from {foreign[name]}, which is not shipped, and"
             " the executors do not find it: put it beside app.py, or pass it with --py-files"
         )
-
-
-def _ship(spark: SparkSession, archive: bytes) -> None:
-    """Puts the archive on the module path of what Spark starts from here on."""
-    from pyspark import SparkFiles
-
-    # Spark serves the file from where it lies for as long as the application lives, and removes
-    # this directory with it. Further runs of the session ship the same one no second time
-    home = Path(SparkFiles.getRootDirectory())
-    bundle = home.parent / f"tfos-app-{hashlib.sha256(archive).hexdigest()[:16]}.zip"
-    with _shipping:
-        if bundle.exists():
-            return
-        bundle.write_bytes(archive)
-        spark.sparkContext.addPyFile(str(bundle))
-        # Spark puts its copy here, too, where it would hide what the user edits in a notebook
-        with_it = str(home / bundle.name)
-        if with_it in sys.path:
-            sys.path.remove(with_it)
 
 
 def archive_of(root: Path, files: Collection[Path]) -> bytes:
@@ -190,4 +171,4 @@ def _not_found(spark: SparkSession, names: list[str]) -> list[str]:
     def look(_: Any) -> list[str]:
         return [name for name in names if find_spec(name) is None]
 
-    return spark.sparkContext.parallelize([0], 1).mapPartitions(look).collect()
+    return cluster_of(spark).tasks(1).mapPartitions(look).collect()
