@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ BASE = "docker.io/library/python:3.11-slim-bookworm"
 _SUITE, _PACKAGES = "bookworm", "ca-certificates,python3,python3-venv"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfos-tests", "image")
 _TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
+_DISK_GB = 12  # the stages of a build, their layers, and one layer built anew
 
 
 def require() -> None:
@@ -28,6 +30,8 @@ def require() -> None:
         pytest.skip(f"needs {', '.join(missing)}: apt-get install {' '.join(missing)}")
     if os.getuid() != 0:
         pytest.skip("needs root, to make the base image")
+    if shutil.disk_usage(tempfile.gettempdir()).free < _DISK_GB * 1e9:
+        pytest.skip(f"needs {_DISK_GB} GB in {tempfile.gettempdir()}")
 
 
 def _base() -> Path:
