@@ -19,6 +19,7 @@ from tfos.errors import (
     RegistryError,
     RunFailed,
     StartTimeout,
+    StoreError,
     TFOSError,
     UsageError,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "RunFailed",
     "StartTimeout",
     "Status",
+    "StoreError",
     "TFOSError",
     "TFOnSparkApp",
     "UsageError",

@@ -11,15 +11,17 @@ from types import SimpleNamespace
 import pytest
 from helpers import Nodes
 
+from tfos.compat.spark import answers
 from tfos.driver.claim import Claim, HasEnded, run_id_of, submission
 from tfos.driver.run import attempt_number
 from tfos.driver.summary import Summary
 from tfos.errors import LakeError
+from tfos.fault.failures import Failure, FailureKind
 from tfos.lake.run_directory import RunDirectory, checkpoint_name, checkpoint_path
 from tfos.lake.storage import COMMIT
 from tfos.runtime import keys
 from tfos.spec.job import SUBMISSION_CONF, JobSpec
-from tfos.spec.result import Result, finite, sum_stats
+from tfos.spec.result import JVM_GONE, Result, finite, sum_stats
 
 YARN = "application_1700000000000_0042"
 
@@ -144,13 +146,45 @@ class TestDefiniteEnd:
             Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
         Claim(JobSpec.of(resume=True, run_id="r"), "r", "mine", lake).open_lake(set())
 
-    @pytest.mark.parametrize("left", [None, "interrupted"])
+    @pytest.mark.parametrize("left", [None, "interrupted", JVM_GONE])
     def test_is_none_of_a_driver_that_died(self, tmp_path, left):
         lake = self.lake(tmp_path, "mine")
         lake.remove_result()
         if left:  # YARN takes a container away: SIGTERM, and soon SIGKILL
             lake.write_result(Result("r", "failed", {"message": left}).as_json())
         Claim(JobSpec.of(), "r", "mine", lake).open_lake(set())
+
+
+class TestLostJvm:
+    """The driver outlives its JVM for a moment, in which all that it asks of Spark fails."""
+
+    JOB = Failure("ps", 0, "h", FailureKind.SPARK, "the Spark job of the ps roles ended: refused")
+
+    @pytest.mark.parametrize("known", [None, JOB])
+    def test_is_the_cause_and_no_definite_end(self, known):
+        summary = Summary()
+        summary.failure = known
+        summary.lost_jvm()
+        summary.failed(ConnectionRefusedError(111, "Connection refused"))
+        result = summary.result(None)
+        assert result.error["message"] == JVM_GONE
+        assert not result.is_definite
+
+    def test_is_not_the_cause_of_what_a_role_said_before(self):
+        summary = Summary()
+        summary.failure = Failure("chief", 0, "h", FailureKind.EXCEPTION, "ValueError: no")
+        summary.lost_jvm()
+        result = summary.result(None)
+        assert result.error["message"] == "ValueError: no"
+        assert result.is_definite
+
+    def test_is_seen_by_asking_it(self):
+        class Gone:
+            def __getattr__(self, name):
+                raise ConnectionRefusedError(111, "Connection refused")
+
+        assert not answers(Gone())
+        assert answers(None)
 
 
 class TestLedgerOfAFailedRun:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 from pathlib import Path
@@ -63,7 +64,11 @@ class Environment:
         return subprocess.Popen(
             [self.home / "bin" / "python", "-c", PACK, target],
             # what pl_submit needs, and is not in it
-            env={**os.environ, "PYTHONPATH": str(self._installed())},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(self._installed()),
+                "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),
+            },
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 

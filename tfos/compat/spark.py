@@ -26,6 +26,14 @@ def end_with_this_attempt(jvm: Any) -> None:
         conf.set("spark.yarn.maxAppAttempts", "1")
 
 
+def answers(jvm: Any) -> bool:
+    """Whether the driver's JVM is there. None, which is not this process's, counts as there."""
+    try:
+        return jvm is None or bool(jvm.java.lang.System.nanoTime())
+    except Exception:  # of py4j, or of the socket
+        return False
+
+
 def _value(kind: Any, wanted: str, owner: Any) -> Any:
     """What `owner`, of the class `kind`, has in its field of the type `wanted`."""
     field = next(f for f in kind.getDeclaredFields() if f.getType().getName() == wanted)

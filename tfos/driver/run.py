@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfos.compat.spark import end_with_this_attempt
+from tfos.compat.spark import answers, end_with_this_attempt
 from tfos.driver import preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
@@ -97,6 +97,7 @@ class _Run:
         self._number = 0
         self._is_shut = False
         self._ended: Result | None = None
+        self._cluster: Cluster | None = None
         # of an application that YARN would start again
         self._jvm: Any = None
 
@@ -106,7 +107,7 @@ class _Run:
 
     def execute(self, spark: SparkSession, spec: JobSpec) -> None:
         """From the checks to the end of the roles."""
-        cluster = cluster_of(spark)
+        self._cluster = cluster = cluster_of(spark)
         self._spec = spec = _with_namenode(spec, cluster)
         if launched(spark) == {"master": "yarn", "deploy_mode": "cluster"}:
             self._jvm = cluster.jvm
@@ -252,6 +253,8 @@ class _Run:
 
     def failed(self, error: BaseException) -> None:
         """Records an error of the driver, unless a role's failure or an earlier one is known."""
+        if isinstance(error, Exception) and self._cluster and not answers(self._cluster.jvm):
+            self._summary.lost_jvm()
         self._summary.failed(error, self._claim.killed_by if self._claim else "")
 
     @property

@@ -11,14 +11,14 @@ from typing import Any
 
 from tfos.driver.attempt import Attempt
 from tfos.errors import LakeError, TFOSError
-from tfos.fault.failures import Failure, error_message
+from tfos.fault.failures import Failure, FailureKind, error_message
 from tfos.fault.policy import Incident
 from tfos.feeding.ledger import accounting
 from tfos.feeding.schema import Manifest
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.roles import all_tasks
 from tfos.spec.job import JobSpec
-from tfos.spec.result import INTERRUPTED, Result, finite, sum_stats
+from tfos.spec.result import INTERRUPTED, JVM_GONE, Result, finite, sum_stats
 
 # pl_submit's own start, seconds since the epoch: total counts from the command
 STARTED_ENV = "TFOS_STARTED"
@@ -76,6 +76,11 @@ class Summary:
             message = error_message(error)
             trace = "".join(traceback.format_exception(error))
         self.failure = Failure.of_driver(message, trace)
+
+    def lost_jvm(self) -> None:
+        """The driver's JVM is gone: an error of the driver, or a job that ended, says no more."""
+        if self.failure is None or self.failure.kind is FailureKind.SPARK:
+            self.failure = Failure.of_driver(JVM_GONE)
 
     def result(self, lake: RunDirectory | None) -> Result:
         """lake: the run directory, if it is ours."""

@@ -18,6 +18,8 @@ RUN_FILE = "run.json"
 
 # the message of a run that was ended by a signal to its driver
 INTERRUPTED = "interrupted"
+# and of one whose driver was left without its JVM: nobody can tell more
+JVM_GONE = "the driver's JVM has ended: it was killed, or its memory was too small"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Result(Mapping[str, Any]):
     @property
     def is_definite(self) -> bool:
         """Whether the run was brought to this end, and its driver not just ended from outside."""
-        return self.error is None or self.error["message"] != INTERRUPTED
+        return self.error is None or self.error["message"] not in (INTERRUPTED, JVM_GONE)
 
     def as_json(self) -> dict[str, Any]:
         """As plain dicts and lists; null for each number that JSON has no word for."""
