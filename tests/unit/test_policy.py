@@ -342,7 +342,7 @@ class TestBudget:
         assert isinstance(decide([incident(*many)], 1, PS), Restart)
 
     def test_failure_without_words_can_be_listed(self):
-        """An exception of a supervisor may have no text: see runtime.supervisor.supervise."""
+        """An exception of a supervisor may have no text: see runtime.task."""
         history = [incident(Failure("worker", 0, "h", "start", "")), *self.crashes(1)]
         assert "1. worker-0 on h" in decide(history, 1, PS).cause.message
 

@@ -17,14 +17,14 @@ from helpers import Nodes
 
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import keys, logfile
-from tfos.runtime import supervisor as supervisors
+from tfos.runtime import task as spark_task
 from tfos.runtime.background import Newest
 from tfos.runtime.lifecycle import Ended
 from tfos.runtime.logfile import LogFile
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.registry import RegistryAddress
-from tfos.runtime.supervisor import Supervisor, supervise
+from tfos.runtime.supervisor import Supervisor
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
 from tfos.spec.times import TIMES
@@ -98,8 +98,8 @@ class TestSecondCopy:
     @pytest.fixture
     def serve(self, nodes, tmp_path, monkeypatch):
         """Runs it; its answer comes in the queue that is returned."""
-        monkeypatch.setattr(supervisors, "Registry", lambda _: contextlib.nullcontext(nodes))
-        monkeypatch.setattr(supervisors, "_STAND_BY_SECS", 0.01)
+        monkeypatch.setattr(spark_task, "Registry", lambda _: contextlib.nullcontext(nodes))
+        monkeypatch.setattr(spark_task, "_STAND_BY_SECS", 0.01)
         copy = SimpleNamespace(partitionId=lambda: 1, attemptNumber=lambda: 1)
         monkeypatch.setattr(pyspark.TaskContext, "get", lambda: copy)
         address = RegistryAddress("h:1", "r", "secret")
@@ -108,7 +108,9 @@ class TestSecondCopy:
         tasks = (Task("worker", 0), Task("worker", 1))
         nodes.put(keys.driver("r"), DRIVER)
         ended = queue.Queue()
-        serve = threading.Thread(target=lambda: ended.put(supervise(plan, tasks)), daemon=True)
+        serve = threading.Thread(
+            target=lambda: ended.put(spark_task.supervise(plan, tasks)), daemon=True
+        )
         serve.start()
         return ended
 
@@ -124,8 +126,18 @@ class TestSecondCopy:
         nodes.remove(first)
         assert serve.get(timeout=DEADLINE_SECS) == [("worker-1", "Spark began it twice")]
 
-    def test_ends_with_the_driver(self, nodes, serve):
+    def test_ends_when_another_driver_has_come(self, nodes, serve):
         nodes.put(keys.driver("r"), {**DRIVER, "pid": 8})
+        assert serve.get(timeout=DEADLINE_SECS)
+
+    def test_outlives_a_driver_that_is_gone_for_a_moment(self, nodes, serve):
+        """As long as the first one is there, whose own clock says how long that may be."""
+        first = f"{keys.members('r', 1)}/worker-1"
+        nodes.put(first, {"host": "h"})
+        nodes.remove(keys.driver("r"))
+        with pytest.raises(queue.Empty):
+            serve.get(timeout=0.1)
+        nodes.remove(first)
         assert serve.get(timeout=DEADLINE_SECS)
 
 

@@ -18,7 +18,7 @@ from tfos.driver.executors import Executors
 from tfos.fault.failures import error_message, said_by
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.roles import role_jobs
-from tfos.runtime.supervisor import supervise
+from tfos.runtime.task import supervise
 from tfos.spec.roles import RoleJob
 
 if TYPE_CHECKING:

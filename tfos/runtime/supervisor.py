@@ -26,7 +26,7 @@ from tfos.lake.storage import remove_local
 from tfos.runtime import keys, probe
 from tfos.runtime.background import Newest
 from tfos.runtime.child import TFProcess
-from tfos.runtime.devices import GPU, visible
+from tfos.runtime.devices import visible
 from tfos.runtime.lifecycle import (
     Action,
     AnnouncePreempted,
@@ -55,12 +55,10 @@ from tfos.runtime.process import describe_end
 from tfos.runtime.protocol import Failed, StartOrder
 from tfos.runtime.registry import Registry
 from tfos.runtime.roles import all_tasks
-from tfos.runtime.scratch import use_container
 from tfos.spec.roles import CHIEF, EVALUATOR, Task
 from tfos.spec.times import TIMES
 
 _TICK_SECS = 0.1
-_STAND_BY_SECS = 0.5
 _LOG_TAIL_LINES = 15
 _STACK_LINES = 60
 _MESSAGE_CHARS = 20_000
@@ -334,49 +332,3 @@ class Supervisor:
 
 def _by_task(names: Mapping[str, int]) -> dict[Task, int]:
     return {Task.parse(name): life for name, life in names.items()}
-
-
-def supervise(plan: AttemptPlan, tasks: tuple[Task, ...]) -> list[tuple[str, str]]:
-    """The body of a Spark task: supervises the task of its partition.
-
-    Returns [(task, why it ended)]. An executor that cannot take part is recorded as a failure of
-    its task, where the registry can be reached, before the exception ends the stage.
-    """
-    from pyspark import TaskContext
-
-    use_container()
-    context = TaskContext.get()
-    assert context is not None
-    task = tasks[context.partitionId()]
-    if context.attemptNumber() > 0:
-        return [(str(task), _stand_by(plan, task))]
-    gpu = context.resources().get(GPU)
-    try:
-        return [(str(task), Supervisor(plan, task, gpu and gpu.addresses).run())]
-    except Exception as error:
-        failure = Failure(
-            task.role, task.index, socket.gethostname(), FailureKind.START, str(error),
-            time=time.time(),
-            attempt=plan.attempt,
-        )  # fmt: skip
-        # first wins: what the role itself had to say stays
-        with contextlib.suppress(RegistryError), Registry(plan.registry) as registry:
-            path = f"{keys.failures(plan.run_id, plan.attempt)}/{task}.0"
-            registry.create(path, failure.as_json())
-        raise
-
-
-def _stand_by(plan: AttemptPlan, task: Task) -> str:
-    """Of a task that Spark began again, since it lost one or is speculating, where the stage is no
-    barrier: the driver decides who is next, in another attempt. Blocks until this one is over.
-
-    To return earlier would have Spark kill the first one, which may live; to raise would end it.
-    """
-    members = keys.members(plan.run_id, plan.attempt)
-    with Registry(plan.registry) as registry:
-        while registry.get(keys.driver(plan.run_id)) == plan.driver and (
-            registry.get(keys.stop(plan.run_id, plan.attempt)) is None
-            or registry.get(f"{members}/{task}") is not None
-        ):
-            time.sleep(_STAND_BY_SECS)
-    return "Spark began it twice"
