@@ -16,7 +16,7 @@ from tfos.driver.display import describe_progress
 _STYLES = {
     **dict.fromkeys(("up", "training", "running", "succeeded"), "green"),
     **dict.fromkeys(("failed", "gone", "dead"), "red"),
-    **dict.fromkeys(("starting", "checking"), "yellow"),
+    **dict.fromkeys(("starting", "checking", "unreachable"), "yellow"),
 }
 # no text is wider, so that nothing is cut or wrapped where no terminal limits it
 _PIPE_COLUMNS = 100_000

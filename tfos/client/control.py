@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tfos.client.beats import ask_to_end, living
 from tfos.client.status import (
     Status,
     checked_status,
@@ -24,6 +25,7 @@ from tfos.client.status import (
     live_status,
     local_time,
     resume_command,
+    unreachable_status,
 )
 from tfos.errors import LakeError, RegistryError, UsageError
 from tfos.lake.run_directory import RunDirectory, checkpoint_path, run_ids
@@ -94,6 +96,11 @@ def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
         except _NotLive as gone:
             why = str(gone)
         result = _await_result(lake, _ENDING_SECS)
+        lease = living(lake) if result is None else None
+        if lease is not None:
+            options = _whereabouts(lake, zookeeper)
+            return unreachable_status(lake.run_id, lake.url, why, lease, options)
+        result = result or lake.result()
     checkpoint = _newest_checkpoint(lake)
     if result is None:
         return dead_status(lake.run_id, lake.url, why, _whereabouts(lake, zookeeper), checkpoint)
@@ -117,16 +124,21 @@ def cancel(
         raise RegistryError(_not_running(lake, result))
     try:
         with _live(lake, zookeeper) as nodes:
-            nodes.create(keys.kill(run_id), {"by": f"{_user()}@{socket.gethostname()}"})
+            nodes.create(keys.kill(run_id), {"by": _me()})
             on_asked()
             result = _await_end(lake, nodes, secs)
     except _NotLive as gone:
         result = _await_result(lake, _ENDING_SECS)
         if result is not None:
             raise RegistryError(_not_running(lake, result)) from gone
-        raise RegistryError(
-            f"run {run_id} is not running: {gone}; {how_to_continue(lake, zookeeper)}"
-        ) from gone
+        if living(lake) is None:
+            raise RegistryError(
+                f"run {run_id} is not running: {gone}; {how_to_continue(lake, zookeeper)}"
+            ) from gone
+        on_asked()
+        result = ask_to_end(lake, _me(), secs)
+        if result is None and lake.lease() is not None:
+            raise RegistryError(_not_ended(run_id, secs)) from gone
     return None if result is None else Result.from_json(result)
 
 
@@ -166,12 +178,12 @@ def how_to_continue(lake: RunDirectory, zookeeper: str | None = None) -> str:
 
 
 def has_driver(lake: RunDirectory, zookeeper: str | None = None) -> bool:
-    """Whether the driver of a run can be seen from here; that may take some seconds."""
+    """Whether the driver of a run lives, as far as that is seen here; that may take 20 s."""
     try:
         with _live(lake, zookeeper):
             return True
     except RegistryError:
-        return False
+        return living(lake) is not None
 
 
 def _await_end(lake: RunDirectory, nodes: Registry, secs: float) -> dict[str, Any] | None:
@@ -191,10 +203,7 @@ def _await_end(lake: RunDirectory, nodes: Registry, secs: float) -> dict[str, An
         if now - alive > _LEFT_SECS:
             return None
         if now - begun > secs:
-            raise RegistryError(
-                f"run {lake.run_id} has not ended within {secs:g} s of being asked to: look at"
-                f" pl_submit status {lake.run_id}, or end its Spark application"
-            )
+            raise RegistryError(_not_ended(lake.run_id, secs))
         time.sleep(_POLL_SECS)
     return result
 
@@ -203,6 +212,13 @@ def _not_running(lake: RunDirectory, result: dict[str, Any]) -> str:
     at = lake.result_time()
     when = f" at {local_time(at)}" if at else ""
     return f"run {lake.run_id} is not running: it {result['status']}{when}"
+
+
+def _not_ended(run_id: str, secs: float) -> str:
+    return (
+        f"run {run_id} has not ended within {secs:g} s of being asked to: look at"
+        f" pl_submit status {run_id}, or end its Spark application"
+    )
 
 
 def _await_result(lake: RunDirectory, secs: float) -> dict[str, Any] | None:
@@ -306,8 +322,9 @@ def _whereabouts(lake: RunDirectory, zookeeper: str | None) -> list[str]:
     return [word for name, value in given for word in (f"--{name}", str(value))]
 
 
-def _user() -> str:
+def _me() -> str:
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
-        return str(os.getuid())
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfos.fault.failures import Failure
+from tfos.lake.run_directory import DriverLease
 from tfos.runtime.nodes import AttemptNodes
 from tfos.spec.roles import Task
 
@@ -38,8 +39,9 @@ class RoleStatus:
 class Status:
     """A run.
 
-    state: "checking" (before its start), "running", "succeeded", "failed", or "dead": its driver
-    left without a result.
+    state: "checking" (before its start), "running", "succeeded", "failed"; "unreachable": its
+    driver lives, and its ZooKeeper does not answer here; or "dead": its driver left without a
+    result.
     progress: the chief's, or {"phase", "secs"}: what is waited for and, where known, for how long.
     message: what a person should know besides: the root cause, or what to do.
     checkpoint: the newest: {"step", "age_secs"}; of a finished run also what the result says.
@@ -192,6 +194,21 @@ def finished_status(
         model=result.get("model"),
         seconds=result.get("seconds"),
     )
+
+
+def unreachable_status(
+    run_id: str, lake: str, why: str, lease: DriverLease, options: Sequence[str]
+) -> Status:
+    """A run whose driver renews its lease, and cannot be asked. Arguments as of dead_status()."""
+    command = shlex.join(["pl_submit", "status", run_id, "--lake", lake])
+    place = f"on host {lease.host}"
+    if any(word.startswith("k8s://") for word in options):
+        place, command = "in its pod", f"kubectl exec {lease.host} -- {command}"
+    message = (
+        f"{why}; but it lives: process {lease.pid} on host {lease.host} writes into the lake."
+        f" Ask it {place}: {command}; pl_submit kill works from here, too"
+    )
+    return Status(run_id, lake, "unreachable", message=message)
 
 
 def dead_status(

@@ -131,6 +131,7 @@ class Claim:
                 time.sleep(0.2)
             if self._lease is not None:
                 self._lease.when_taken(registry.lose)
+                self._lease.when_cancelled(self._asked_to_end)
             try:
                 registry.remove(f"{keys.run(self._run_id)}/attempts")
                 registry.remove(keys.kill(self._run_id))

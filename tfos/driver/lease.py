@@ -4,7 +4,7 @@ With the embedded ZooKeeper each driver has a registry of its own, in which nobo
 run. So a driver keeps a file in the run directory and counts its beats there. One that comes later
 watches for longer than a beat takes whether they go on: no clock is compared with another
 machine's. One that ran on the same machine has a pid to ask for. A driver that comes to itself
-again, and finds another one's file, ends.
+again, and finds another one's file, ends. With each beat it looks whether it is asked to end.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DriverLease, RunDirectory
@@ -86,6 +87,7 @@ class Lease:
         self._over = threading.Event()
         self._taken = ""
         self._on_taken: Callable[[str], None] = lambda by: None
+        self._on_cancelled: Callable[[Mapping[str, Any]], None] | None = None
 
     def take(self) -> None:
         """Blocks for what is left of the watch. Raises LakeError when another driver lives."""
@@ -99,6 +101,7 @@ class Lease:
                 break
             time.sleep(_LOOK_EVERY_SECS)
         self._lake.write_lease(self._mine)
+        self._lake.remove_cancel_request()  # was for a driver before this one
         if seen is not None:  # somebody else may have watched the same one until now
             time.sleep(_LOOK_EVERY_SECS)
             seen = self._lake.lease()
@@ -120,6 +123,10 @@ class Lease:
         self._on_taken = callback
         if self._taken:
             callback(self._taken)
+
+    def when_cancelled(self, callback: Callable[[Mapping[str, Any]], None]) -> None:
+        """Calls `callback(request)` when the run is asked to end in the lake; once for each."""
+        self._on_cancelled = callback
 
     def release(self) -> None:
         """Removes it. Does not wait long for a lake that hangs; may be called without take()."""
@@ -144,3 +151,7 @@ class Lease:
             return
         self._mine = dataclasses.replace(self._mine, beat=self._mine.beat + 1)
         self._lake.write_lease(self._mine)
+        request = self._lake.cancel_request()
+        if request is not None and self._on_cancelled is not None:
+            self._lake.remove_cancel_request()
+            self._on_cancelled(request)

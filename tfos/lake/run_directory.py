@@ -7,6 +7,7 @@
                                 that is read before, arrived.json has the columns, and
                                 arrived-<number>-<count>.json the shards that came since
   driver.json                   the lease of the driver that lives; gone when the run is over
+  cancel.json                   there while it is asked to end by who cannot reach its ZooKeeper
   generation.json               which chief may write checkpoints
   app.pkl                       the app after pre_train; the feeds are complete when all
                                 manifests are there
@@ -42,6 +43,7 @@ STATE = "state.json"
 SPEC = "spec.json"
 _REGISTRY = "registry.json"
 _LEASE = "driver.json"
+_CANCEL = "cancel.json"
 _GENERATION = "generation.json"
 _APP = "app.pkl"
 _EVALUATIONS = "evaluations.json"
@@ -189,6 +191,16 @@ class RunDirectory(CommittedStorage):
 
     def remove_lease(self) -> None:
         self.remove(_LEASE)
+
+    def cancel_request(self) -> dict[str, Any] | None:
+        """Who wants the run to end: {"by"}."""
+        return self._json(_CANCEL)
+
+    def write_cancel_request(self, request: Mapping[str, Any]) -> None:
+        self.write_json(_CANCEL, request)
+
+    def remove_cancel_request(self) -> None:
+        self.remove(_CANCEL)
 
     def result(self) -> dict[str, Any] | None:
         return self._json(_RESULT)
