@@ -49,6 +49,7 @@ from tfos.runtime.lifecycle import (
     Start,
 )
 from tfos.runtime.logfile import LogFile
+from tfos.runtime.memory_kills import MemoryKills
 from tfos.runtime.plan import AttemptPlan
 from tfos.runtime.ports import hold_port, local_address
 from tfos.runtime.process import describe_end
@@ -93,6 +94,7 @@ class Supervisor:
         self._members_changed = threading.Event()
         self._ready_changed = threading.Event()
         self._known: dict[Task, str] = {}
+        self._memory_kills = MemoryKills()
 
     def run(self) -> str:
         """Blocks until the role is over; returns why it ended.
@@ -307,7 +309,7 @@ class Supervisor:
         if said is None:
             said = Failed(
                 kind_of_exit(status),
-                describe_end(status),
+                self._memory_kills.explain(status) or describe_end(status),
                 # not in the message, which is compared with that of other tasks and attempts
                 f"{self._log.uri} ends with\n{self._log.tail(_LOG_TAIL_LINES)}",
             )
