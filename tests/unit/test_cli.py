@@ -89,6 +89,31 @@ class TestDryRun:
         monkeypatch.setenv("SPARK_HOME", str(tmp_path / "spark"))
         assert dry_run(app).program == str(tmp_path / "spark" / "bin" / "spark-submit")
 
+    def test_on_kubernetes_python_is_the_images(self, dry_run, app):
+        conf = dry_run("--master", "k8s://https://api:6443", app).conf
+        assert "spark.pyspark.python" not in conf
+        assert conf["spark.pyspark.driver.python"] == sys.executable
+
+    @pytest.mark.parametrize(
+        ("lake", "uploaded"),
+        [("/shared", "file:///shared/.submitted-r"), ("hdfs://n/l", "hdfs://n/l/.submitted-r")],
+    )
+    def test_on_kubernetes_the_app_goes_to_the_driver_by_the_lake(
+        self, dry_run, app, lake, uploaded
+    ):
+        mode = ("--master", "k8s://https://api:6443", "--deploy-mode", "cluster", "--run-id", "r")
+        key = "spark.kubernetes.file.upload.path"
+        conf = dry_run(*mode, "--lake", lake, app).conf
+        assert conf[key] == uploaded
+        assert "spark.pyspark.driver.python" not in conf
+        conf = dry_run(*mode, "--lake", "s3://b/l", "--conf", f"{key}=s3a://b/up", app).conf
+        assert conf[key] == "s3a://b/up"
+
+    def test_on_kubernetes_a_lake_that_hadoop_may_not_know_needs_a_word(self, app, refused):
+        mode = ["--master", "k8s://https://api:6443", "--deploy-mode", "cluster"]
+        said = refused(*mode, "--lake", "s3://bucket/lake", app)
+        assert "spark.kubernetes.file.upload.path=URL" in said
+
     def test_executors_of_several_sizes_need_dynamic_allocation(self, dry_run, app, capsys):
         sized = ("--ps-memory", "32g", "--ps-cores", 4)
         conf = dry_run("--master", "yarn", *sized, app).conf

@@ -6,11 +6,10 @@ app write comes out of the driver's log in the lake. Ctrl-C leaves the applicati
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from tfos.cli.application import Application, address_in, name_in
 from tfos.cli.chatter import Filter
 from tfos.cli.submission import Submission
 from tfos.client.control import cancel, has_driver
@@ -26,7 +26,7 @@ from tfos.client.logs import Tail
 from tfos.errors import LakeError, TFOSError
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
-from tfos.runtime.java import find_java, spark_home
+from tfos.lake.storage import Storage
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import Result
 
@@ -36,9 +36,6 @@ _READ_BYTES = 65_536
 # how long after the first one a second Ctrl-C ends the run
 _TWICE_SECS = 3.0
 _KEPT_LINES = 200
-_KILL_SECS = 60.0
-_SUBMITTED = re.compile(rb"Submitted application (application_\d+_\d+)")
-_TRACKING = re.compile(rb"tracking URL: (\S+)")
 
 
 class Submitted:
@@ -89,13 +86,12 @@ class Submitted:
         self._lines.extend(line + b"\n" for line in lines)
 
     def _search(self, line: bytes) -> None:
-        if not self.application and (found := _SUBMITTED.search(line)):
-            self.application = found[1].decode()
-            self._told("application", self.application)
-        found = _TRACKING.search(line)
-        if found and found[1] != b"N/A" and not self._address:
-            self._address = found[1].decode()
-            self._told("tracking URL", self._address)
+        if not self.application and (name := name_in(line)):
+            self.application = name
+            self._told("application", name)
+        if not self._address and (address := address_in(line)):
+            self._address = address
+            self._told("tracking URL", address)
 
 
 class DriverOutput:
@@ -174,6 +170,9 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             _leave(submission, lake, submitted.application, interrupts)
             raise Interrupted
         output.look(is_last=True)
+    if submission.uploaded:
+        with contextlib.suppress(LakeError):
+            Storage(submission.lake).remove(submission.uploaded)
     record = _result(lake)
     if record is not None and record != before:
         result = Result.from_json(record)
@@ -202,51 +201,33 @@ class Interrupted(Exception):
     """Ctrl-C; all that is to be said of it has been."""
 
 
-def _leave(
-    submission: Submission, lake: RunDirectory, application: str, interrupts: _Interrupts
-) -> None:
+def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _Interrupts) -> None:
     """Says that the application goes on; ends it when Ctrl-C comes again."""
     print(file=sys.stderr)
-    if not application:
+    if not name:
         _tell("interrupted", "no application had been submitted")
         return
     _tell("look at it", f"pl_submit status {_named(submission)}")
     _tell("end it", f"pl_submit kill {_named(submission)}")
-    _tell("or, without tfos", f"yarn application -kill {application}")
-    _tell(application, f"goes on; a second Ctrl-C within {_TWICE_SECS:g} s ends it")
+    application = Application(name, submission.master)
+    _tell("or, without tfos", application.kill_command)
+    _tell(name, f"goes on; a second Ctrl-C within {_TWICE_SECS:g} s ends it")
     said = interrupts.count
     deadline = time.monotonic() + _TWICE_SECS
     while interrupts.count == said and time.monotonic() < deadline:
         time.sleep(_POLL_SECS)
     if interrupts.count > said:
-        _tell(application, "is being ended")
-        _tell(application, _end(lake, application))
+        _tell(name, "is being ended")
+        _tell(name, _end(lake, application))
 
 
-def _end(lake: RunDirectory, application: str) -> str:
+def _end(lake: RunDirectory, application: Application) -> str:
     """Ends the run, in order where its driver can be reached; says how that went."""
     try:
         result = cancel(lake)
         return f"run {lake.run_id} {result.status if result else 'ended without a result'}"
     except TFOSError:  # it is being checked, or its driver cannot be reached from here
-        return kill_application(application)
-
-
-def kill_application(application: str) -> str:
-    """Has YARN end an application; says how that went. Hadoop's client is among Spark's jars."""
-    confs = [os.environ[n] for n in ("HADOOP_CONF_DIR", "YARN_CONF_DIR") if n in os.environ]
-    path = os.pathsep.join([*confs, str(spark_home() / "jars" / "*")])
-    client = "org.apache.hadoop.yarn.client.cli.ApplicationCLI"
-    try:
-        ended = subprocess.run(
-            [find_java(), "-cp", path, client, "-kill", application],
-            capture_output=True, text=True, timeout=_KILL_SECS, start_new_session=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"could not be killed: no ResourceManager answered within {_KILL_SECS:g} s"
-    if ended.returncode == 0:
-        return "is killed"
-    return f"could not be killed: {ended.stderr.strip()[-500:]}"
+        return application.kill()
 
 
 class _Interrupts:

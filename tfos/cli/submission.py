@@ -14,6 +14,7 @@ from tfos.cli.parser import SPARK_OPTIONS, parser
 from tfos.driver import allocation
 from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
+from tfos.lake.hdfs import is_hdfs
 from tfos.lake.storage import absolute
 from tfos.runtime.java import spark_home
 from tfos.runtime.roles import all_tasks, local_master
@@ -23,6 +24,7 @@ from tfos.spec.options import conf_key
 _RUNNER = Path(__file__).with_name("script.py")
 # where Spark unpacks an environment, below the directory that a driver or executor begins in
 _ENVIRONMENT = "environment"
+_UPLOAD = "spark.kubernetes.file.upload.path"
 
 
 def _key_value(text: str, source: str) -> tuple[str, str]:
@@ -81,11 +83,15 @@ class Submission:
         self.is_cluster_mode = (
             given.deploy_mode or conf.get("spark.submit.deployMode")
         ) == "cluster"
+        # what of it is in the lake while it runs, and no run's
+        self.uploaded = ""
+        self.master = given.master or conf.get("spark.master") or local_master(spec)
         defaults = {
-            "spark.pyspark.python": sys.executable,
             "spark.ui.showConsoleProgress": "false",
             "spark.log.level": "INFO" if given.verbose else "ERROR",
         }
+        if not self.master.startswith("k8s"):  # pods have the Python of their image
+            defaults["spark.pyspark.python"] = sys.executable
         self._conf = {
             **{key: value for key, value in defaults.items() if key not in conf},
             **dict(_key_value(text, "--conf") for text in given.conf),
@@ -94,15 +100,14 @@ class Submission:
             conf_key("lake"): self.lake,
             SUBMISSION_CONF: secrets.token_hex(8),
         }
-        self._master = given.master or conf.get("spark.master") or local_master(spec)
         if given.executor_cores:
             conf["spark.executor.cores"] = given.executor_cores
-        settings = allocation.settings(spec, self._master, conf)
+        settings = allocation.settings(spec, self.master, conf)
         self._conf.update(settings)
         conf.update(settings)
-        allocation.check(spec, self._master, conf)
-        is_dynamic = allocation.is_dynamic(self._master, conf)
-        if self._master.startswith("yarn") and not given.num_executors and not is_dynamic:
+        allocation.check(spec, self.master, conf)
+        is_dynamic = allocation.is_dynamic(self.master, conf)
+        if self.master.startswith("yarn") and not given.num_executors and not is_dynamic:
             # Spark's default is two executors, of one core each
             cores = int(conf.get("spark.executor.cores", 1))
             slots = max(1, cores // int(conf.get("spark.task.cpus", 1)))
@@ -125,6 +130,9 @@ class Submission:
             )
         if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
+            if self.master.startswith("k8s") and _UPLOAD not in conf:
+                self.uploaded = f".submitted-{self.run_id}"
+                self._conf[_UPLOAD] = f"{self._hadoops_lake()}/{self.uploaded}"
         else:  # the executors' Python may lie inside an archive
             self._conf.setdefault("spark.pyspark.driver.python", sys.executable)
         files = sources(self.app.parent) if self.is_cluster_mode else []
@@ -137,14 +145,24 @@ class Submission:
         for_java = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
         self.java_options = [conf[key] for key in for_java if key in conf]
 
+    def _hadoops_lake(self) -> str:
+        """The lake's URL as Spark takes it, which copies app.py there for Kubernetes's drivers."""
+        if "://" in self.lake and not is_hdfs(self.lake):
+            raise UsageError(
+                f"--deploy-mode cluster on Kubernetes takes app.py to the driver through Hadoop's"
+                f" filesystems, and --lake {self.lake} may be none: name a directory, such as"
+                f" s3a://BUCKET/PATH, with --conf {_UPLOAD}=URL"
+            )
+        return self.lake if is_hdfs(self.lake) else f"file://{self.lake}"
+
     def _use_packed(self, path: str, conf: Mapping[str, str]) -> None:
         """Has the executors, and the driver in cluster mode, run with a packed environment.
 
         conf: of the command line and of Spark's files.
         """
-        if self._master.startswith("local"):
+        if self.master.startswith("local"):
             raise UsageError(
-                f"--pack is for clusters, and --master {self._master} runs everything here: pass"
+                f"--pack is for clusters, and --master {self.master} runs everything here: pass"
                 " --master, or leave app.py out to make the archive alone"
             )
         keys = ["spark.pyspark.python"]
@@ -156,7 +174,7 @@ class Submission:
             self._conf[key] = f"./{_ENVIRONMENT}/bin/python"
         # the flag hides what Spark's files say
         others = self._archives or conf.get("spark.archives", "")
-        if not others and self._master.startswith("yarn"):
+        if not others and self.master.startswith("yarn"):
             others = conf.get("spark.yarn.dist.archives", "")
         if any(each.endswith(f"#{_ENVIRONMENT}") for each in others.split(",")):
             raise UsageError(f"--pack takes the name #{_ENVIRONMENT}, which has {others} already")
@@ -169,7 +187,7 @@ class Submission:
         is_set = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys()
         # spark-submit reads that file, which may set it
         if (
-            self._master.startswith("yarn")
+            self.master.startswith("yarn")
             and not is_set
             and not Path(home, "spark-env.sh").exists()
         ):
@@ -191,7 +209,7 @@ class Submission:
     def command(self) -> list[str]:
         """The spark-submit command, ready to run; see write_archive()."""
         given = self.options
-        command = [str(spark_home() / "bin" / "spark-submit"), "--master", self._master]
+        command = [str(spark_home() / "bin" / "spark-submit"), "--master", self.master]
         for name in SPARK_OPTIONS:
             value = getattr(given, name.replace("-", "_"))
             if name == "archives":

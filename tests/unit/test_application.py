@@ -1,0 +1,45 @@
+"""Applications of YARN and Kubernetes, by what spark-submit says of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfos.cli.application import Application, address_in, name_in
+
+WATCHER = (
+    "INFO LoggingPodStatusWatcherImpl: Waiting for application app with application ID spark-1f"
+    " and submission ID team:app-1-driver to finish..."
+)
+DEPLOYED = (
+    "INFO LoggingPodStatusWatcherImpl: Deployed Spark application app with application ID spark-1f"
+    " and submission ID default:app-driver into Kubernetes"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("INFO Client: Submitted application application_17_0007", "application_17_0007"),
+        (WATCHER, "team:app-1-driver"),
+        (DEPLOYED, "default:app-driver"),
+        ("INFO Client: Application report for application_17_0007 (state: ACCEPTED)", None),
+    ],
+)
+def test_its_name(line, name):
+    assert name_in(line.encode()) == name
+
+
+def test_its_address():
+    assert address_in(b"\t tracking URL: http://rm:8088/proxy/a/") == "http://rm:8088/proxy/a/"
+    assert address_in(b"\t tracking URL: N/A") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "master", "command"),
+    [
+        ("application_1_2", "yarn", "yarn application -kill application_1_2"),
+        ("team:app-driver", "k8s://https://api:6443", "kubectl delete pod app-driver -n team"),
+    ],
+)
+def test_what_ends_it_without_tfos(name, master, command):
+    assert Application(name, master).kill_command == command

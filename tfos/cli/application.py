@@ -1,0 +1,68 @@
+"""The application of a run in cluster mode, as YARN or Kubernetes knows it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from tfos.runtime.java import find_java, spark_home
+
+_KILL_SECS = 60.0
+# what spark-submit says of it: YARN's id; Kubernetes's namespace and the driver's pod
+_SUBMITTED = re.compile(
+    rb"Submitted application (application_\d+_\d+)"
+    rb"|submission ID (\S+:\S+) (?:to finish|into Kubernetes)"
+)
+_TRACKING = re.compile(rb"tracking URL: (\S+)")
+
+
+def name_in(line: bytes) -> str | None:
+    """An application's name, in a line that spark-submit writes."""
+    found = _SUBMITTED.search(line)
+    return found and (found[1] or found[2]).decode()
+
+
+def address_in(line: bytes) -> str | None:
+    """Where YARN shows an application, in such a line."""
+    found = _TRACKING.search(line)
+    return None if found is None or found[1] == b"N/A" else found[1].decode()
+
+
+@dataclass(frozen=True)
+class Application:
+    """name: as name_in() finds it. master: as --master has it."""
+
+    name: str
+    master: str
+
+    @property
+    def kill_command(self) -> str:
+        """What ends it without tfos."""
+        if self.master.startswith("k8s"):
+            namespace, _, pod = self.name.partition(":")
+            return f"kubectl delete pod {pod} -n {namespace}"
+        return f"yarn application -kill {self.name}"
+
+    def kill(self) -> str:
+        """Has it ended by who runs it; says how that went. Their clients are among Spark's jars."""
+        if self.master.startswith("k8s"):
+            submit = str(spark_home() / "bin" / "spark-submit")
+            command, manager = [submit, "--master", self.master, "--kill", self.name], "Kubernetes"
+        else:
+            names = ("HADOOP_CONF_DIR", "YARN_CONF_DIR")
+            confs = [os.environ[name] for name in names if name in os.environ]
+            path = os.pathsep.join([*confs, str(spark_home() / "jars" / "*")])
+            client = "org.apache.hadoop.yarn.client.cli.ApplicationCLI"
+            command = [find_java(), "-cp", path, client, "-kill", self.name]
+            manager = "ResourceManager"
+        try:
+            ended = subprocess.run(
+                command, capture_output=True, text=True, timeout=_KILL_SECS, start_new_session=True
+            )
+        except subprocess.TimeoutExpired:
+            return f"could not be killed: no {manager} answered within {_KILL_SECS:g} s"
+        if ended.returncode == 0:
+            return "is killed"
+        return f"could not be killed: {ended.stderr.strip()[-500:]}"
