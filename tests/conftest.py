@@ -95,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 # processes and directories of the servers that all tests share
-_shared: set[int | str] = set()
+SHARED: set[int | str] = set()
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def shared() -> Iterator[None]:
     """What is started in the block is no leak of the test that happens to need it first."""
     before = set(our_processes()) | _scratch()
     yield
-    _shared.update((set(our_processes()) | _scratch()) - before)
+    SHARED.update((set(our_processes()) | _scratch()) - before)
 
 
 def poll(condition: Callable[[], Any], secs: float, what: str) -> Any:
@@ -184,12 +184,12 @@ def no_leaks() -> Iterator[None]:
     yield
 
     def left() -> list[str]:
-        known = before | _shared
+        known = before | SHARED
         processes = {p: line for p, line in our_processes().items() if p not in known}
         return [
             *(f"process {pid}: {line}" for pid, line in processes.items()),
             *_listening(set(processes)),
-            *sorted(_scratch() - scratch - _shared),
+            *sorted(_scratch() - scratch - SHARED),
         ]
 
     deadline = time.monotonic() + _LEAK_SECS

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from conftest import our_processes, poll
+from conftest import SHARED, our_processes, poll
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
@@ -29,4 +29,9 @@ def spark() -> Iterator[SparkSession]:
     gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
     gateway.shutdown()
     gateway.proc.stdin.close()
-    poll(lambda: not set(our_processes()) - before, 30, "the session's processes have ended")
+    # what the module's other tests have begun for all modules goes on
+    poll(
+        lambda: not set(our_processes()) - before - SHARED,
+        30,
+        "the session's processes have ended",
+    )
