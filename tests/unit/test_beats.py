@@ -10,7 +10,7 @@ from conftest import free_port, poll
 from tfos.client import beats, control
 from tfos.driver import lease as lease_module
 from tfos.driver.lease import Lease
-from tfos.errors import RegistryError
+from tfos.errors import LakeError, RegistryError
 from tfos.lake.run_directory import DriverLease, RunDirectory
 from tfos.runtime.registry import RegistryAddress
 from tfos.spec.job import JobSpec
@@ -18,6 +18,7 @@ from tfos.spec.result import Result
 from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
+POD = {"master": "k8s://https://api:6443", "deploy_mode": "cluster"}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def lake(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "_LOOK_EVERY_SECS", 0.02)
     monkeypatch.setattr(control, "_ENDING_SECS", 0.0)
     lake = RunDirectory(str(tmp_path), "r")
-    lake.write_spec({**JobSpec.of(run_id="r").as_json(), "master": "k8s://https://api:6443"})
+    lake.write_spec({**JobSpec.of(run_id="r").as_json(), **POD})
     lake.write_registry(vars(RegistryAddress.new(f"127.0.0.1:{free_port()}", "r")))
     return lake
 
@@ -50,6 +51,12 @@ class TestStatus:
         assert f"kubectl exec {lake.lease().host} -- pl_submit status r --lake" in status.message
         assert "--resume" not in status.message
         assert control.has_driver(lake)
+
+    def test_of_a_driver_that_is_in_no_pod_names_its_host(self, lake, driver):
+        lake.write_spec({**JobSpec.of(run_id="r").as_json(), **POD, "deploy_mode": "client"})
+        message = control.read_status(lake).message
+        assert f"Ask it on host {lake.lease().host}: pl_submit status r" in message
+        assert "kubectl" not in message
 
     def test_of_one_that_beats_no_more_is_dead(self, lake):
         lake.write_lease(DriverLease("there", "m", 4711, "s", "t", 7))
@@ -80,6 +87,18 @@ class TestCancel:
         assert asked.is_set()
         assert "@" in result.error["message"]
         assert lake.cancel_request() is None
+
+    def test_is_heeded_though_it_may_not_be_read(self, lake, driver, monkeypatch):
+        def denied():
+            raise LakeError("cancel.json") from PermissionError(13, "Permission denied")
+
+        asked = []
+        monkeypatch.setattr(lake, "cancel_request", denied)
+        first = lake.lease().beat
+        driver.when_cancelled(lambda request: asked.append(request["by"]))
+        poll(lambda: asked, DEADLINE_SECS, "it is asked")
+        poll(lambda: lake.lease().beat > first, DEADLINE_SECS, "it beats")
+        assert "may not be read" in asked[0]
 
     def test_one_that_does_not_end(self, lake, driver):
         driver.when_cancelled(lambda request: None)

@@ -116,6 +116,18 @@ class TestLease:
         assert lake.lease().token == mine.token
         beats(lake)
 
+    def test_knows_that_it_is_lost_before_the_next_beat(self, lake, monkeypatch):
+        monkeypatch.setattr(TIMES, "lease_secs", 60.0)
+        lease = Lease(lake, "submission-a")
+        assert not lease.is_lost()
+        lease.take()
+        assert not lease.is_lost()
+        lake.write_lease(THIRD)
+        assert lease.is_lost()
+        lease._over.set()
+        lease._thread.join(DEADLINE_SECS)
+        assert lake.lease() == THIRD
+
     def test_that_beats_no_more_is_taken_over_after_the_watch(self, lake):
         lake.write_lease(OTHER)
         begun = time.monotonic()

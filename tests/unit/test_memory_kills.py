@@ -66,11 +66,11 @@ def test_counts_that_grow_are_an_end_for_memory(linux, tmp_path, lines, place, c
 
 
 @pytest.mark.parametrize(("limit", "name"), [("max", "max"), (str((1 << 63) - 4096), "max")])
-def test_of_a_group_without_a_limit_none_is_named(linux, tmp_path, limit, name):
+def test_of_a_group_without_a_limit_it_is_the_machines(linux, tmp_path, limit, name):
     write(tmp_path / "sys", memory_events=EVENTS.format(0), memory_max=limit)
     kills = linux("0::/\n")
     write(tmp_path / "sys", memory_events=EVENTS.format(1))
-    assert "of its container: give" in kills.explain(-signal.SIGKILL)
+    assert "the machine, which limits it no further" in kills.explain(-signal.SIGKILL)
 
 
 @pytest.mark.parametrize("lines", ["", "4:pids:/a\n", "0::/a\n"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tfos.runtime.java import find_java, spark_home
 
@@ -32,10 +33,14 @@ def address_in(line: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Application:
-    """name: as name_in() finds it. master: as --master has it."""
+    """name: as name_in() finds it. master: as --master has it.
+
+    settings: of Spark's for Kubernetes, such as whose account it is asked with.
+    """
 
     name: str
     master: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kill_command(self) -> str:
@@ -49,7 +54,9 @@ class Application:
         """Has it ended by who runs it; says how that went. Their clients are among Spark's jars."""
         if self.master.startswith("k8s"):
             submit = str(spark_home() / "bin" / "spark-submit")
-            command, manager = [submit, "--master", self.master, "--kill", self.name], "Kubernetes"
+            command = [submit, "--master", self.master, "--kill", self.name]
+            command += [w for k, v in self.settings.items() for w in ("--conf", f"{k}={v}")]
+            manager = "Kubernetes"
         else:
             names = ("HADOOP_CONF_DIR", "YARN_CONF_DIR")
             confs = [os.environ[name] for name in names if name in os.environ]

@@ -170,11 +170,9 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             _leave(submission, lake, submitted.application, interrupts)
             raise Interrupted
         output.look(is_last=True)
-    if submission.uploaded:
-        with contextlib.suppress(LakeError):
-            Storage(submission.lake).remove(submission.uploaded)
     record = _result(lake)
     if record is not None and record != before:
+        _forget(submission)
         result = Result.from_json(record)
         if result.status == "succeeded" and status != 0:
             message = "app.py failed after its run had succeeded; see above"
@@ -206,10 +204,11 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
     print(file=sys.stderr)
     if not name:
         _tell("interrupted", "no application had been submitted")
+        _forget(submission)
         return
     _tell("look at it", f"pl_submit status {_named(submission)}")
     _tell("end it", f"pl_submit kill {_named(submission)}")
-    application = Application(name, submission.master)
+    application = Application(name, submission.master, submission.kubernetes)
     _tell("or, without tfos", application.kill_command)
     _tell(name, f"goes on; a second Ctrl-C within {_TWICE_SECS:g} s ends it")
     said = interrupts.count
@@ -219,6 +218,14 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
     if interrupts.count > said:
         _tell(name, "is being ended")
         _tell(name, _end(lake, application))
+        _forget(submission)
+
+
+def _forget(submission: Submission) -> None:
+    """Removes what of the submission is in the lake, when no driver needs it any more."""
+    if submission.uploaded:
+        with contextlib.suppress(LakeError):
+            Storage(submission.lake).remove(submission.uploaded)
 
 
 def _end(lake: RunDirectory, application: Application) -> str:

@@ -25,6 +25,10 @@ _RUNNER = Path(__file__).with_name("script.py")
 # where Spark unpacks an environment, below the directory that a driver or executor begins in
 _ENVIRONMENT = "environment"
 _UPLOAD = "spark.kubernetes.file.upload.path"
+_WAITS = (
+    "spark.yarn.submit.waitAppCompletion",
+    "spark.kubernetes.submission.waitAppCompletion",
+)
 
 
 def _key_value(text: str, source: str) -> tuple[str, str]:
@@ -117,11 +121,14 @@ class Submission:
         self._archives = given.archives
         if given.pack:
             self._use_packed(given.pack, conf)
-        if conf.get("spark.yarn.submit.waitAppCompletion", "true").lower() != "true":
-            raise UsageError(
-                "spark.yarn.submit.waitAppCompletion is false, and pl_submit waits for the run to"
-                " tell how it ended: leave it out; Ctrl-C leaves the application running"
-            )
+        for key in _WAITS:
+            if conf.get(key, "true").lower() != "true":
+                raise UsageError(
+                    f"{key} is false, and pl_submit waits for the run to"
+                    " tell how it ended: leave it out; Ctrl-C leaves the application running"
+                )
+        settings = {**conf, **self._conf}
+        self.kubernetes = {k: v for k, v in settings.items() if k.startswith("spark.kubernetes.")}
         remote = os.environ.get("SPARK_REMOTE") or conf.get("spark.remote")
         if remote:
             raise UsageError(

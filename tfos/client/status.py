@@ -202,8 +202,8 @@ def unreachable_status(
     """A run whose driver renews its lease, and cannot be asked. Arguments as of dead_status()."""
     command = shlex.join(["pl_submit", "status", run_id, "--lake", lake])
     place = f"on host {lease.host}"
-    if any(word.startswith("k8s://") for word in options):
-        place, command = "in its pod", f"kubectl exec {lease.host} -- {command}"
+    if any(word.startswith("k8s://") for word in options) and "cluster" in options:
+        place, command = "in its pod (-n NAMESPACE)", f"kubectl exec {lease.host} -- {command}"
     message = (
         f"{why}; but it lives: process {lease.pid} on host {lease.host} writes into the lake."
         f" Ask it {place}: {command}; pl_submit kill works from here, too"

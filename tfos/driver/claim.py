@@ -140,6 +140,8 @@ class Claim:
                 registry.watch(keys.kill(self._run_id), self._asked_to_end)
                 yield registry
             finally:
+                if self._lease is not None:  # it ends by itself from here on
+                    self._lease.when_cancelled(None)
                 if registry.taken:
                     self.lake = None  # nodes and result are the other driver's
                 # what cannot be removed now would be waited for; the embedded server goes with us
@@ -148,7 +150,7 @@ class Claim:
                         registry.remove(keys.run(self._run_id))
 
     def _asked_to_end(self, value: Mapping[str, Any] | None) -> None:
-        if value is not None:
+        if value is not None and not self.killed_by:  # a second one would hit what the first ends
             self.killed_by = str(value.get("by"))
             os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does, wherever the driver is
 
@@ -171,6 +173,11 @@ class Claim:
     def _own(self) -> None:
         self.lake = self._directory
         tell_run(self._spec.lake, self._run_id)
+
+    def heed_takeover(self) -> None:
+        """To be called before the result is written: another driver's run is not ours to end."""
+        if self._lease is not None and self._lease.is_lost():
+            self.lake = None
 
     def release(self) -> None:
         """Another driver may have the run from here on."""
@@ -197,6 +204,8 @@ def launched(spark: SparkSession) -> Mapping[str, str]:
     if cluster.master.startswith("local"):
         return {}
     mode = cluster.conf.get("spark.submit.deployMode", "client")
+    if cluster.conf.get("spark.kubernetes.submitInDriver") == "true":
+        mode = "cluster"  # its pod runs a spark-submit in client mode
     return {"master": cluster.master, "deploy_mode": mode}
 
 

@@ -88,20 +88,15 @@ class ConnectCluster:
 
     @contextlib.contextmanager
     def ending_jobs(self, tag: str) -> Iterator[None]:
-        from pyspark.sql.connect.client.retries import DefaultPolicy
-
-        client = self._spark.client
-        policies = client.get_retry_policies()
-        client.set_retry_policies([DefaultPolicy(**_RETRIES)])
-        self._spark.addTag(tag)
-        try:
-            yield
-        except BaseException:
-            self.cancel(tag)
-            raise
-        finally:
-            self._spark.removeTag(tag)
-            client.set_retry_policies(policies)
+        with impatient(self._spark.client):
+            self._spark.addTag(tag)
+            try:
+                yield
+            except BaseException:
+                self.cancel(tag)
+                raise
+            finally:
+                self._spark.removeTag(tag)
 
     def thread(self, target: Callable[[], object], name: str) -> threading.Thread:
         tags = self._spark.getTags()
@@ -112,6 +107,36 @@ class ConnectCluster:
             target()
 
         return threading.Thread(target=run, name=name, daemon=True)
+
+
+# of each client with runs: how many, and its own retries
+_held: dict[int, tuple[int, Any]] = {}
+_holding = threading.Lock()
+
+
+@contextlib.contextmanager
+def impatient(client: Any) -> Iterator[None]:
+    """In the block a server that is gone is tried for half a minute, not for ten.
+
+    client: of a session, whose retries are the user's again when the last of its blocks ends.
+    """
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    with _holding:
+        count, own = _held.get(id(client), (0, None))
+        if not count:
+            own = client.get_retry_policies()
+            client.set_retry_policies([DefaultPolicy(**_RETRIES)])
+        _held[id(client)] = count + 1, own
+    try:
+        yield
+    finally:
+        with _holding:
+            count, own = _held.pop(id(client))
+            if count > 1:
+                _held[id(client)] = count - 1, own
+            else:
+                client.set_retry_policies(own)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ With the embedded ZooKeeper each driver has a registry of its own, in which nobo
 run. So a driver keeps a file in the run directory and counts its beats there. One that comes later
 watches for longer than a beat takes whether they go on: no clock is compared with another
 machine's. One that ran on the same machine has a pid to ask for. A driver that comes to itself
-again, and finds another one's file, ends. With each beat it looks whether it is asked to end.
+again, and finds another one's file, ends. As often it looks whether it is asked to end.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Lease:
                 break
             time.sleep(_LOOK_EVERY_SECS)
         self._lake.write_lease(self._mine)
-        self._lake.remove_cancel_request()  # was for a driver before this one
+        with contextlib.suppress(LakeError):
+            self._lake.remove_cancel_request()  # was for a driver before this one
         if seen is not None:  # somebody else may have watched the same one until now
             time.sleep(_LOOK_EVERY_SECS)
             seen = self._lake.lease()
@@ -109,6 +110,7 @@ class Lease:
                 raise self._refusal(seen)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._listen, name="lease requests", daemon=True).start()
 
     def _refusal(self, seen: DriverLease | None) -> LakeError:
         who = f", process {seen.pid} on host {seen.host}" if seen else ""
@@ -124,9 +126,17 @@ class Lease:
         if self._taken:
             callback(self._taken)
 
-    def when_cancelled(self, callback: Callable[[Mapping[str, Any]], None]) -> None:
-        """Calls `callback(request)` when the run is asked to end in the lake; once for each."""
+    def when_cancelled(self, callback: Callable[[Mapping[str, Any]], None] | None) -> None:
+        """Calls `callback(request)` when the run is asked to end in the lake. None: no more."""
         self._on_cancelled = callback
+
+    def is_lost(self) -> bool:
+        """Whether another driver has the run by now, as far as the lake tells."""
+        if self._thread is not None and not self._taken:
+            with contextlib.suppress(LakeError):
+                seen = self._lake.lease()
+                return seen is not None and seen.token != self._mine.token
+        return bool(self._taken)
 
     def release(self) -> None:
         """Removes it. Does not wait long for a lake that hangs; may be called without take()."""
@@ -142,6 +152,23 @@ class Lease:
             seen = self._lake.lease()
             if seen is not None and seen.token == self._mine.token:
                 self._lake.remove_lease()
+                self._lake.remove_cancel_request()
+
+    def _listen(self) -> None:
+        """In a thread of its own: a request that cannot be read delays no beat."""
+        while not self._taken and not self._over.wait(TIMES.lease_secs):
+            request = self._request()
+            if request is not None and self._on_cancelled is not None:
+                self._on_cancelled(request)
+                with contextlib.suppress(LakeError):
+                    self._lake.remove_cancel_request()
+
+    def _request(self) -> Mapping[str, Any] | None:
+        try:
+            return self._lake.cancel_request()
+        except LakeError as error:
+            is_denied = isinstance(error.__cause__, PermissionError)
+            return {"by": "somebody, in a file that may not be read"} if is_denied else None
 
     def _beat(self) -> None:
         seen = self._lake.lease()
@@ -151,7 +178,3 @@ class Lease:
             return
         self._mine = dataclasses.replace(self._mine, beat=self._mine.beat + 1)
         self._lake.write_lease(self._mine)
-        request = self._lake.cancel_request()
-        if request is not None and self._on_cancelled is not None:
-            self._lake.remove_cancel_request()
-            self._on_cancelled(request)

@@ -267,6 +267,8 @@ class _Run:
     def finish(self) -> Result:
         """Writes result.json, where there is a lake; returns its content."""
         self._display.close()
+        if self._claim is not None:
+            self._claim.heed_takeover()
         result = self._result()
         if self._lake is not None:
             try:

@@ -38,11 +38,16 @@ class MemoryKills:
         if status != -signal.SIGKILL or (self._before or 0) <= (before or 0):
             return None
         limit = self._limit()
-        of = "" if limit is None else f", which is {limit / 2**30:.2f} GiB"
+        if limit is None:
+            return (
+                "its process was ended by the kernel as the machine, which limits it no further,"
+                " was out of memory: run less beside it, or make the model or the batches smaller"
+            )
         return (
-            f"its process was ended by the kernel for the memory of its container{of}: give the"
-            " executors more, with --conf spark.executor.memoryOverhead=SIZE or the role's"
-            " --ROLE-memory, or make the model or the batches smaller"
+            "its process was ended by the kernel for the memory of its container, which is"
+            f" {limit / 2**30:.2f} GiB: give the executors more, with"
+            " --conf spark.executor.memoryOverhead=SIZE or the role's --ROLE-memory, or make the"
+            " model or the batches smaller"
         )
 
     def _count(self) -> int | None:

@@ -254,6 +254,7 @@ class Supervisor:
             before.end()
         if before is None:  # the executor's fork server may be importing yet
             self._register(life, None)
+        self._memory_kills = MemoryKills()
         process, self._prepared = self._prepared or self._new_process(), None
         process.begin(life, self._plan.spec.hang_secs)
         if not process.is_running:  # one that died before it had a life to tell of
