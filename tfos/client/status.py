@@ -11,12 +11,14 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfos.fault.failures import Failure
-from tfos.lake.run_directory import DriverLease
 from tfos.runtime.nodes import AttemptNodes
 from tfos.spec.roles import Task
+
+if TYPE_CHECKING:  # `import tfos` comes here
+    from tfos.lake.run_directory import DriverLease
 
 
 @dataclass(frozen=True)
