@@ -28,9 +28,11 @@ def end_with_this_attempt(jvm: Any) -> None:
 
 def answers(jvm: Any) -> bool:
     """Whether the driver's JVM is there. None, which is not this process's, counts as there."""
+    from py4j.protocol import Py4JError
+
     try:
         return jvm is None or bool(jvm.java.lang.System.nanoTime())
-    except Exception:  # of py4j, or of the socket
+    except (Py4JError, OSError):  # of the connection; any other error has a cause of its own
         return False
 
 
