@@ -19,9 +19,14 @@ def hadoop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]:
 @pytest.fixture
 def edge(hadoop: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[HadoopCluster]:
     """The cluster, as from an edge node. When the test is over nothing runs in containers."""
-    for name, value in hadoop.environment.items():
+    yield from from_edge(hadoop, monkeypatch)
+
+
+def from_edge(cluster: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[HadoopCluster]:
+    """What edge() is, of any cluster."""
+    for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
-    yield hadoop
-    for application in hadoop.applications():
-        hadoop.yarn("application", "-kill", application)
-    poll(lambda: not hadoop.processes(), 60, "nothing runs in containers")
+    yield cluster
+    for application in cluster.applications():
+        cluster.yarn("application", "-kill", application)
+    poll(lambda: not cluster.processes(), 60, "nothing runs in containers")

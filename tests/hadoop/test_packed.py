@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, poll, start_submit
+from conftest import ROOT, start_submit
 from hadoop_cluster import HadoopCluster
+from hadoop_fixtures import from_edge
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -153,12 +154,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HadoopCluster]:
 
 @pytest.fixture
 def edge(bare: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[HadoopCluster]:
-    for name, value in bare.environment.items():
-        monkeypatch.setenv(name, value)
-    yield bare
-    for application in bare.applications():
-        bare.yarn("application", "-kill", application)
-    poll(lambda: not bare.processes(), 60, "nothing runs in containers")
+    yield from from_edge(bare, monkeypatch)
 
 
 def on_yarn(edge: HadoopCluster, packed: Path, run_id: str) -> list[object]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfos.kv.visits import ADD, MAKE, PULL, PUSH, PUT
+from tfos.kv.visits import ADD, PUSH, PUT, READS
 
 VERSION = 1
 _MAGIC = b"kv"
@@ -34,7 +34,6 @@ CHALLENGE, VALUES, FACTS, ROWS, ERROR = range(65, 70)
 # a section: table, operation, keys, width of values, learning rate (nan: the optimizer's)
 _SECTION = struct.Struct("<IIIId")
 _ROWS = struct.Struct("<QQ")
-_READS = (PULL, MAKE)
 _WRITES = (PUSH, ADD, PUT)
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -67,7 +66,7 @@ class Section:
 
     @property
     def reads(self) -> bool:
-        return self.operation in _READS
+        return self.operation in READS
 
 
 def pack_header(kind: int, length: int, sequence: int = 0) -> bytes:
@@ -111,7 +110,7 @@ def unpack_sections(payload: np.ndarray) -> list[Section]:
             raise FrameError(f"{end - at} bytes are left for a section")
         table, operation, count, width, rate = _SECTION.unpack_from(payload.data, at)
         at += _SECTION.size
-        if operation not in _READS + _WRITES:
+        if operation not in READS + _WRITES:
             raise FrameError(f"there is no operation {operation}")
         if (width > 0) != (operation in _WRITES):
             raise FrameError(f"operation {operation} has values of width {width}")

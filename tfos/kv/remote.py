@@ -12,7 +12,7 @@ from tfos.kv.distinct import as_keys, summed
 from tfos.kv.optimizers import Optimizer
 from tfos.kv.spec import TableSpec
 from tfos.kv.table import Rows
-from tfos.kv.visits import ADD, MAKE, PULL, PUSH, PUT
+from tfos.kv.visits import ADD, MAKE, PULL, PUSH, PUT, READS
 
 if TYPE_CHECKING:
     from tfos.kv.client import Client
@@ -36,7 +36,7 @@ class Request:
 
     @property
     def reads(self) -> bool:
-        return self.operation in (PULL, MAKE)
+        return self.operation in READS
 
 
 class RemoteTable:

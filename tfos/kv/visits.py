@@ -39,6 +39,7 @@ from tfos.kv.updates import update
 # PUSH: one update of the optimizer. ADD: adds to the weights.
 # PUT: the weights, where there is no row yet. LOAD: weights and slots.
 PULL, MAKE, PUSH, ADD, PUT, LOAD = range(6)
+READS = (PULL, MAKE)
 
 # how many keys ahead an index's line, and then a row's, is asked for
 _FAR, _NEAR = 16, 8
