@@ -7,6 +7,7 @@ and nothing is left in containers.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 
@@ -88,5 +89,4 @@ def test_a_queue_without_room_for_the_roles(edge):
     )  # fmt: skip
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 1
-    print(stderr)
-    assert "executors" in stderr.splitlines()[-1] or "slots" in stderr, stderr
+    assert re.search(r"too few slots: the run asks for 14 slots .* after 20 s", stderr), stderr
