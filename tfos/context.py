@@ -16,6 +16,7 @@ from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.arrival import Arrival
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.schema import Manifest
+from tfos.kv.client import Client
 from tfos.lake.run_directory import MODEL
 from tfos.spec.roles import EVALUATOR
 from tfos.training.custom import mean
@@ -24,10 +25,12 @@ from tfos.training.export import export_model
 from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
-from tfos.training.program import Program
+from tfos.training.programs import make_program
 from tfos.training.runner import Runner
+from tfos.training.stored.contents import contents_of
 from tfos.training.serving import ServedFeatures, warn_of_export
 from tfos.training.step import has_call, prepare
+from tfos.training.stored.runners import InStore
 from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
@@ -80,7 +83,9 @@ class TrainContext:
             (host.ledger.as_json, host.ledger.restore),
             quiet=host.reports.quiet,
             on_commit=lambda: host.reports.saved(self.checkpoint.stats),
+            parts=runner.parts,
         )
+        runner.continue_from(self.checkpoint.state("store"))
         host.reports.saved(self.checkpoint.stats)
         self._outputs = Outputs(host.lake, host.scratch, self.is_chief or self.role == EVALUATOR)
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output
@@ -206,6 +211,7 @@ class TrainContext:
             dataset, validation = dataset.wait_complete().split(validation)
         elif isinstance(validation, str):
             validation = dataset.of(self._arrival(validation).wait_complete())
+        self._runner.know(model)
         number = self._fits
         self._fits += 1
         if self.role == EVALUATOR:
@@ -221,7 +227,12 @@ class TrainContext:
         if self.is_chief and self._datasets.get(model) is not given:
             warn_of_export(model, ServedFeatures.of(given))
         self._datasets[model] = given
-        return fit.run()
+        return self._runner.together(
+            fit.run,
+            fit.unit,
+            lambda history: (fit.record(history), []),
+            lambda record, _: fit.history(record),
+        )
 
     def _publish(self) -> None:
         with self._reports.quiet():
@@ -239,8 +250,15 @@ class TrainContext:
     def evaluate(self, model: keras.Model, dataset: FeedDataset) -> dict[str, float]:
         """The loss and metrics of a compiled model over all rows of a dataset, by name. Blocks."""
         self._datasets.setdefault(model, dataset)
+        self._runner.know(model)
         step = prepare(model, dataset.wait_complete(), self._runner, "test_step")
-        return self._loop.evaluate(Program(step, dataset, self._runner), dataset)
+        program = make_program(step, dataset, self._runner)
+        return self._runner.together(
+            lambda: self._loop.evaluate(program, dataset),
+            lambda unit: program.run(unit.bounds, unit.order),
+            lambda logs: (logs, []),
+            lambda logs, _: logs,
+        )
 
     def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
         """The model's outputs for all rows of a dataset, in the order of the feed. Blocks.
@@ -249,7 +267,14 @@ class TrainContext:
         process's memory: for more rows export the model and use tfos.predict().
         """
         self._datasets.setdefault(model, dataset)
-        return self._loop.predict(model, dataset)
+        self._runner.know(model)
+        program = self._loop.prepare_predict(model, dataset)
+        return self._runner.together(
+            lambda: self._loop.predict(program, dataset),
+            lambda unit: program.run(unit.bounds, unit.order),
+            lambda outputs: ({}, keras.tree.flatten(outputs)),
+            lambda _, arrays: program.structured(arrays)[0],
+        )
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """The mean of a batch's per-row losses, for the gradients of a step of your own.
@@ -271,6 +296,12 @@ class TrainContext:
         all are done.
         """
         self._refuse_evaluator()
+        if isinstance(self._runner, InStore):
+            raise UsageError(
+                "ctx.run_epoch() traces a step of TensorFlow code that writes variables, which"
+                " --strategy kv has on servers: give the model a train_step() of its own and call"
+                " ctx.fit(), or use ctx.kv"
+            )
         loss = self._loop.run_epoch(step, dataset, epoch)
         self._publish()
         return loss
@@ -291,7 +322,7 @@ class TrainContext:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         if not self.is_chief:
             return self._lake.uri(MODEL)
-        with self._reports.quiet():
+        with self._reports.quiet(), contents_of(model, self._runner.store_of(model)):
             self.model_uri = export_model(
                 model,
                 ServedFeatures.of(dataset),
@@ -309,6 +340,17 @@ class TrainContext:
         """
         if self.model_uri is None and len(self._fitted) == 1 and has_call(self._fitted[0]):
             self.export(self._fitted[0])
+
+    @property
+    def kv(self) -> Client:
+        """The run's key-value store, under --strategy kv, and, in this process, under single.
+
+        See docs/KV.md. A thread of your own needs a client of its own.
+        """
+        client = getattr(self._runner, "client", None)
+        if client is None:
+            raise UsageError("ctx.kv: use --strategy kv or single, others have no store")
+        return client
 
     def report(self, **metrics: Any) -> None:
         """Adds JSON-able values to the metrics of the run's result.

@@ -16,7 +16,7 @@ from tfos.errors import UsageError
 from tfos.lake.run_directory import RunDirectory
 from tfos.lake.storage import COMMIT
 from tfos.layers import Embedding
-from tfos.strategies.single.backend import SingleRunner
+from tfos.training.stored.runners import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
 from tfos.training.patches import tables_clipped

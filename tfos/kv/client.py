@@ -161,6 +161,23 @@ class Client:
             if left == 0:
                 raise TimeoutError(f"others are still behind step {ticked['clock']}")
 
+    def leave(self) -> None:
+        """Nobody waits for this client any more, until it joins again."""
+        self._has_joined = False
+        self._ask(self._links[:1], frames.LEAVE, {})
+
+    def save(self, path: str) -> list[dict[str, Any]]:
+        """Each server writes its part of a snapshot, see tfos.kv.snapshot: what commit() takes.
+
+        Replies come when all is written; nobody may push meanwhile.
+        """
+        return self._ask(self._links, frames.SAVE, {"path": path})
+
+    def load(self, paths: Sequence[str]) -> None:
+        """Each server loads its rows of a snapshot and the deltas to it."""
+        servers = list(self._ring.servers)
+        self._ask(self._links, frames.LOAD, {"paths": list(paths), "servers": servers})
+
     def status(self) -> dict[str, Any]:
         """What each server says of itself, by name."""
         found = self._ask(self._links, frames.STATUS, {})

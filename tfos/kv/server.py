@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from tfos.kv import frames
+from tfos.kv import frames, snapshot
 from tfos.kv.connection import Connection, SecretError
 from tfos.kv.frames import FrameError, Header
+from tfos.kv.ring import Ring
 from tfos.kv.sessions import Forgotten, Session, Sessions
 from tfos.kv.spec import table_from_json
 from tfos.kv.store import Store
 from tfos.kv.table import Rows
+from tfos.lake.storage import Storage
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Server:
     away_secs: a client that has no connection for so long is waited for no more (clocks).
     sweep_secs: expired rows are removed so often.
     stall_secs: a client that is silent in the midst of a frame for so long is given up.
+    storage: where snapshots are; without one the server neither saves nor loads any.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Server:
         away_secs: float = 30.0,
         sweep_secs: float = 30.0,
         stall_secs: float = 60.0,
+        storage: Storage | None = None,
     ) -> None:
-        self.store = store
+        self.store, self._storage = store, storage
         self._listener, self._secret, self._stall_secs = listener, secret, stall_secs
         self._facts = {"server": name, "life": store.life}
         self._sessions = Sessions()
@@ -64,6 +68,8 @@ class Server:
             frames.WAIT: self._wait,
             frames.LEAVE: self._leave,
             frames.STATUS: self._status,
+            frames.SAVE: self._save,
+            frames.LOAD: self._load,
         }
 
     @property
@@ -194,6 +200,22 @@ class Server:
 
     def _status(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
         return {**self.store.facts(), **self._facts}
+
+    def _save(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
+        path = frames.unpack_facts(payload).get("path")
+        return snapshot.save(self.store, self._lake(), str(path), self._facts["server"])
+
+    def _load(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
+        facts = frames.unpack_facts(payload)
+        ring = Ring(facts.get("servers") or [])
+        return snapshot.restore(
+            self.store, self._lake(), facts.get("paths") or [], ring, self._facts["server"]
+        )
+
+    def _lake(self) -> Storage:
+        if self._storage is None:
+            raise ValueError("this server has no storage for snapshots")
+        return self._storage
 
     def _scan(self, connection: Connection, payload: Any) -> None:
         """The rows of one stripe, in frames of which one without rows is the last."""

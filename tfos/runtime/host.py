@@ -57,6 +57,7 @@ class Host:
     this task with SO_REUSEPORT: a server binds it in the same way.
     spec: the run, with the strategy's options in spec.topology.
     lake: the run directory. scratch: a local directory that goes with the process.
+    secret: what the run's processes may know each other by; no stranger has it.
     ledger: how many rows were trained on; its state belongs into each checkpoint ("shared").
     store: the run's checkpoints. store.fence raises FencedError when another chief has taken this
     one's place: to be called before anything is written that is the run's.
@@ -71,6 +72,7 @@ class Host:
         self.spec = JobSpec.from_json(order.spec)
         self.lake = RunDirectory(order.lake, order.run_id)
         self.scratch = order.scratch
+        self.secret = order.secret.encode()
         self.ledger = Ledger()
         self.reports = WireReports(wire, self.is_chief)
         self.store = CheckpointStore(

@@ -29,6 +29,7 @@ class StartOrder:
 
     addresses: "host:port" by role, in the order of the indices: {"ps": ["host:port"], ...}.
     scratch: a local directory that the supervisor removes at the end.
+    secret: the same for all processes of the run, and known to no others.
     """
 
     role: str
@@ -40,6 +41,7 @@ class StartOrder:
     lake: str
     run_id: str
     scratch: str
+    secret: str = ""
 
 
 @dataclass(frozen=True)

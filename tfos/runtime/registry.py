@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import hmac
 import secrets
 import threading
 import time
@@ -45,6 +46,11 @@ class RegistryAddress:
     @classmethod
     def new(cls, hosts: str, run_id: str) -> RegistryAddress:
         return cls(hosts, run_id, secrets.token_hex(16))
+
+    @property
+    def secret(self) -> str:
+        """Of the run's processes among themselves, from which nobody learns the password."""
+        return hmac.new(self.password.encode(), b"tfos processes", "sha256").hexdigest()
 
     def first_server(self) -> tuple[str, int]:
         """Host and port of the first server of the ensemble."""

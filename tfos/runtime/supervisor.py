@@ -287,6 +287,7 @@ class Supervisor:
                         lake=self._plan.lake.url,
                         run_id=run_id,
                         scratch=process.scratch,
+                        secret=self._plan.registry.secret,
                     )
                 )
             case SaveSoon() if process is not None:

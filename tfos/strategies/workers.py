@@ -1,10 +1,14 @@
-"""The option that strategies with workers have in common."""
+"""The options that strategies with workers have in common."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tfos.spec.options import option
+
+
+def num_ps() -> Any:
+    return option(1, "servers, with --strategy ps or kv", "N")
 
 
 def num_workers() -> Any:

@@ -11,9 +11,13 @@ import itertools
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfos.compat.keras import all_layers
 from tfos.compat.tensorflow import number_of_servers
+from tfos.errors import UsageError
+from tfos.tables import stored
 from tfos.tables.division import (
     MOST_ROWS,
     check_initializer,
@@ -35,7 +39,10 @@ class Embedding(keras.layers.Layer):
     Each id is looked up once per step, however often a batch has it, and all servers are asked at
     once. Use an optimizer of tfos.optimizers, which updates only the rows that were looked up.
 
-    input_dim: rows of the table. output_dim: elements of a vector.
+    input_dim: rows of the table. None: any number, made as ids come, in the key-value store of
+        --strategy kv or single; ids are then any integers or strings, each with a row of its own
+        (strings that have the same hash of 63 bits share one).
+    output_dim: elements of a vector.
     combiner: None gives one vector per id: ids of shape [...] give [..., output_dim], ragged ones a
         RaggedTensor. "sum", "mean" and "sqrtn" give one vector per bag, which is the last axis: ids
         of shape [..., k] give [..., output_dim], dense where only the bags are ragged; zeros for an
@@ -55,7 +62,7 @@ class Embedding(keras.layers.Layer):
 
     def __init__(
         self,
-        input_dim: int,
+        input_dim: int | None,
         output_dim: int,
         combiner: str | None = None,
         ids: str = "identity",
@@ -64,7 +71,7 @@ class Embedding(keras.layers.Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not 0 < input_dim < MOST_ROWS or output_dim < 1:
+        if not 0 < (1 if input_dim is None else input_dim) < MOST_ROWS or output_dim < 1:
             raise ValueError(
                 f"input_dim is {input_dim} and output_dim {output_dim}: use at least 1 of each, and"
                 f" fewer than {MOST_ROWS:,} rows (hash ids into fewer with ids='hash')"
@@ -76,12 +83,28 @@ class Embedding(keras.layers.Layer):
         self.ids, self.out_of_range = ids, out_of_range
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         check_initializer(self.embeddings_initializer)
-        self._rows = input_dim + (ids == "identity" and out_of_range == "bucket")
+        if input_dim is None and (ids == "modulo" or out_of_range != "error"):
+            raise ValueError(
+                f"ids is {ids!r} and out_of_range {out_of_range!r}, but a table without a number of"
+                " rows has one for each id: leave both out, or give it an input_dim"
+            )
+        self._rows = (input_dim or 0) + (ids == "identity" and out_of_range == "bucket")
+        # whether rows are in the store; known when it is built
+        self.is_stored = input_dim is None
+        self.contents: stored.Contents | None = None
         self._row_dtype = tf.int32 if self._rows <= tf.int32.max else tf.int64
         self.supports_jit = False  # XLA has no unique
         self.shards: list[Any] = []
 
     def build(self, ids_shape: Any = None, weights_shape: Any = None) -> None:
+        self.is_stored = self.input_dim is None or stored.are_in_store()
+        if self.is_stored:
+            # what stands for the rows of a step, see tfos.training.stored
+            self.held = self.add_weight(
+                name="embeddings", shape=(1, self.output_dim), initializer="zeros", autocast=False
+            )
+            self.built = True
+            return
         bounds = divide(self._rows, number_of_servers())
         table = object()
         for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -114,6 +137,33 @@ class Embedding(keras.layers.Layer):
         if isinstance(ids, tf.RaggedTensor):
             return ids.with_flat_values(self._vectors(ids.flat_values))
         return self._vectors(ids)
+
+    def keys(self, ids: Any) -> Any:
+        """The key of the store that each id has, int64."""
+        if self.input_dim is not None:
+            return tf.cast(self.rows(ids), tf.int64)
+        if self.ids == "hash" or ids.dtype == tf.string:
+            return hashed(ids)
+        if not ids.dtype.is_integer:
+            raise TypeError(
+                f"layer {self.name!r} got ids of dtype {ids.dtype.name}: give it integers or strings"
+            )
+        return tf.cast(ids, tf.int64)
+
+    def _read(self, keys: Any) -> tuple[Any, Any]:
+        reader = stored.reader() or self.contents
+        if reader is not None:
+            return reader.read(self, keys)
+        missing = (
+            f"the rows of layer {self.name!r} are in the store: train, evaluate and predict by"
+            " ctx.fit(), ctx.evaluate() and ctx.predict() under --strategy kv or single; what"
+            " ctx.export() has written has them inside"
+        )
+        if tf.executing_eagerly():
+            raise UsageError(missing)
+        # Keras calls layers to see the shapes of what they give; whoever computes this is told
+        with tf.control_dependencies([tf.debugging.Assert(False, [missing])]):
+            return stored.Nothing().read(self, keys)
 
     def rows(self, ids: Any) -> Any:
         """The row of the table that each id has: integers of the ids' shape.
@@ -225,6 +275,9 @@ class Embedding(keras.layers.Layer):
 
     def _distinct(self, ids: Any) -> tuple[Any, Any]:
         """The vectors of the different ones among `ids`, and which of them is each id's."""
+        if self.is_stored:
+            found, places = self._read(self.keys(ids))
+            return tf.cast(found, self.compute_dtype), places
         rows, places = tf.unique(self.rows(ids))
         shards = [shard.value for shard in self.shards]
         if len(shards) == 1:
@@ -241,11 +294,24 @@ class Embedding(keras.layers.Layer):
         return tf.cast(tf.dynamic_stitch(order, found), self.compute_dtype), places
 
     def save_own_variables(self, store: Any) -> None:
+        if self.is_stored:
+            if self.contents is not None:
+                store["keys"] = self.contents.keys.numpy()
+                store["vectors"] = self.contents.vectors.numpy()
+            return
         for number, shard in enumerate(self.shards):
             store[str(number)] = shard.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Takes the rows as they come, whatever shards they were saved in."""
+        if self.is_stored:
+            if "keys" in store.keys():
+                self.contents = stored.Contents(store["keys"], store["vectors"], self.default)
+            return
+        if "keys" in store.keys():  # saved where the table was in the store: rows without are new
+            rows = np.concatenate([shard.numpy() for shard in self.shards])
+            rows[np.asarray(store["keys"])] = store["vectors"]
+            store = {"0": rows}
         saved = [store[key] for key in sorted(store.keys(), key=int)]
         shapes = [tuple(part.shape) for part in saved]
         if sum(rows for rows, _ in shapes) != self._rows or shapes[0][1] != self.output_dim:
@@ -261,6 +327,13 @@ class Embedding(keras.layers.Layer):
                 at += part.shape[0]
             shard.assign(tf.concat([piece for piece in pieces if len(piece)], 0))
 
+    @property
+    def default(self) -> float:
+        """What an exported model has in the rows of ids that it does not know."""
+        if isinstance(self.embeddings_initializer, keras.initializers.Ones):
+            return 1.0
+        return float(getattr(self.embeddings_initializer, "value", 0.0))
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -271,6 +344,15 @@ class Embedding(keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def tables_without_rows(model: keras.Model) -> list[Embedding]:
+    """The layers whose tables have no number of rows."""
+    return [
+        layer
+        for layer in all_layers(model)
+        if isinstance(layer, Embedding) and layer.input_dim is None
+    ]
 
 
 def _equally_ragged(*both: Any) -> list[Any]:

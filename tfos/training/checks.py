@@ -87,7 +87,7 @@ def _check_conditions(optimizer: Any) -> None:
 
 def check_graph(model: keras.Model, graph: Any, runner: Runner) -> None:
     """Raises UsageError when the graph of a model, called once, cannot run on another machine."""
-    if not runner.is_asynchronous:
+    if not runner.is_asynchronous or runner.store_of(model) is not None:
         return
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]

@@ -15,6 +15,7 @@ from tfos.errors import UsageError
 from tfos.inference.signature import KERAS_FILE, SIGNATURE, Output, Signature
 from tfos.lake.run_directory import MODEL, RunDirectory
 from tfos.training.serving import ServedFeatures, resources, serving_function
+from tfos.training.stored.variables import stored_layers
 
 
 def export_model(
@@ -36,6 +37,7 @@ def export_model(
     # not the model itself: Keras would trace it once more, with inputs of its own guess
     module = tf.Module()
     module.kept = [variable.value for variable in model.variables]
+    module.tables = [layer.contents for layer in stored_layers(model)]
     module.resources = resources(model, features.functions)
     with tempfile.TemporaryDirectory(prefix="export-", dir=scratch) as local:
         options = tf.saved_model.SaveOptions(experimental_io_device=io_device)

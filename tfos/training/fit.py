@@ -22,6 +22,7 @@ from tfos.training.epoch import Epoch, FitState
 from tfos.training.equality import check_equal
 from tfos.training.loop import Loop
 from tfos.training.program import Program
+from tfos.training.programs import make_program
 from tfos.training.step import prepare, prepare_test
 
 
@@ -96,10 +97,12 @@ class Fit:
             dataset.wait_complete()
         # by what was taken before: of a dataset and of what is left of an epoch of it
         self._programs: dict[tuple[Take, ...], Program] = {}
+        self._test: Program | None = None
         self._step = prepare(model, dataset, loop.runner)
         if validation is not None:
             self._test_step = prepare_test(model, validation, loop.runner)
-        if loop.runner.is_asynchronous:
+        self._store = loop.runner.store_of(model)
+        if loop.runner.is_asynchronous and self._store is None:
             for optimizer in self._step.optimizers:
                 make_atomic(optimizer, loop.runner.parallelism)
 
@@ -109,8 +112,10 @@ class Fit:
         state = self._state = self._restored()
         source = self._next()
         test = None
+        if self._store is not None and source is not None:
+            self._program(source.dataset)  # the store learns what updates the weights
         if self._validation is not None:
-            test = Program(self._test_step, self._validation, self._loop.runner)
+            test = self._test_program(self._validation)
         history = keras.callbacks.History()
         mine = called_in(options.callbacks, self._loop.runner.replica)
         hooks = keras.callbacks.CallbackList(
@@ -137,6 +142,7 @@ class Fit:
                 hooks.set_params({**hooks.params, "steps": self._steps(source)})
             hooks.on_epoch_begin(epoch)
             logs = self._epoch(source, hooks).run()
+            self._refresh()
             if test is not None and self._validation is not None and options.validates(epoch):
                 hooks.on_test_begin()
                 total = self._loop.evaluate(test, self._validation, epoch + 1, options.epochs)
@@ -204,9 +210,39 @@ class Fit:
     def _program(self, dataset: FeedDataset) -> Program:
         """Trains on a dataset; made as late as it is used, as the newest one has the optimizer."""
         if dataset.takes not in self._programs:
-            program = Program(self._step, dataset, self._loop.runner, self._loop.applied)
+            program = make_program(self._step, dataset, self._loop.runner, self._loop.applied)
             self._programs[dataset.takes] = program
         return self._programs[dataset.takes]
+
+    def _test_program(self, validation: FeedDataset) -> Program:
+        if self._test is None:
+            self._test = make_program(self._test_step, validation, self._loop.runner)
+        return self._test
+
+    def unit(self, unit: Any) -> list[np.ndarray]:
+        """Makes a unit of this fit in another process than the one that runs it, see run()."""
+        if unit.program == "test":
+            assert self._validation is not None
+            program = self._test_program(self._validation.wait_complete())
+        else:
+            takes = tuple((replicas, rows) for replicas, rows in unit.takes)
+            program = self._program(self._dataset.wait_complete().without(takes) if takes else (
+                self._dataset
+            ))  # fmt: skip
+        return program.run(unit.bounds, unit.order, unit.state)  # type: ignore[attr-defined]
+
+    def history(self, record: Mapping[str, Any]) -> keras.callbacks.History:
+        """As run() returned it in the process that ran it, from its record()."""
+        history = keras.callbacks.History()
+        history.set_model(self._model)
+        history.history, history.epoch = record["history"], record["epoch"]
+        return history
+
+    @staticmethod
+    def record(history: keras.callbacks.History) -> dict[str, Any]:
+        """JSON."""
+        values = {name: np.asarray(each).tolist() for name, each in history.history.items()}
+        return {"history": values, "epoch": list(history.epoch)}
 
     def _epoch(self, source: EpochSource, hooks: keras.callbacks.CallbackList) -> Epoch:
         compiled = int(self._model.steps_per_execution)
@@ -218,8 +254,14 @@ class Fit:
             self._told_to_stop if self._dataset.replicas == 1 else lambda: False,
         )  # fmt: skip
 
+    def _refresh(self) -> None:
+        """Callbacks and checkpoints see the weights as they are in the store."""
+        if self._store is not None:
+            self._store.refresh(self._model)
+
     def _save(self) -> None:
         state = self._state
+        self._refresh()
         state.callbacks, arrays = self._callbacks.get()
         state.history_epochs = list(self._history.epoch)
         state.history = {

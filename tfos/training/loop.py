@@ -25,6 +25,7 @@ from tfos.training.custom import CustomProgram
 from tfos.training.equality import check_equal
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
+from tfos.training.programs import make_predict_program
 from tfos.training.program import AppliedRows, Program
 from tfos.training.runner import Runner
 from tfos.training.step import prepare
@@ -171,16 +172,22 @@ class Loop:
                 self.progress("evaluate", done, dataset.rows, rate, {}, epoch=epoch, epochs=epochs)
         return program.logs(state)
 
-    def predict(self, model: keras.Model, dataset: FeedDataset) -> Any:
-        """See TrainContext.predict."""
+    def prepare_predict(self, model: keras.Model, dataset: FeedDataset) -> PredictProgram:
+        """The program for predict(). Blocks until all rows are there."""
         dataset = dataset.wait_complete().in_order()
         step = prepare(model, dataset, self.runner, "predict_step")
-        program = PredictProgram(step, dataset, self.runner)
+        return make_predict_program(step, dataset, self.runner)
+
+    def predict(self, program: PredictProgram, dataset: FeedDataset) -> Any:
+        """See TrainContext.predict."""
+        dataset = dataset.in_order()
         pieces: list[Any] = []
         done, begun = 0, time.monotonic()
         with self.reports.quiet():
             for part, outputs in self.run(program, dataset, [_whole(dataset)]):
-                pieces.extend(zip(_starts(dataset, part), outputs, strict=True))
+                pieces.extend(
+                    zip(_starts(dataset, part), program.structured(outputs), strict=True)
+                )
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
                 self.progress("predict", done, dataset.rows, rate, {})

@@ -30,18 +30,8 @@ class PredictProgram:
             rows = tf.minimum(stop - at, in_step.rows(at)[0])
             return [output[:rows] for output in keras.tree.flatten(predict(batch))]
 
-        with runner.strategy.scope():
-            traced = tf.function(predict, autograph=False).get_concrete_function(
-                dataset.element_spec
-            )
-        structure = traced.structured_outputs
+        structure = output_structure(step, dataset, runner)
         specs = keras.tree.flatten(structure)
-        for spec in specs:
-            if not isinstance(spec, tf.Tensor | tf.TensorSpec) or spec.shape.rank in (None, 0):
-                raise UsageError(
-                    f"model {step.model.name!r} predicts {spec}; predict() takes dense tensors"
-                    " whose first dimension is the batch"
-                )
 
         def gathered(outputs: list[Any]) -> list[list[Any]]:
             if dataset.replicas == 1:
@@ -85,3 +75,22 @@ class PredictProgram:
             return [keras.tree.pack_sequence_as(structure, piece) for piece in pieces]
 
         self.function = unit
+
+    def structured(self, outputs: Any) -> list[Any]:
+        """What a unit has given, as the model's structure of each replica."""
+        return list(outputs)
+
+
+def output_structure(step: Step, dataset: FeedDataset, runner: Runner) -> Any:
+    """What a predict step gives for a batch. Raises UsageError for what cannot be put together."""
+    with runner.strategy.scope():
+        traced = tf.function(step.function, autograph=False).get_concrete_function(
+            dataset.element_spec
+        )
+    for spec in keras.tree.flatten(traced.structured_outputs):
+        if not isinstance(spec, tf.Tensor | tf.TensorSpec) or spec.shape.rank in (None, 0):
+            raise UsageError(
+                f"model {step.model.name!r} predicts {spec}; predict() takes dense tensors"
+                " whose first dimension is the batch"
+            )
+    return traced.structured_outputs

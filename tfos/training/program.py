@@ -42,7 +42,9 @@ class AppliedRows:
 
     def __init__(self, runner: Runner) -> None:
         self._count: Any = None
-        if runner.is_asynchronous:  # else no step can be made twice
+        self._runner = runner
+        # else no step can be made twice, or the store counts
+        if runner.is_asynchronous and runner.repeated_rows() is None:
             with runner.strategy.scope():
                 self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="applied_rows")
         self._settled = 0
@@ -65,7 +67,7 @@ class AppliedRows:
     def surplus(self, done: int) -> int:
         """Rows counted since the last call, beyond the `done` that should have been."""
         if self._count is None:
-            return 0
+            return self._runner.repeated_rows() or 0
         counted = int(self._count.numpy()) - self._settled
         self._settled += counted
         return counted - done

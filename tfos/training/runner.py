@@ -6,9 +6,17 @@ each strategy has one, decides where it runs.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
+import keras
 import tensorflow as tf
+
+from tfos.errors import UsageError
+from tfos.tables.embedding import tables_without_rows
+
+if TYPE_CHECKING:
+    from tfos.training.stored.store import ModelStore
 
 
 class Pending(Protocol):
@@ -45,6 +53,65 @@ class Runner(Protocol):
     def owns(self, variable: tf.Variable) -> bool:
         """Whether a variable is where the strategy wants it, made in its scope."""
 
+    def know(self, model: keras.Model) -> None:
+        """Called for each model that is given to ctx, in order. Raises UsageError for one whose
+        tables this strategy has no place for.
+        """
+
+    def store_of(self, model: keras.Model) -> ModelStore | None:
+        """The key-value store that the model's weights are in; None for those in variables."""
+
+    def continue_from(self, state: Any) -> None:
+        """Called once, before anything is trained, with what a checkpoint has of the store."""
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], Any]]:
+        """What a checkpoint has of the store; see Checkpointer."""
+
+    def repeated_rows(self) -> int | None:
+        """Rows made more than once since the last call; None where the loop counts them itself."""
+
+    def together(
+        self,
+        lead: Callable[[], Any],
+        make: Callable[[Any], Any],
+        tell: Callable[[Any], Any],
+        told: Callable[..., Any],
+    ) -> Any:
+        """What lead() returns; where other processes make its units, in these what it has told.
+
+        make: makes a unit, in the others. tell: of what lead() has returned, JSON and a list of
+        arrays. told: the other way round.
+        """
+
+
+class Base:
+    """A strategy without a store, where each process that runs train() leads itself."""
+
+    def know(self, model: keras.Model) -> None:
+        for layer in tables_without_rows(model):
+            raise UsageError(
+                f"layer {layer.name!r} of model {model.name!r} has a table without a number of"
+                " rows, which only --strategy kv and single have a place for: use one of them, or"
+                " give the layer an input_dim, with ids='hash' for ids of any kind"
+            )
+
+    def store_of(self, model: keras.Model) -> ModelStore | None:
+        return None
+
+    def continue_from(self, state: Any) -> None:
+        pass
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], Any]]:
+        return {}
+
+    def repeated_rows(self) -> int | None:
+        return None
+
+    def together(self, lead: Callable[[], Any], make: Any, tell: Any, told: Any) -> Any:
+        return lead()
+
 
 class _Done:
     def __init__(self, value: Any) -> None:
@@ -54,7 +121,7 @@ class _Done:
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._value)
 
 
-class LocalRunner:
+class LocalRunner(Base):
     """Functions run here, when they are submitted."""
 
     coordinator = None
@@ -66,7 +133,7 @@ class LocalRunner:
         return _Done(function(*args))
 
 
-class Alone:
+class Alone(Base):
     """No other process is in step with this one."""
 
     replicas, replica = 1, 0

@@ -46,6 +46,7 @@ class Checkpointer:
     shared: state that belongs to no section: called at a save, and given back at the restore.
     quiet: made around what may take long and has nothing to report.
     on_commit: called in the uploading thread when a checkpoint is committed.
+    parts: sections whose state is asked for at each save, by name: of what is kept elsewhere.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Checkpointer:
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_commit: Callable[[], None] = lambda: None,
+        parts: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         self._store = store
         self._scratch = scratch
@@ -70,6 +72,7 @@ class Checkpointer:
         self.fence = store.fence
         self._quiet = quiet
         self._on_commit = on_commit
+        self._parts = dict(parts or {})
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
         self._last_secs = 0.0
@@ -130,6 +133,10 @@ class Checkpointer:
     def has(self, section: str) -> bool:
         """Whether the checkpoint that the run continues from has something of a section."""
         return section in self._sections
+
+    def state(self, section: str) -> Any:
+        """What the newest checkpoint, here or in the lake, has of a section; None for nothing."""
+        return self._sections.get(section)
 
     def close(self) -> None:
         """Removes the local files of the checkpoint that was restored; restore() is over."""
@@ -226,6 +233,7 @@ class Checkpointer:
     def _snapshot(self, step: int, state: Any, section: str) -> str:
         """Writes weights and state as they are now to a new local directory; returns it."""
         self._sections[section] = state
+        self._sections.update({name: take() for name, take in self._parts.items()})
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)

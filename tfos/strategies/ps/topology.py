@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tfos.spec.options import option
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
 from tfos.strategies.environment import PRELOAD, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
-from tfos.strategies.workers import num_workers
+from tfos.strategies.workers import num_ps, num_workers
 
 # a server that lives on would keep the variables of the chief that is gone in its memory, beside
 # those of the new one
@@ -31,7 +30,7 @@ class ParameterServers(Topology):
     preload: ClassVar[tuple[str, ...]] = PRELOAD
     smaller: ClassVar[str] = "fewer --num-workers and --num-ps"
 
-    num_ps: int = option(1, "parameter servers, with --strategy ps", "N")
+    num_ps: int = num_ps()
     num_workers: int = num_workers()
     ps_memory: str = memory_of("ps")
     ps_cores: int = cores_of("ps")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
+import functools
+import secrets
+import socket
 
 from tfos.fault.failures import FailureKind
+from tfos.kv.client import Client
+from tfos.kv.server import Server
+from tfos.kv.store import Store
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.strategies.errors import failure_kind
 from tfos.strategies.train import train, warm_up
-from tfos.training.runner import Alone, LocalRunner
-
-
-class SingleRunner(Alone, LocalRunner):
-    def __init__(self) -> None:
-        self.strategy = tf.distribute.get_strategy()
+from tfos.training.stored.runners import SingleRunner
+from tfos.training.stored.snapshots import Snapshots
+from tfos.training.stored.store import ModelStore
 
 
 class Single:
@@ -22,7 +24,18 @@ class Single:
         warm_up()
 
     def run(self, host: Host) -> Trained:
-        return train(host, SingleRunner())
+        return train(host, SingleRunner(functools.partial(_store, host)))
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return failure_kind(error)
+
+
+def _store(host: Host) -> tuple[ModelStore, Snapshots]:
+    """For tables without a number of rows: a server in this process, which only it can reach."""
+    secret = secrets.token_bytes(32)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(listener, secret, Store(), storage=host.lake)
+    server.start()
+    client = Client({"ps-0": server.address}, secret)
+    snapshots = Snapshots(client, host.lake, f"{host.attempt}.{host.life}", host.store.fence)
+    return ModelStore(client), snapshots

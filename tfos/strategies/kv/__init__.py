@@ -1,0 +1,1 @@
+"""--strategy kv: the key-value store of tfos as parameter server."""

@@ -1,0 +1,198 @@
+"""The chief's side of the units: they wait here until a worker asks, and come back as results.
+
+A unit whose worker is gone is given to another one. What that worker had pushed already stays
+pushed: its rows are counted by the store, see repeated_rows().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfos.kv.connection import Connection, SecretError
+from tfos.kv.frames import ERROR, FrameError, pack_facts
+from tfos.training.stored.orders import Order
+from tfos.training.stored.wire import ASK, OVER, UNIT, WAIT, Unit, pack, unpack
+
+_log = logging.getLogger(__name__)
+# a worker that waits asks again after so long, so that one that is gone is noticed
+_WAIT_SECS = 5.0
+_STALL_SECS = 60.0
+
+
+class _Pending:
+    """The result of a unit, when a worker has brought it."""
+
+    def __init__(self, unit: Unit, rows: int) -> None:
+        self.unit, self.rows = unit, rows
+        self._value: list[np.ndarray] | None = None
+        self._is_there = threading.Event()
+        self.given = 0
+
+    def bring(self, value: list[np.ndarray]) -> None:
+        self._value = value
+        self._is_there.set()
+
+    @property
+    def is_done(self) -> bool:
+        return self._is_there.is_set()
+
+    def fetch(self) -> list[np.ndarray]:
+        while not self._is_there.wait(1.0):  # so that signals are handled
+            pass
+        assert self._value is not None
+        return self._value
+
+
+class Coordinator:
+    """Serves workers on a listening socket, in threads of its own, until close().
+
+    submit() and open() are called from one thread.
+    """
+
+    def __init__(self, listener: socket.socket, secret: bytes) -> None:
+        self._listener, self._secret = listener, secret
+        self._changed = threading.Condition()
+        self._waiting: deque[_Pending] = deque()
+        self._given: dict[int, _Pending] = {}
+        self._again: list[_Pending] = []
+        self._section = -1
+        self._results: list[tuple[Mapping[str, Any], Sequence[np.ndarray]]] = []
+        self._connections: dict[str, Connection] = {}
+        # the last section whose end each worker has heard of
+        self._told: dict[str, int] = {}
+        self._numbers = itertools.count(1)
+        threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
+
+    def section(
+        self, lead: Callable[[], Any], told: Callable[[Any], tuple[Any, Sequence[np.ndarray]]]
+    ) -> Any:
+        """Runs lead(), whose units workers take meanwhile; then they go on with what told() says.
+
+        told: of what lead() has returned, as JSON and arrays.
+        """
+        with self._changed:
+            self._section += 1
+            self._changed.notify_all()
+        found = lead()
+        with self._changed:
+            self._results.append(told(found))
+            self._changed.notify_all()
+        return found
+
+    def submit(
+        self,
+        program: str,
+        takes: Sequence[Sequence[int]],
+        bounds: Sequence[int],
+        order: Order,
+        state: Sequence[np.ndarray] = (),
+    ) -> _Pending:
+        unit = Unit(next(self._numbers), self._section, program, takes, bounds, order, state)
+        pending = _Pending(unit, bounds[2] - bounds[1])
+        with self._changed:
+            self._waiting.append(pending)
+            self._changed.notify_all()
+        return pending
+
+    def given_again(self) -> list[_Pending]:
+        """The units, done by now, that more than one worker has had since the last call."""
+        with self._changed:
+            found = [each for each in self._again if each.is_done]
+            self._again = [each for each in self._again if not each.is_done]
+            return found
+
+    def wait_told(self, workers: int, secs: float) -> None:
+        """Until so many workers have been told how the last section ended, at most `secs`."""
+        last = len(self._results) - 1
+        with self._changed:
+            self._changed.wait_for(
+                lambda: sum(at == last for at in self._told.values()) >= workers, secs
+            )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in list(self._connections.values()):
+            connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock, _STALL_SECS)
+        mine: _Pending | None = None
+        name = ""
+        try:
+            name = connection.welcome(self._secret, {"server": "chief-0"}).hex()
+            self._connections[name] = connection
+            while True:
+                header, payload = connection.receive(waits=True)
+                if header.kind != ASK:
+                    raise FrameError(f"there is no question of kind {header.kind}")
+                facts, arrays = unpack(payload)
+                if mine is not None and facts.get("number") == mine.unit.number:
+                    self._bring(mine, arrays)
+                    mine = None
+                at = int(facts["section"])
+                with self._changed:
+                    self._changed.wait_for(lambda at=at: self._has(at), _WAIT_SECS)
+                    if at < len(self._results):
+                        kind, parts = OVER, pack(*self._results[at])
+                        self._told[name] = at
+                        self._changed.notify_all()
+                    elif self._waiting and self._waiting[0].unit.section == at:
+                        mine = self._give()
+                        kind, parts = UNIT, pack(mine.unit.facts(), mine.unit.state)
+                    else:
+                        kind, parts = WAIT, pack({})
+                connection.send(kind, parts)
+        except (OSError, EOFError):
+            pass
+        except (FrameError, SecretError, ValueError, KeyError) as error:
+            _log.warning("the chief gives up a worker's connection: %s", error)
+            with contextlib.suppress(OSError):
+                connection.send(ERROR, [pack_facts({"error": "protocol", "message": str(error)})])
+        finally:
+            connection.close()
+            self._connections.pop(name, None)
+            if mine is not None:
+                self._take_back(mine)
+
+    def _has(self, section: int) -> bool:
+        return section < len(self._results) or bool(
+            self._waiting and self._waiting[0].unit.section == section
+        )
+
+    def _give(self) -> _Pending:
+        pending = self._waiting.popleft()
+        pending.given += 1
+        if pending.given == 2:
+            self._again.append(pending)
+        self._given[pending.unit.number] = pending
+        return pending
+
+    def _bring(self, pending: _Pending, value: list[np.ndarray]) -> None:
+        with self._changed:
+            self._given.pop(pending.unit.number, None)
+        pending.bring(value)
+
+    def _take_back(self, pending: _Pending) -> None:
+        with self._changed:
+            self._given.pop(pending.unit.number, None)
+            self._waiting.appendleft(pending)
+            self._changed.notify_all()

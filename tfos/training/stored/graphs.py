@@ -1,0 +1,178 @@
+"""The graphs of a step whose weights are in the store, and what goes in and out of them.
+
+One graph says which keys a batch looks up; the other one makes the step with the rows of these keys
+and the dense weights. What a step of the model's own does is traced as it is: layers read from a
+tfos.tables.stored.Reader, optimizers apply nothing (scope.Updates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfos.feeding.dataset import FeedDataset
+from tfos.kv.distinct import distinct
+from tfos.kv.remote import Request
+from tfos.kv.visits import ADD, PUSH
+from tfos.tables import stored
+from tfos.training.checks import check_others
+from tfos.training.step import Step
+from tfos.training.stored.scope import Given, StoredScope, Updates
+from tfos.training.stored.store import ModelStore
+from tfos.training.sums import check_sums
+
+Keys = Mapping[int, np.ndarray]
+
+
+class Graphs:
+    """Of one step, on batches as the dataset gives them.
+
+    metrics, initial: variables of the model's metrics, and the state that they begin with.
+    trains: whether gradients are asked for. adds_up: whether the metrics must keep sums.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        dataset: FeedDataset,
+        store: ModelStore,
+        metrics: Sequence[Any] = (),
+        initial: Sequence[np.ndarray] = (),
+        trains: bool = False,
+        adds_up: bool = False,
+    ) -> None:
+        self._step, self._store, self._trains, self._adds_up = step, store, trains, adds_up
+        self._metrics, self._unpacked = metrics, dataset.unpacked
+        self._batch = dataset.positions(0, 0, 0, padded=True, packed=True).element_spec
+        optimizers = self._trace_keys(initial)
+        self._variables = store.variables(step.model, optimizers)
+        self._trace_step(initial)
+
+    def _made(self, batch: Any) -> list[Any]:
+        """What the step returns for a batch, flat."""
+        returned = self._step.function(self._unpacked(batch))
+        if self._step.name == "predict_step":
+            return list(keras.tree.flatten(returned))
+        return list(self._step.others_of(returned).values())
+
+    def _trace_keys(self, initial: Sequence[np.ndarray]) -> dict[int, Any]:
+        """Makes _keys(), which gives the keys of each call of a layer with a table.
+
+        Returns the optimizer that updates each variable, by its id.
+        """
+        found, updates = stored.Nothing(), Updates()
+
+        def keys(batch: Any) -> list[Any]:
+            found.calls.clear()
+            state = [tf.constant(value) for value in initial]
+            scope = StoredScope(self._step.model, self._metrics, state)
+            with stored.reading(found), updates.noted(), scope:
+                self._made(batch)
+            return [tf.reshape(keys, [-1]) for _, keys in found.calls]
+
+        self._keys = tf.function(keys, input_signature=[self._batch], autograph=False)
+        self._keys.get_concrete_function()
+        self._layers = [layer for layer, _ in found.calls]
+        return {id(variable): optimizer for optimizer, variable, _ in updates.found}
+
+    def _trace_step(self, initial: Sequence[np.ndarray]) -> None:
+        """Makes _one(), which makes a step."""
+        step, variables, metrics, updates = self._step, self._variables, self._metrics, Updates()
+        tables = variables.tables.values()
+        held = {id(table.layer): table.held for table in tables}
+        changed: list[Any] = []
+
+        def one(batch: Any, state: Any, places: Any, rows: Any, dense: Any) -> Any:
+            for table, value in zip(tables, rows, strict=True):
+                table.held.assign(value)
+            for weight, value in zip(variables.weights, dense, strict=True):
+                weight.value.assign(value)
+            updates.found.clear()
+            scope = StoredScope(step.model, metrics, state, variables.held())
+            with stored.reading(Given(held, places)), updates.noted(), scope:
+                others = self._made(batch)
+            check_others(step.model, step.others and dict(zip(step.others, others, strict=True)),
+                         state)  # fmt: skip
+            after = [scope.get_current_value(variable) for variable in metrics]
+            if self._adds_up:
+                check_sums(step.model, state, after)
+            if not self._trains:
+                return after, others, [], []
+            changes = scope.changes()
+            changed[:] = [variable for variable, _ in changes]
+            gradients = [gradient for _, _, gradient in updates.found]
+            return after, others, gradients, [difference for _, difference in changes]
+
+        signature = [
+            self._batch,
+            [tf.TensorSpec(value.shape, value.dtype) for value in initial],
+            [tf.TensorSpec([None], tf.int32) for _ in self._layers],
+            [tf.TensorSpec([None, table.layer.output_dim], tf.float32) for table in tables],
+            [tf.TensorSpec(weight.shape, tf.float32) for weight in variables.weights],
+        ]
+        self._one = tf.function(one, input_signature=signature, autograph=False)
+        self._one.get_concrete_function()
+        self._changed = list(changed)
+        self._updated = [(optimizer, variable) for optimizer, variable, _ in updates.found]
+
+    def made(
+        self, batch: Any, state: Sequence[Any]
+    ) -> tuple[list[Any], list[Any], Keys, list[Any], list[Any]]:
+        """Makes a step: the metrics' state after it, what else it gave; and for writing() the keys
+        that it has read, the gradients, and the differences.
+        """
+        keys, places, rows, dense = self._read(batch)
+        after, others, gradients, differences = self._one(batch, list(state), places, rows, dense)
+        return after, others, keys, gradients, differences
+
+    def _read(self, batch: Any) -> tuple[Keys, list[Any], list[Any], list[Any]]:
+        """The keys that a step reads, by layer; the place of each; their rows; dense weights."""
+        variables = self._variables
+        called = [keys.numpy() for keys in self._keys(batch)]
+        keys: dict[int, np.ndarray] = {}
+        places: list[Any] = [None] * len(called)
+        requests: list[Request] = []
+        for number, table in variables.tables.items():
+            calls = [at for at, layer in enumerate(self._layers) if id(layer) == number]
+            parts = [called[at] for at in calls] or [np.empty(0, np.int64)]
+            keys[number], place = distinct(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            ends = np.cumsum([len(part) for part in parts])[:-1]
+            for at, part in zip(calls, np.split(place.astype(np.int32), ends), strict=False):
+                places[at] = tf.constant(part)
+            requests.append(table.remote.pulling(keys[number]))
+        found = self._store.client.exchange([*requests, *variables.pulling()])
+        rows = [tf.constant(each) for each in found[: len(requests)]]
+        dense = variables.values(found[len(requests) :])
+        return keys, places, rows, [tf.constant(value) for value in dense]
+
+    def writing(
+        self, keys: Keys, gradients: Sequence[Any], differences: Sequence[Any], rates: Mapping[int, float]
+    ) -> list[Request]:
+        """What a step pushes. rates: the learning rate of each optimizer, by its id."""
+        variables, requests = self._variables, []
+        tables = {id(t.layer.held): (keys[key], t.remote) for key, t in variables.tables.items()}
+        for (optimizer, variable), gradient in zip(self._updated, gradients, strict=True):
+            rate, values = rates[id(optimizer)], gradient.numpy()
+            if id(variable) in tables:
+                of_table, remote = tables[id(variable)]
+                if len(of_table):
+                    requests.append(Request(remote, PUSH, of_table, values, rate))
+            else:
+                requests.append(variables.dense[id(variable)].pushing(values, rate))
+        for variable, difference in zip(self._changed, differences, strict=True):
+            put = variables.dense[id(variable)].putting(difference.numpy())
+            requests.append(Request(put.table, ADD, put.keys, put.values))
+        return requests
+
+
+def batches(
+    dataset: FeedDataset, epoch: int, start: int, stop: int
+) -> Iterator[tuple[Any, int]]:
+    """The batches of positions [start, stop) of an epoch, and how many rows each has."""
+    found = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
+    for at in range(start, stop, dataset.step_rows):
+        yield next(found), min(dataset.step_rows, stop - at)

@@ -1,0 +1,125 @@
+"""What the programs of one process share: its client of the store, and names in it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import keras
+import numpy as np
+
+from tfos.errors import UsageError
+from tfos.kv.client import Client
+from tfos.kv.optimizers import SGD
+from tfos.kv.remote import Request
+from tfos.kv.visits import ADD
+from tfos.training.step import Step
+from tfos.training.stored.variables import Variables, make_variables
+
+T = TypeVar("T")
+# counts the rows of each unit's steps, as they are applied; see surplus()
+_COUNTS = "tfos/rows"
+
+
+class ModelStore:
+    """The models of this process in the store. Models are numbered as they come, so that the same
+    code gives them the same names in all processes.
+
+    waits: whether steps wait for each other (--staleness).
+    first_unit: a number that no unit of the run had before; None where no unit is made twice.
+    """
+
+    def __init__(
+        self, client: Client, waits: bool = False, first_unit: int | None = None
+    ) -> None:
+        self.client, self._waits, self._first = client, waits, first_unit
+        self._models: WeakKeyDictionary[keras.Model, tuple[int, Variables | None]] = (
+            WeakKeyDictionary()
+        )
+        self._numbers = itertools.count()
+        self._units = itertools.count(first_unit or 0)
+        # by the id of the variable
+        self._optimizers: dict[int, Any] = {}
+        self._made: dict[int, tuple[Step, Any]] = {}
+        self._counts: Any = None
+
+    def know(self, model: keras.Model) -> None:
+        """Gives the model its number: called for each model that is given to ctx, in order."""
+        if model not in self._models:
+            self._models[model] = (next(self._numbers), None)
+
+    def variables(self, model: keras.Model, optimizers: Mapping[int, Any]) -> Variables:
+        """Those of a model, put into the store if they are not there."""
+        self.know(model)
+        number, found = self._models[model]
+        for variable, optimizer in optimizers.items() if found is not None else ():
+            if optimizer is not self._optimizers.get(variable, model.optimizer):
+                raise UsageError(
+                    f"model {model.name!r} was evaluated, or asked for predictions, before fit()"
+                    " has shown which of its optimizers updates which weight: call fit() first"
+                )
+        if found is None:
+            self._optimizers.update(optimizers)
+            found = make_variables(model, f"model{number}", self.client, optimizers)
+            self._models[model] = (number, found)
+        return found
+
+    def known(self, model: keras.Model) -> Variables | None:
+        """Those of a model that is in the store."""
+        return self._models.get(model, (0, None))[1]
+
+    def refresh(self, model: keras.Model) -> None:
+        """Gives the model's dense weights in this process the values that the store has."""
+        found = self.known(model)
+        if found is None:
+            return
+        read = self.client.exchange(found.pulling())
+        for weight, value in zip(found.weights, found.values(read), strict=True):
+            weight.assign(value)
+
+    def made(self, step: Step, make: Callable[[], T]) -> T:
+        """What make() made of the step the first time: its graphs are those of all its units."""
+        found = self._made.setdefault(id(step), (step, None))[1]
+        if found is None:
+            found = make()
+            self._made[id(step)] = (step, found)
+        return found
+
+    def next_unit(self) -> int:
+        return next(self._units)
+
+    def counting(self, unit: int, rows: int) -> list[Request]:
+        """That so many rows of a unit are applied."""
+        if self._first is None:
+            return []
+        values = np.array([[rows]], np.float32)
+        return [Request(self._table(), ADD, np.array([unit], np.int64), values)]
+
+    def counted(self, unit: int) -> int:
+        """Rows that were applied in the name of a unit, by whichever workers had it."""
+        return int(self._table().pull([unit])[0, 0])
+
+    def _table(self) -> Any:
+        if self._counts is None:
+            self._counts = self.client.table(_COUNTS, 1, SGD())
+        return self._counts
+
+    @contextlib.contextmanager
+    def in_step(self, trains: bool) -> Iterator[None]:
+        """Made around a unit: others wait for this process meanwhile, if steps wait at all."""
+        if not (trains and self._waits):
+            yield
+            return
+        self.client.join()
+        try:
+            yield
+        finally:
+            self.client.leave()
+
+    def clock(self) -> None:
+        """After a step: waits until the next one may begin."""
+        if self._waits:
+            self.client.clock()

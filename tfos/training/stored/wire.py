@@ -1,0 +1,72 @@
+"""What the chief and the workers of --strategy kv say to each other, over a tfos.kv.connection.
+
+A worker asks for a unit of the section that its train() has come to (a call of fit, evaluate,
+predict or run_epoch; they are numbered), with the result of the last one; the chief answers with a
+unit, or with what the section gave when it is over. Both are a JSON object and arrays, as npz.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tfos.kv import frames
+from tfos.kv.frames import FrameError
+from tfos.training.stored.orders import Order
+
+# kinds of frames
+ASK, UNIT, OVER, WAIT = 32, 33, 34, 35
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a section's work. program: "train", "test", ...; takes: see FeedDataset.without.
+
+    bounds: epoch, start, stop.
+    """
+
+    number: int
+    section: int
+    program: str
+    takes: Sequence[Sequence[int]]
+    bounds: Sequence[int]
+    order: Order
+    state: Sequence[np.ndarray] = ()
+
+    def facts(self) -> dict[str, Any]:
+        return {**{k: v for k, v in vars(self).items() if k != "state"}, "order": asdict(self.order)}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], state: Sequence[np.ndarray]) -> Unit:
+        return cls(**{**facts, "order": Order(**facts["order"]), "state": state})
+
+
+def pack(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[bytes]:
+    """A payload: arrays of numbers or bytes, in order."""
+    text = frames.pack_facts(facts)
+    sink = io.BytesIO()
+    if arrays:
+        np.savez(sink, *arrays, allow_pickle=False)
+    return [_LENGTH.pack(len(text)), text, sink.getvalue()]
+
+
+def unpack(payload: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Raises FrameError for what pack() cannot have made."""
+    data = payload.tobytes()
+    if len(data) < _LENGTH.size:
+        raise FrameError(f"{len(data)} bytes are no message")
+    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    facts = frames.unpack_facts(data[_LENGTH.size : end])
+    if end >= len(data):
+        return facts, []
+    try:
+        with np.load(io.BytesIO(data[end:]), allow_pickle=False) as found:
+            return facts, [found[f"arr_{number}"] for number in range(len(found.files))]
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise FrameError(f"no arrays: {error}") from None
