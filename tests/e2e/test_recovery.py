@@ -138,6 +138,32 @@ def test_every_process_in_step_may_die(start, cluster, zookeeper, is_full):
     assert nodes_left(zookeeper, "in-step") == []
 
 
+@pytest.mark.parametrize("table", [(), ("--own-table",)], ids=["dense", "rows"])
+def test_every_process_may_die_beside_a_store(start, cluster, zookeeper, is_full, table):
+    """A worker alone is replaced; servers and the chief go back to the checkpoint together."""
+    run = start(
+        "stored", "--strategy", "kv", "--master", cluster.url, "--zookeeper",
+        f"{zookeeper}/stored", "--num-ps", 2, "--num-workers", 2,
+        "--conf", "spark.driver.host=127.0.0.1", args=table,
+    )  # fmt: skip
+    harms = [("worker-1", signal.SIGKILL), ("ps-1", signal.SIGKILL), ("chief-0", signal.SIGTERM)]
+    if is_full:
+        harms += [("chief-0", signal.SIGKILL), ("ps-0", signal.SIGTERM)]
+    for task, number in harms:
+        run.survive(lambda task=task, number=number: os.kill(run.pid(task), number))
+    if is_full:
+        run.survive(lambda: os.kill(run.supervisor("ps-0"), signal.SIGKILL))
+        run.survive(lambda: cluster.kill_worker(cluster.worker_of(run.pid("chief-0"))))
+    result = run.finish()
+    causes = [(f"{f['role']}-{f['index']}", f["kind"]) for f in result["failures"]]
+    told = [cause for cause in causes if cause[1] not in ("peer", "spark")]
+    kinds = {signal.SIGKILL: "signal", signal.SIGTERM: "preempted"}
+    assert told == [(task, kinds[number]) for task, number in harms]
+    assert result["attempts"] == (3 if is_full else 1)
+    check_counts(result, worker_deaths=1)
+    assert nodes_left(zookeeper, "stored") == []
+
+
 @pytest.mark.full
 def test_every_process_may_die_while_the_feed_is_made(start, cluster, zookeeper):
     options = [

@@ -5,14 +5,16 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from kv_servers import client, servers
-from worlds import World, assert_same_history, assert_same_weights
-from zoo import CASES, EVAL, TRAIN, as_tf_data, functional, two_towers
+from worlds import Interrupted, World, assert_same_history, assert_same_weights, interrupt
+from zoo import EVAL, TRAIN, as_tf_data, functional
 
 from tfos import optimizers
 from tfos.errors import UsageError
 from tfos.layers import Embedding
 from tfos.tables.stored import keep_in_store
+from tfos.training.runner import LocalRunner
 from tfos.training.stored.runners import SingleRunner
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
@@ -96,7 +98,79 @@ def test_tables_are_those_of_variables(stored, rows, optimizer, monkeypatch):
     keep_in_store()
     try:
         ours = tabled(optimizer=optimizer, rows=rows)
-        history = stored.fit(ours, 3, dataset=dataset)
+        context = stored.context()
+        history = context.fit(ours, dataset, 3, steps_per_execution=1)
+        assert_same_history(history, plain)
+        expected = theirs.predict(as_tf_data(TRAIN, ("x", "id")), verbose=0)
+        np.testing.assert_allclose(context.predict(ours, dataset), expected, 1e-5, 1e-5)
+        uri = context.export(ours)
+        stored.saver.wait()
     finally:
         keep_in_store(False)
-    assert_same_history(history, plain)
+    served = tf.saved_model.load(uri).signatures["serving_default"]
+    found = served(x=tf.constant(TRAIN["x"]), id=tf.constant(TRAIN["id"]))["predictions"]
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
+    # in a process without a store
+    alone = keras.models.load_model(f"{uri}/model.keras")
+    np.testing.assert_allclose(
+        alone({"x": TRAIN["x"], "id": TRAIN["id"]}), expected, 1e-5, 1e-5
+    )
+
+
+def test_unknown_ids_of_an_exported_table_have_what_a_new_row_has(stored):
+    model = tabled(rows=None)
+    context = stored.context()
+    dataset = stored.dataset(features=["x", "id"])
+    context.fit(model, dataset)
+    served = tf.saved_model.load(context.export(model)).signatures["serving_default"]
+    x = tf.zeros([2, 3])
+    unknown = served(x=x, id=tf.constant([1_000_000, -5], tf.int64))["predictions"].numpy()
+    kernel, bias = (weight.numpy() for weight in model.layers[-1].weights)
+    expected = 1 / (1 + np.exp(-(np.ones(4) @ kernel[3:] + bias)))
+    np.testing.assert_allclose(unknown, [expected, expected], 1e-5, 1e-5)
+
+
+def test_run_goes_on_from_a_snapshot_with_other_servers(world, tmp_path):
+    """As if it had not been interrupted: rows, slots, dense weights, the ledger."""
+
+    def context(started):
+        found = client(started)
+        snapshots = Snapshots(found, world.lake, "1.1", lambda: None)
+        return world.context(
+            0, runner=AllStored(lambda: (ModelStore(found), snapshots))
+        )  # saves after each unit
+
+    dataset = world.dataset(features=["x", "id"])
+    expected = World(world.reader, tmp_path / "plain").fit(tabled(), 3, dataset=dataset)
+    with servers(2, storage=world.lake) as started, pytest.raises(Interrupted):
+        context(started).fit(
+            tabled(rows=None), dataset, 3, steps_per_execution=1,
+            callbacks=[interrupt(on_train_batch_end=10)],
+        )  # fmt: skip
+    world.saver.wait()
+    with servers(3, storage=world.lake) as started:
+        history = context(started).fit(tabled(rows=None), dataset, 3, steps_per_execution=1)
+        world.saver.wait()
+    assert_same_history(history, expected)
+    assert world.trained == {"train": [50, 50, 50]}
+
+
+def test_what_the_store_cannot_do_is_refused(stored):
+    with pytest.raises(UsageError, match="RMSprop is not one that the servers"):
+        stored.fit(functional(optimizer="rmsprop"))
+    with pytest.raises(UsageError, match="weight_decay=0.1"):
+        stored.fit(functional(optimizer=keras.optimizers.SGD(0.1, weight_decay=0.1)))
+
+
+def test_other_strategies_have_no_place_for_tables_without_rows(world):
+    class Others(LocalRunner):
+        pass
+
+    with pytest.raises(UsageError, match="only --strategy kv and single"):
+        Others().know(tabled(rows=None))
+
+
+def test_layer_outside_of_a_step_says_where_its_rows_are():
+    layer = Embedding(None, 4, name="far")
+    with pytest.raises(UsageError, match="layer 'far' are in the store"):
+        layer(np.array([1, 2]))

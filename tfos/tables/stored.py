@@ -66,13 +66,14 @@ class Nothing:
         return 0.0 * layer.held.value[:1], tf.zeros_like(keys, tf.int32)
 
 
-class Contents:
+class Contents(tf.Module):
     """All rows of a table, in this process: what an exported model has.
 
     keys: int64 [n], ascending. vectors: float32 [n, width]. default: of a row that is not there.
     """
 
     def __init__(self, keys: Any, vectors: Any, default: float) -> None:
+        super().__init__()
         self.keys = tf.Variable(keys, trainable=False, dtype=tf.int64, name="keys")
         self.vectors = tf.Variable(vectors, trainable=False, dtype=tf.float32, name="vectors")
         self._default = default

@@ -21,6 +21,8 @@ def contents_of(model: keras.Model, store: ModelStore | None) -> Iterator[None]:
         return
     store.refresh(model)
     tables = list(variables.tables.values())
+    # its slots are with the rows, and a Keras file would have some of other shapes in their place
+    optimizer, model.optimizer = model.optimizer, None
     try:
         for table in tables:
             parts = list(table.remote.scan())
@@ -33,5 +35,6 @@ def contents_of(model: keras.Model, store: ModelStore | None) -> Iterator[None]:
             table.layer.contents = Contents(keys[order], vectors[order], table.layer.default)
         yield
     finally:
+        model.optimizer = optimizer
         for table in tables:
             table.layer.contents = None
