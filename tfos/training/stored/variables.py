@@ -79,8 +79,9 @@ def make_variables(
     """
     found = Variables()
     held = set()
-    for layer in stored_layers(model):
-        name = f"{prefix}/{layer.held.path}"
+    # by their places in the model: Keras's own names count what else the process has made
+    for number, layer in enumerate(stored_layers(model)):
+        name = f"{prefix}/table{number}"
         optimizer = optimizers.get(id(layer.held), model.optimizer)
         remote = client.table(
             name,
@@ -95,7 +96,7 @@ def make_variables(
         found.tables[id(layer)] = Table(layer, remote, rows)
         held.add(id(layer.held))
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
-    for variable in model.variables:
+    for number, variable in enumerate(model.variables):
         if id(variable) in held | metrics or not variable.value.dtype.is_floating:
             continue
         if not np.prod(variable.shape):
@@ -104,7 +105,7 @@ def make_variables(
         optimizer = optimizers.get(id(variable), model.optimizer if variable.trainable else None)
         kind = SGD() if optimizer is None else optimizer_of(optimizer, is_dense=True)
         found.dense[id(variable)] = client.dense(
-            f"{prefix}/{variable.path}", variable.numpy(), kind
+            f"{prefix}/weight{number}/{variable.name}", variable.numpy(), kind
         )
         found.weights.append(variable)
     return found
