@@ -23,7 +23,7 @@ def _memory() -> dict[str, int]:
     """The most resident memory that each process of this run has had, in MiB, by role."""
 
     def role_and_run(process: psutil.Process) -> list[str]:
-        line = process.cmdline()
+        line = " ".join(process.cmdline()).split()  # a title that was set is one word
         at = line.index("tfos.runtime.main") if "tfos.runtime.main" in line else len(line)
         return line[at + 1 : at + 3]
 
@@ -32,7 +32,7 @@ def _memory() -> dict[str, int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # one that has just ended
             task = role_and_run(process)
-            if task[1:] == mine[1:]:
+            if task and task[1:] == mine[1:]:
                 status = Path(f"/proc/{process.pid}/status").read_text()
                 peak = int(status.partition("VmHWM:")[2].split()[0]) >> 10
                 # the spare of a process has the same name, and less memory

@@ -232,9 +232,23 @@ class Fit:
         return program.run(unit.bounds, unit.order, unit.state)  # type: ignore[attr-defined]
 
     def history(self, record: Mapping[str, Any]) -> keras.callbacks.History:
-        """As run() returned it in the process that ran it, from its record()."""
+        """As run() returned it in the process that ran it, from its record().
+
+        Callbacks are told of the epochs, so that they are here as there; those that write files
+        are not.
+        """
         history = keras.callbacks.History()
-        history.set_model(self._model)
+        hooks = keras.callbacks.CallbackList(
+            [*called_in(self._options.callbacks, 1), history], model=self._model
+        )
+        hooks.on_train_begin()
+        logs: dict[str, float] = {}
+        for number, epoch in enumerate(record["epoch"]):
+            hooks.on_epoch_begin(epoch)
+            logs = {name: values[number] for name, values in record["history"].items()
+                    if len(values) > number}  # fmt: skip
+            hooks.on_epoch_end(epoch, logs)
+        hooks.on_train_end(logs)
         history.history, history.epoch = record["history"], record["epoch"]
         return history
 

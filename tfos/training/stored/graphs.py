@@ -21,6 +21,7 @@ from tfos.kv.visits import ADD, PUSH
 from tfos.tables import stored
 from tfos.training.checks import check_others
 from tfos.training.step import Step
+from tfos.training.stored.faster import Faster
 from tfos.training.stored.scope import Given, StoredScope, Updates
 from tfos.training.stored.store import ModelStore
 from tfos.training.sums import check_sums
@@ -114,8 +115,7 @@ class Graphs:
             [tf.TensorSpec([None, table.layer.output_dim], tf.float32) for table in tables],
             [tf.TensorSpec(weight.shape, tf.float32) for weight in variables.weights],
         ]
-        self._one = tf.function(one, input_signature=signature, autograph=False)
-        self._one.get_concrete_function()
+        self._one = Faster(one, signature)
         self._changed = list(changed)
         self._updated = [(optimizer, variable) for optimizer, variable, _ in updates.found]
 
@@ -145,7 +145,7 @@ class Graphs:
                 places[at] = tf.constant(part)
             requests.append(table.remote.pulling(keys[number]))
         found = self._store.client.exchange([*requests, *variables.pulling()])
-        rows = [tf.constant(each) for each in found[: len(requests)]]
+        rows = [tf.constant(_padded(each)) for each in found[: len(requests)]]
         dense = variables.values(found[len(requests) :])
         return keys, places, rows, [tf.constant(value) for value in dense]
 
@@ -159,14 +159,24 @@ class Graphs:
             rate, values = rates[id(optimizer)], gradient.numpy()
             if id(variable) in tables:
                 of_table, remote = tables[id(variable)]
-                if len(of_table):
-                    requests.append(Request(remote, PUSH, of_table, values, rate))
+                count = len(of_table)
+                if count:
+                    requests.append(Request(remote, PUSH, of_table, values[:count], rate))
             else:
                 requests.append(variables.dense[id(variable)].pushing(values, rate))
         for variable, difference in zip(self._changed, differences, strict=True):
             put = variables.dense[id(variable)].putting(difference.numpy())
             requests.append(Request(put.table, ADD, put.keys, put.values))
         return requests
+
+
+def _padded(rows: np.ndarray | None) -> np.ndarray:
+    """With rows that nobody reads, so that the numbers of rows of most steps are the same."""
+    assert rows is not None
+    step = 1 << max(0, len(rows).bit_length() - 3)
+    padded = np.zeros((max(1, -(-len(rows) // step)) * step, rows.shape[1]), np.float32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def batches(
