@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,6 @@ from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.feeding.arrival import Arrival
 from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.schema import Manifest
-from tfos.kv.client import Client
 from tfos.lake.run_directory import MODEL
 from tfos.spec.roles import EVALUATOR
 from tfos.training.custom import mean
@@ -26,14 +27,13 @@ from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.programs import make_program
-from tfos.training.runner import Runner
-from tfos.training.stored.contents import contents_of
+from tfos.training.runner import SECTION, Runner
 from tfos.training.serving import ServedFeatures, warn_of_export
 from tfos.training.step import has_call, prepare
-from tfos.training.stored.runners import InStore
 from tfos.training.validation import validation_of
 
 if TYPE_CHECKING:
+    from tfos.kv.client import Client
     from tfos.runtime.host import Host
 
 
@@ -85,7 +85,7 @@ class TrainContext:
             on_commit=lambda: host.reports.saved(self.checkpoint.stats),
             parts=runner.parts,
         )
-        runner.continue_from(self.checkpoint.state("store"))
+        runner.continue_from(self.checkpoint.state(SECTION))
         host.reports.saved(self.checkpoint.stats)
         self._outputs = Outputs(host.lake, host.scratch, self.is_chief or self.role == EVALUATOR)
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output
@@ -293,16 +293,17 @@ class TrainContext:
 
         step: TensorFlow code that returns the batch's scalar loss, made with ctx.mean(); it is
         traced once and runs inside strategy.run. Returns the mean loss over the rows. Blocks until
-        all are done.
+        all are done. Under --strategy kv it is called as it is, by the workers, with NumPy arrays:
+        it uses ctx.kv, and returns a number or None.
         """
         self._refuse_evaluator()
-        if isinstance(self._runner, InStore):
-            raise UsageError(
-                "ctx.run_epoch() traces a step of TensorFlow code that writes variables, which"
-                " --strategy kv has on servers: give the model a train_step() of its own and call"
-                " ctx.fit(), or use ctx.kv"
-            )
-        loss = self._loop.run_epoch(step, dataset, epoch)
+        program = self._loop.prepare_epoch(step, dataset)
+        loss: float = self._runner.together(
+            lambda: self._loop.run_epoch(program, dataset, epoch),
+            lambda unit: program.run(unit.bounds, unit.order),
+            lambda loss: ({"loss": loss}, []),
+            lambda told, _: told["loss"],
+        )
         self._publish()
         return loss
 
@@ -322,7 +323,7 @@ class TrainContext:
             raise UsageError("export(model) cannot know the model's inputs: pass dataset=")
         if not self.is_chief:
             return self._lake.uri(MODEL)
-        with self._reports.quiet(), contents_of(model, self._runner.store_of(model)):
+        with self._reports.quiet(), self._contents(model):
             self.model_uri = export_model(
                 model,
                 ServedFeatures.of(dataset),
@@ -332,6 +333,15 @@ class TrainContext:
                 self.checkpoint.fence,
             )
         return self.model_uri
+
+    def _contents(self, model: keras.Model) -> AbstractContextManager[None]:
+        """The model has the rows of its tables here meanwhile."""
+        store = self._runner.store_of(model)
+        if store is None:
+            return contextlib.nullcontext()
+        from tfos.training.stored.contents import contents_of
+
+        return contents_of(model, store)
 
     def export_by_itself(self) -> None:
         """Exports the one model that fit() was given, where train() has exported none.

@@ -34,7 +34,7 @@ from tfos.feeding.reader import FeedReader
 from tfos.feeding.reads import serve_reads
 from tfos.feeding.schema import Column
 from tfos.lake.run_directory import RunDirectory
-from tfos.training.stored.runners import SingleRunner
+from tfos.training.single import SingleRunner
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 WORKERS = 3

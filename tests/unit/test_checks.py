@@ -9,9 +9,9 @@ from worlds import assert_same_weights
 from zoo import CASES, TRAIN, Newest, as_tf_data, functional
 
 from tfos.errors import UsageError
-from tfos.training.stored.runners import SingleRunner
 from tfos.training.checks import check_graph, check_model
 from tfos.training.program import AppliedRows, Program
+from tfos.training.single import SingleRunner
 from tfos.training.step import Step, prepare
 
 pytest_plugins = ["world_fixtures"]

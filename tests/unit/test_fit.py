@@ -28,7 +28,7 @@ from tfos.feeding.arrival import Arrival
 from tfos.feeding.reader import FeedReader
 from tfos.feeding.reads import serve_reads
 from tfos.lake.run_directory import RunDirectory
-from tfos.training.stored.runners import SingleRunner
+from tfos.training.single import SingleRunner
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")

@@ -16,11 +16,11 @@ from tfos.errors import UsageError
 from tfos.lake.run_directory import RunDirectory
 from tfos.lake.storage import COMMIT
 from tfos.layers import Embedding
-from tfos.training.stored.runners import SingleRunner
 from tfos.training.atomic import make_atomic
 from tfos.training.export import export_model
 from tfos.training.patches import tables_clipped
 from tfos.training.serving import ServedFeatures
+from tfos.training.single import SingleRunner
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick_tensorflow")

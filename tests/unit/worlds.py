@@ -18,7 +18,7 @@ from tfos.feeding.reader import FeedReader
 from tfos.lake.run_directory import RunDirectory
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
-from tfos.training.stored.runners import SingleRunner
+from tfos.training.single import SingleRunner
 
 
 class Heard:

@@ -18,7 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
+try:
+    import numba
+except ImportError as error:
+    raise ImportError(
+        "the key-value store needs numba, on the driver's machine and those of executors:"
+        " pip install 'tfos[kv]'"
+    ) from error
 
 _UNUSED_SECS = 30 * 24 * 3600.0
 

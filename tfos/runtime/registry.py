@@ -7,8 +7,8 @@ digest ACL made for the run, so another user of the same ensemble can neither re
 from __future__ import annotations
 
 import contextlib
-import json
 import hmac
+import json
 import secrets
 import threading
 import time

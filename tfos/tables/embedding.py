@@ -146,7 +146,8 @@ class Embedding(keras.layers.Layer):
             return hashed(ids)
         if not ids.dtype.is_integer:
             raise TypeError(
-                f"layer {self.name!r} got ids of dtype {ids.dtype.name}: give it integers or strings"
+                f"layer {self.name!r} got ids of dtype {ids.dtype.name}: give it integers, or"
+                " strings"
             )
         return tf.cast(ids, tf.int64)
 
@@ -197,7 +198,9 @@ class Embedding(keras.layers.Layer):
             return tf.identity(rows)
 
     def _permuted(self, ids: Any) -> Any:
-        return tf.cast(ids * multiplier(self.input_dim) % self.input_dim, self._row_dtype)
+        rows = self.input_dim
+        assert rows is not None, "rows() is for tables that have a number of them"
+        return tf.cast(ids * multiplier(rows) % rows, self._row_dtype)
 
     def _bags(self, ids: Any, weights: Any) -> Any:
         if weights is not None and isinstance(weights, tf.RaggedTensor) != isinstance(
@@ -304,11 +307,12 @@ class Embedding(keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         """Takes the rows as they come, whatever shards they were saved in."""
+        is_stored = "keys" in set(store.keys())
         if self.is_stored:
-            if "keys" in store.keys():
+            if is_stored:
                 self.contents = stored.Contents(store["keys"], store["vectors"], self.default)
             return
-        if "keys" in store.keys():  # saved where the table was in the store: rows without are new
+        if is_stored:  # saved where the table was in the store: rows that it lacks are new
             rows = np.concatenate([shard.numpy() for shard in self.shards])
             rows[np.asarray(store["keys"])] = store["vectors"]
             store = {"0": rows}
@@ -344,6 +348,13 @@ class Embedding(keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def stored_layers(model: keras.Model) -> list[Embedding]:
+    """The layers whose rows are in the store. They have been built."""
+    return [
+        layer for layer in all_layers(model) if isinstance(layer, Embedding) and layer.is_stored
+    ]
 
 
 def tables_without_rows(model: keras.Model) -> list[Embedding]:

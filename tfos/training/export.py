@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.inference.signature import KERAS_FILE, SIGNATURE, Output, Signature
 from tfos.lake.run_directory import MODEL, RunDirectory
+from tfos.tables.embedding import stored_layers
 from tfos.training.serving import ServedFeatures, resources, serving_function
-from tfos.training.stored.variables import stored_layers
 
 
 def export_model(

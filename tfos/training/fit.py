@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -229,7 +230,7 @@ class Fit:
             program = self._program(self._dataset.wait_complete().without(takes) if takes else (
                 self._dataset
             ))  # fmt: skip
-        return program.run(unit.bounds, unit.order, unit.state)  # type: ignore[attr-defined]
+        return program.run(unit.bounds, unit.order, unit.state)
 
     def history(self, record: Mapping[str, Any]) -> keras.callbacks.History:
         """As run() returned it in the process that ran it, from its record().

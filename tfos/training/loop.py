@@ -25,8 +25,8 @@ from tfos.training.custom import CustomProgram
 from tfos.training.equality import check_equal
 from tfos.training.pace import Pace
 from tfos.training.predictions import PredictProgram
-from tfos.training.programs import make_predict_program
 from tfos.training.program import AppliedRows, Program
+from tfos.training.programs import make_epoch_program, make_predict_program
 from tfos.training.runner import Runner
 from tfos.training.step import prepare
 
@@ -69,7 +69,7 @@ class Loop:
         self.steps = steps
         self.applied = AppliedRows(runner)
         self._ledger = ledger
-        self._custom: dict[Any, CustomProgram] = {}
+        self._custom: dict[Any, Any] = {}
         self._paces: WeakKeyDictionary[Any, Pace] = WeakKeyDictionary()
         self._reported = 0.0
         self._unsettled = 0
@@ -185,9 +185,7 @@ class Loop:
         done, begun = 0, time.monotonic()
         with self.reports.quiet():
             for part, outputs in self.run(program, dataset, [_whole(dataset)]):
-                pieces.extend(
-                    zip(_starts(dataset, part), program.structured(outputs), strict=True)
-                )
+                pieces.extend(zip(_starts(dataset, part), program.structured(outputs), strict=True))
                 done += part.rows
                 rate = done / (time.monotonic() - begun)
                 self.progress("predict", done, dataset.rows, rate, {})
@@ -196,18 +194,22 @@ class Loop:
             lambda *arrays: np.concatenate(arrays), *(outputs for _, outputs in pieces)
         )
 
-    def run_epoch(self, step: Callable[..., Any], dataset: FeedDataset, epoch: int) -> float:
-        """See TrainContext.run_epoch."""
+    def prepare_epoch(self, step: Callable[..., Any], dataset: FeedDataset) -> Any:
+        """The program for run_epoch(). Blocks until all rows are there."""
         dataset.wait_complete()
         key = (step, dataset)
         if key not in self._custom:
-            program = CustomProgram(step, dataset, self.runner, self.applied)
+            program = make_epoch_program(step, dataset, self.runner, self.applied)
             if dataset.replicas > 1:
                 check_equal(self.runner, program.function.get_concrete_function())
             self._custom[key] = program
+        return self._custom[key]
+
+    def run_epoch(self, program: Any, dataset: FeedDataset, epoch: int) -> float:
+        """See TrainContext.run_epoch."""
         total, done, begun = 0.0, 0, time.monotonic()
-        for part, value in self.run(self._custom[key], dataset, [_whole(dataset, epoch)]):
-            total += float(value)
+        for part, value in self.run(program, dataset, [_whole(dataset, epoch)]):
+            total += float(np.sum(value))
             done += part.rows
             self.count(dataset, part, dataset.rows)
             self.progress(

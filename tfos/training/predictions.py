@@ -76,6 +76,10 @@ class PredictProgram:
 
         self.function = unit
 
+    def run(self, bounds: Sequence[int], order: Any, state: Sequence[Any] = ()) -> list[Any]:
+        """Makes a unit where a worker of --strategy kv has been given it; see StoredPredict."""
+        raise NotImplementedError
+
     def structured(self, outputs: Any) -> list[Any]:
         """What a unit has given, as the model's structure of each replica."""
         return list(outputs)

@@ -171,6 +171,10 @@ class Program:
         seen = all_sum([value - zero for value, zero in zip(state, begun, strict=True)])
         return [zero + value for zero, value in zip(begun, seen, strict=True)]
 
+    def run(self, bounds: Sequence[int], order: Any, state: Sequence[Any] = ()) -> list[np.ndarray]:
+        """Makes a unit where a worker of --strategy kv has been given it; see StoredProgram."""
+        raise NotImplementedError
+
     def begun(self) -> list[np.ndarray]:
         """The state before the first unit, float64: the metrics', and after it the others."""
         return [np.array(value, np.float64) for value in [*self._initial, *self._others]]

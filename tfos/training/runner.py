@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tfos.training.stored.store import ModelStore
 
 
+# of a checkpoint, which names the snapshot of the store that belongs to it
+SECTION = "store"
+
+
 class Pending(Protocol):
     """The result of a submitted function, some time later."""
 
@@ -34,6 +38,7 @@ class Runner(Protocol):
     they share; one that was submitted may then be run twice.
     replicas: how many processes run the same program in step; replica: which of them this one is.
     io_device: the device on which the chief's own files are written; None where there is no other.
+    steps_in_python: whether a step of the user's own is called as it is, not traced.
     """
 
     strategy: tf.distribute.Strategy
@@ -43,6 +48,7 @@ class Runner(Protocol):
     replicas: int
     replica: int
     io_device: str | None
+    steps_in_python: bool
 
     def submit(self, function: Any, *args: Any) -> Pending:
         """Runs `function(*args)`, a tf.function on tensors, on some worker."""
@@ -87,6 +93,8 @@ class Runner(Protocol):
 
 class Base:
     """A strategy without a store, where each process that runs train() leads itself."""
+
+    steps_in_python = False
 
     def know(self, model: keras.Model) -> None:
         for layer in tables_without_rows(model):

@@ -22,7 +22,7 @@ class KeyValueStore(Topology):
     name: ClassVar[str] = "kv"
     summary: ClassVar[str] = "a key-value store of any number of rows, bounded staleness"
     backend: ClassVar[str] = "tfos.strategies.kv.backend:KeyValueStore"
-    preload: ClassVar[tuple[str, ...]] = PRELOAD
+    preload: ClassVar[tuple[str, ...]] = (*PRELOAD, "tfos.strategies.kv.training")
     smaller: ClassVar[str] = "fewer --num-workers and --num-ps"
 
     num_ps: int = num_ps()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import secrets
 import socket
+from typing import TYPE_CHECKING
 
 from tfos.fault.failures import FailureKind
-from tfos.kv.client import Client
-from tfos.kv.server import Server
-from tfos.kv.store import Store
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.strategies.errors import failure_kind
 from tfos.strategies.train import train, warm_up
-from tfos.training.stored.runners import SingleRunner
-from tfos.training.stored.snapshots import Snapshots
-from tfos.training.stored.store import ModelStore
+from tfos.training.single import SingleRunner
+
+if TYPE_CHECKING:
+    from tfos.training.stored.snapshots import Snapshots
+    from tfos.training.stored.store import ModelStore
 
 
 class Single:
@@ -32,6 +32,12 @@ class Single:
 
 def _store(host: Host) -> tuple[ModelStore, Snapshots]:
     """For tables without a number of rows: a server in this process, which only it can reach."""
+    from tfos.kv.client import Client
+    from tfos.kv.server import Server
+    from tfos.kv.store import Store
+    from tfos.training.stored.snapshots import Snapshots
+    from tfos.training.stored.store import ModelStore
+
     secret = secrets.token_bytes(32)
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener, secret, Store(), storage=host.lake)

@@ -13,10 +13,10 @@ from tfos.training.stored.store import ModelStore
 
 
 @contextlib.contextmanager
-def contents_of(model: keras.Model, store: ModelStore | None) -> Iterator[None]:
+def contents_of(model: keras.Model, store: ModelStore) -> Iterator[None]:
     """The model has all its weights here meanwhile: what is exported needs no store."""
-    variables = store.known(model) if store is not None else None
-    if store is None or variables is None:
+    variables = store.known(model)
+    if variables is None:
         yield
         return
     store.refresh(model)

@@ -7,6 +7,7 @@ pushed: its rows are counted by the store, see repeated_rows().
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import socket
@@ -150,7 +151,7 @@ class Coordinator:
                     mine = None
                 at = int(facts["section"])
                 with self._changed:
-                    self._changed.wait_for(lambda at=at: self._has(at), _WAIT_SECS)
+                    self._changed.wait_for(functools.partial(self._has, at), _WAIT_SECS)
                     if at < len(self._results):
                         kind, parts = OVER, pack(*self._results[at])
                         self._told[name] = at

@@ -150,7 +150,11 @@ class Graphs:
         return keys, places, rows, [tf.constant(value) for value in dense]
 
     def writing(
-        self, keys: Keys, gradients: Sequence[Any], differences: Sequence[Any], rates: Mapping[int, float]
+        self,
+        keys: Keys,
+        gradients: Sequence[Any],
+        differences: Sequence[Any],
+        rates: Mapping[int, float],
     ) -> list[Request]:
         """What a step pushes. rates: the learning rate of each optimizer, by its id."""
         variables, requests = self._variables, []
@@ -179,9 +183,7 @@ def _padded(rows: np.ndarray | None) -> np.ndarray:
     return padded
 
 
-def batches(
-    dataset: FeedDataset, epoch: int, start: int, stop: int
-) -> Iterator[tuple[Any, int]]:
+def batches(dataset: FeedDataset, epoch: int, start: int, stop: int) -> Iterator[tuple[Any, int]]:
     """The batches of positions [start, stop) of an epoch, and how many rows each has."""
     found = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
     for at in range(start, stop, dataset.step_rows):

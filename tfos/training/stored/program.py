@@ -89,9 +89,9 @@ class StoredProgram(Program):
         found = {}
         for optimizer, rate in zip(self._step.optimizers, order.rates, strict=True):
             schedule = _schedule(optimizer)
-            found[id(optimizer)] = (
-                float(schedule(order.iteration + step)) if rate is None and schedule else rate or 0.0
-            )
+            if rate is None:
+                rate = float(schedule(order.iteration + step))
+            found[id(optimizer)] = rate
         return found
 
 

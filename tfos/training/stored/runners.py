@@ -1,4 +1,4 @@
-"""The runners of models in the store: of one process, of the chief and of a worker."""
+"""The runners of models in the store: of the chief and of a worker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import keras
 import tensorflow as tf
 
 from tfos.kv.client import Client
-from tfos.tables.embedding import tables_without_rows
-from tfos.training.runner import Alone, LocalRunner, Pending
+from tfos.training.runner import SECTION, Alone, Pending
 from tfos.training.stored.coordinator import Coordinator
-from tfos.training.stored.snapshots import SECTION, Snapshots
+from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
 from tfos.training.stored.worker import Worker
 
@@ -23,6 +22,7 @@ class InStore(Alone):
     coordinator = None
     is_asynchronous = True
     io_device: str | None = None
+    steps_in_python = True
 
     def __init__(self, store: ModelStore, workers: int) -> None:
         self.strategy = tf.distribute.get_strategy()
@@ -89,44 +89,3 @@ class WorkerRunner(InStore):
         self, lead: Any, make: Callable[[Any], Any], tell: Any, told: Callable[..., Any]
     ) -> Any:
         return told(*self._worker.section(make, self._moved))
-
-
-class SingleRunner(Alone, LocalRunner):
-    """Everything in one process; models whose tables have no number of rows in a store of it.
-
-    make: makes the store, and what saves it, when there is such a model.
-    """
-
-    def __init__(self, make: Callable[[], tuple[ModelStore, Snapshots]] | None = None) -> None:
-        self.strategy = tf.distribute.get_strategy()
-        self._make = make
-        self._store: ModelStore | None = None
-        self._stored: list[keras.Model] = []
-        self._snapshots: Snapshots | None = None
-        self._begun: Any = None
-
-    @property
-    def client(self) -> Client:
-        return self._made().client
-
-    def _made(self) -> ModelStore:
-        if self._store is None:
-            assert self._make is not None, "who makes this runner has no such models"
-            self._store, self._snapshots = self._make()
-            self._snapshots.load(self._begun)
-        return self._store
-
-    def continue_from(self, state: Any) -> None:
-        self._begun = state
-
-    @property
-    def parts(self) -> Mapping[str, Callable[[], Any]]:
-        return {SECTION: lambda: self._snapshots and self._snapshots.save()}
-
-    def know(self, model: keras.Model) -> None:
-        if tables_without_rows(model) and self.store_of(model) is None:
-            self._made().know(model)
-            self._stored.append(model)
-
-    def store_of(self, model: keras.Model) -> ModelStore | None:
-        return self._store if any(model is each for each in self._stored) else None

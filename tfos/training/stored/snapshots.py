@@ -13,8 +13,6 @@ from tfos.kv import snapshot
 from tfos.kv.client import Client
 from tfos.lake.storage import Storage
 
-# the section of a checkpoint that names its snapshot
-SECTION = "store"
 DIRECTORY = "store"
 _log = logging.getLogger(__name__)
 

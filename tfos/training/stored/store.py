@@ -32,9 +32,7 @@ class ModelStore:
     first_unit: a number that no unit of the run had before; None where no unit is made twice.
     """
 
-    def __init__(
-        self, client: Client, waits: bool = False, first_unit: int | None = None
-    ) -> None:
+    def __init__(self, client: Client, waits: bool = False, first_unit: int | None = None) -> None:
         self.client, self._waits, self._first = client, waits, first_unit
         self._models: WeakKeyDictionary[keras.Model, tuple[int, Variables | None]] = (
             WeakKeyDictionary()

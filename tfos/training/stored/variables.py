@@ -10,12 +10,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfos.compat.keras import all_layers
 from tfos.errors import UsageError
 from tfos.kv.client import Client
 from tfos.kv.optimizers import SGD
 from tfos.kv.remote import DenseVariable, RemoteTable
-from tfos.tables.embedding import Embedding
+from tfos.tables.embedding import Embedding, stored_layers
 from tfos.training.stored.specs import initializer_of, optimizer_of, seed_of
 
 # a variable that each step pulls as a whole
@@ -59,13 +58,6 @@ class Variables:
             assert blocks is not None
             values.append(self.dense[id(weight)].value(blocks))
         return values
-
-
-def stored_layers(model: keras.Model) -> list[Embedding]:
-    """The layers whose rows are in the store. They have been built."""
-    return [
-        layer for layer in all_layers(model) if isinstance(layer, Embedding) and layer.is_stored
-    ]
 
 
 def make_variables(

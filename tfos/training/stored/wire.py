@@ -40,7 +40,10 @@ class Unit:
     state: Sequence[np.ndarray] = ()
 
     def facts(self) -> dict[str, Any]:
-        return {**{k: v for k, v in vars(self).items() if k != "state"}, "order": asdict(self.order)}
+        return {
+            **{k: v for k, v in vars(self).items() if k != "state"},
+            "order": asdict(self.order),
+        }
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], state: Sequence[np.ndarray]) -> Unit:
@@ -62,6 +65,8 @@ def unpack(payload: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
     if len(data) < _LENGTH.size:
         raise FrameError(f"{len(data)} bytes are no message")
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    if end > len(data):
+        raise FrameError(f"a message of {len(data)} bytes that is to have {end}")
     facts = frames.unpack_facts(data[_LENGTH.size : end])
     if end >= len(data):
         return facts, []

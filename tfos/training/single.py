@@ -1,0 +1,58 @@
+"""The runner of --strategy single."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from tfos.tables.embedding import tables_without_rows
+from tfos.training.runner import SECTION, Alone, LocalRunner
+
+if TYPE_CHECKING:
+    from tfos.kv.client import Client
+    from tfos.training.stored.snapshots import Snapshots
+    from tfos.training.stored.store import ModelStore
+
+
+class SingleRunner(Alone, LocalRunner):
+    """Everything in one process; models whose tables have no number of rows in a store of it.
+
+    make: makes the store, and what saves it, when there is such a model.
+    """
+
+    def __init__(self, make: Callable[[], tuple[ModelStore, Snapshots]] | None = None) -> None:
+        self.strategy = tf.distribute.get_strategy()
+        self._make = make
+        self._store: ModelStore | None = None
+        self._stored: list[keras.Model] = []
+        self._snapshots: Snapshots | None = None
+        self._begun: Any = None
+
+    @property
+    def client(self) -> Client:
+        return self._made().client
+
+    def _made(self) -> ModelStore:
+        if self._store is None:
+            assert self._make is not None, "who makes this runner has no such models"
+            self._store, self._snapshots = self._make()
+            self._snapshots.load(self._begun)
+        return self._store
+
+    def continue_from(self, state: Any) -> None:
+        self._begun = state
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], Any]]:
+        return {SECTION: lambda: self._snapshots and self._snapshots.save()}
+
+    def know(self, model: keras.Model) -> None:
+        if tables_without_rows(model) and self.store_of(model) is None:
+            self._made().know(model)
+            self._stored.append(model)
+
+    def store_of(self, model: keras.Model) -> ModelStore | None:
+        return self._store if any(model is each for each in self._stored) else None

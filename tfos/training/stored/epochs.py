@@ -1,0 +1,41 @@
+"""A step in Python over one unit of rows, for --strategy kv: what ctx.run_epoch() runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfos.feeding.dataset import FeedDataset
+from tfos.training.stored.graphs import batches
+from tfos.training.stored.orders import Order
+
+
+class PythonProgram:
+    """`step(features, label[, weight])` on NumPy arrays; it returns the batch's loss, or None."""
+
+    name = "epoch"
+    takes: Sequence[Any] = ()
+
+    def __init__(self, step: Callable[..., Any], dataset: FeedDataset) -> None:
+        self._step, self._dataset = step, dataset
+        self.function: Any = self
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        return [Order()]
+
+    def run(
+        self, bounds: Sequence[int], order: Order, state: Sequence[np.ndarray] = ()
+    ) -> list[np.ndarray]:
+        """The sum of the losses, each times its rows."""
+        total = 0.0
+        for batch, rows in batches(self._dataset, *bounds):
+            element = tf.nest.map_structure(
+                lambda part: part.numpy(), self._dataset.unpacked(batch)
+            )
+            loss = self._step(*element) if isinstance(element, tuple) else self._step(element)
+            total += rows * float(0.0 if loss is None else loss)
+        return [np.array(total, np.float64)]
