@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos", action="store_true", help="run the tests marked chaos, no others")
     group.addoption("--chaos-seed", type=int, help="of what is done; default: a new one")
     group.addoption("--chaos-kills", type=int, default=20, help="how many, in the long test")
+    group.addoption("--chaos-strategy", default="ps", help="ps or kv, in the long tests")
     group.addoption("--chaos-cuts", type=int, default=3, help="of the network, in the test of them")
 
 

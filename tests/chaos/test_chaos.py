@@ -43,6 +43,7 @@ def harm_a_run(
     cluster: SparkCluster,
     zookeeper: str,
     record_property: Callable[[str, object], None],
+    pytestconfig: pytest.Config,
 ) -> Callable[..., None]:
     def harm(kills: int, *without: str) -> None:
         harms = schedule(seed, kills, without)
@@ -53,6 +54,7 @@ def harm_a_run(
         shutil.copy(SLOW_APP, app)
         run = Run(
             tmp_path, "chaos", "--master", cluster.url, "--zookeeper", f"{zookeeper}/chaos",
+            "--strategy", pytestconfig.getoption("--chaos-strategy"),
             "--num-ps", 2, "--num-workers", 2, "--hang-secs", HANG_SECS,
             "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.sql.shuffle.partitions=4",
             "--conf", f"spark.driver.extraJavaOptions={JAVA_OPTIONS}",

@@ -1,21 +1,18 @@
-"""--strategy kv on real processes: an algorithm without Keras, staleness, what is exported."""
+"""--strategy kv on real processes: algorithms without Keras."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import ROOT, submit
+from conftest import DATA, ROOT, submit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
 KV = ("--strategy", "kv", "--num-workers", 2, "--num-ps", 2)
 
 
-@pytest.mark.parametrize("staleness", ["inf", "0"])
-def test_kmeans_finds_the_corners(tmp_path, staleness):
-    ended = submit(
-        "--json", "--lake", tmp_path, *KV, "--staleness", staleness,
-        ROOT / "examples" / "kmeans" / "app.py",
-    )  # fmt: skip
+def test_kmeans_finds_the_corners(tmp_path):
+    app = ROOT / "examples" / "kmeans" / "app.py"
+    ended = submit("--json", "--lake", tmp_path, *KV, app)
     assert ended.status == 0, ended.stderr
     result = ended.result
     found = np.array(result["metrics"]["centres"])
@@ -26,3 +23,18 @@ def test_kmeans_finds_the_corners(tmp_path, staleness):
     losses = result["metrics"]["losses"]
     assert losses[-1] < 2.1 < losses[0]
     assert result["feeds"]["train"]["rows_trained"] == [20_000] * 8
+
+
+def test_sparse_logistic_regression_on_a9a(tmp_path):
+    data = DATA / "a9a"
+    if not data.is_dir():
+        pytest.skip(f"the a9a data is not at {data}")
+    ended = submit(
+        "--json", "--lake", tmp_path, *KV, ROOT / "examples" / "sparse_lr" / "app.py",
+        "--train", data / "a9a", "--test", data / "a9a.t", "--epochs", 2, "--l1", 1,
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    metrics = ended.result["metrics"]
+    assert metrics["accuracy"] >= 0.847
+    assert metrics["auc"] >= 0.9
+    assert 60 < metrics["not_zero"] < metrics["features"] == 124  # with the bias

@@ -138,12 +138,16 @@ def test_every_process_in_step_may_die(start, cluster, zookeeper, is_full):
     assert nodes_left(zookeeper, "in-step") == []
 
 
-@pytest.mark.parametrize("table", [(), ("--own-table",)], ids=["dense", "rows"])
-def test_every_process_may_die_beside_a_store(start, cluster, zookeeper, is_full, table):
+@pytest.mark.parametrize(
+    ("staleness", "table"),
+    [(2, ("--own-table",)), pytest.param("inf", (), marks=pytest.mark.full)],
+    ids=["rows", "dense"],
+)
+def test_every_process_may_die_beside_a_store(start, cluster, zookeeper, is_full, staleness, table):
     """A worker alone is replaced; servers and the chief go back to the checkpoint together."""
     run = start(
         "stored", "--strategy", "kv", "--master", cluster.url, "--zookeeper",
-        f"{zookeeper}/stored", "--num-ps", 2, "--num-workers", 2,
+        f"{zookeeper}/stored", "--num-ps", 2, "--num-workers", 2, "--staleness", staleness,
         "--conf", "spark.driver.host=127.0.0.1", args=table,
     )  # fmt: skip
     harms = [("worker-1", signal.SIGKILL), ("ps-1", signal.SIGKILL), ("chief-0", signal.SIGTERM)]

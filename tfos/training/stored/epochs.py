@@ -14,7 +14,11 @@ from tfos.training.stored.orders import Order
 
 
 class PythonProgram:
-    """`step(features, label[, weight])` on NumPy arrays; it returns the batch's loss, or None."""
+    """`step(features, label[, weight])` on NumPy arrays; it returns the batch's loss, or None.
+
+    A ragged column is a RaggedTensorValue of TensorFlow: arrays `values` and `row_splits`; a sparse
+    one a SparseTensorValue.
+    """
 
     name = "epoch"
     takes: Sequence[Any] = ()
@@ -33,9 +37,17 @@ class PythonProgram:
         """The sum of the losses, each times its rows."""
         total = 0.0
         for batch, rows in batches(self._dataset, *bounds):
-            element = tf.nest.map_structure(
-                lambda part: part.numpy(), self._dataset.unpacked(batch)
-            )
+            element = tf.nest.map_structure(_plain, self._dataset.unpacked(batch))
             loss = self._step(*element) if isinstance(element, tuple) else self._step(element)
             total += rows * float(0.0 if loss is None else loss)
         return [np.array(total, np.float64)]
+
+
+def _plain(tensor: Any) -> Any:
+    if isinstance(tensor, tf.RaggedTensor):
+        values = _plain(tensor.values)
+        return tf.compat.v1.ragged.RaggedTensorValue(values, tensor.row_splits.numpy())
+    if isinstance(tensor, tf.SparseTensor):
+        parts = (tensor.indices, tensor.values, tensor.dense_shape)
+        return tf.compat.v1.SparseTensorValue(*(part.numpy() for part in parts))
+    return tensor.numpy()
