@@ -1,7 +1,7 @@
 """A factorization machine under --strategy kv beside ps: python benchmarks/kv_fm.py [--turns N]
 
 benchmarks/apps/fm.py: two tables of 2M x 16, batches of 4,096, random ids, two workers and one
-server, through ctx.fit. The first epoch of each run, in which graphs are made and compiled, is not timed.
+server, through ctx.fit. The first epoch of each run, in which graphs are made, is not timed.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class TestSpellings:
     def test_options_are_those_of_every_run_and_of_any_strategy(self):
         fields = {f.name for f in dataclasses.fields(JobSpec)} - {"topology", "params"}
         assert {option.name for option in options()} == fields | {
-            *("strategy", "num_ps", "num_workers", "ps_memory", "ps_cores"),
+            *("strategy", "num_ps", "num_workers", "staleness", "ps_memory", "ps_cores"),
             *("worker_memory", "worker_cores", "worker_gpus"),
             *("chief_memory", "chief_cores", "chief_gpus"),
         }

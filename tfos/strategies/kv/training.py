@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
-from tfos.strategies.kv.backend import client_of, listen, snapshot_client_of
+from tfos.strategies.kv.places import client_of, listen, snapshot_client_of
 from tfos.strategies.kv.topology import KeyValueStore as Topology
 from tfos.strategies.train import train
 from tfos.tables.stored import keep_in_store

@@ -25,7 +25,7 @@ from tfos.training.stored.wire import ASK, OVER, UNIT, WAIT, Unit, pack, unpack
 
 _log = logging.getLogger(__name__)
 # a worker that waits asks again after so long, so that one that is gone is noticed
-_WAIT_SECS = 5.0
+_WAIT_SECS = 1.0
 _STALL_SECS = 60.0
 
 
