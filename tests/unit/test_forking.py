@@ -224,6 +224,16 @@ class TestServer:
         process.stdin.flush()
         assert process.wait(DEADLINE_SECS) == 6
 
+    def test_once_it_has_given_a_process_it_is_not_waited_for_as_long(self, fork, monkeypatch):
+        stuck = server_of(fork("time.sleep(600)"))
+        monkeypatch.setattr(forking, "_AGAIN_SECS", 0.2)
+        stuck.suspend()
+        try:
+            with pytest.raises(CannotFork, match="gave no process: timed out"):
+                fork("time.sleep(600)")
+        finally:
+            stuck.resume()
+
     def test_keeper_killed_takes_it_along_and_another_comes(self, fork):
         process = fork("time.sleep(600)")
         before = server_of(process)

@@ -32,8 +32,9 @@ from tfos.runtime.process import GuardedProcess
 from tfos.spec.roles import CHIEF, Task
 from tfos.spec.topology import Topology
 
-# how long a process may take to be there: the server may be importing yet
-_FORK_SECS = 60.0
+# how long a process may take to be there: the server may be importing yet; once it has given one,
+# it imports only when it was killed, and one that is stuck is not waited for longer than that
+_FORK_SECS, _AGAIN_SECS = 60.0, 20.0
 _CONNECT_SECS = 10.0
 _PAUSE_SECS = 0.02
 SOCKET = "socket"
@@ -101,6 +102,11 @@ class ForkServer:
         except OSError as error:
             raise CannotFork(f"the fork server did not take the order: {error}") from error
 
+    @property
+    def patience_secs(self) -> float:
+        """How long it is waited for."""
+        return _AGAIN_SECS if self in _have_forked else _FORK_SECS
+
     def _connect(self) -> socket.socket:
         executor = os.getppid()
         executor_born = _born(executor)
@@ -120,7 +126,7 @@ class ForkServer:
                             self._launch(directory, executor, executor_born, lock)
                             # open, it can be read when its directory is gone
                             log = stack.enter_context(open(directory / _LOG, "rb"))
-                    return _connected(directory)
+                    return _connected(directory, self.patience_secs)
                 # one ends, or has just begun, or has many who ask
                 except (FileNotFoundError, ConnectionError, BlockingIOError) as error:
                     problem = error
@@ -173,6 +179,10 @@ class ForkServer:
             )
 
 
+# those that have given this process one before
+_have_forked: set[ForkServer] = set()
+
+
 def _born(pid: int) -> str:
     if not sys.platform.startswith("linux"):
         raise CannotFork(f"processes are not forked on {sys.platform}")
@@ -200,9 +210,9 @@ def held(directory: Path) -> Iterator[int | None]:
         os.close(lock)
 
 
-def _connected(directory: Path) -> socket.socket:
+def _connected(directory: Path, patience_secs: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(_FORK_SECS)
+    connection.settimeout(patience_secs)
     try:
         with short_path(directory) as path:
             connection.connect(f"{path}/{SOCKET}")
@@ -263,8 +273,9 @@ class ForkedProcess(GuardedProcess):
             finally:
                 os.close(stdin)
                 theirs.close()
-            self._guardian.settimeout(_FORK_SECS)
+            self._guardian.settimeout(server.patience_secs)
             self.pid = self._first_words()
+            _have_forked.add(server)
         except BaseException:
             self.stdin.close()
             self._dismiss_guardian()  # a process that comes up too late ends at once
