@@ -62,6 +62,7 @@ PURE = {
     "tfos.strategies.single.topology",
     "tfos.strategies.ps.topology",
     "tfos.strategies.multi_worker.topology",
+    "tfos.strategies.between_graph.topology",
     "tfos.kv.clocks",
     "tfos.kv.optimizers",
     "tfos.kv.ring",

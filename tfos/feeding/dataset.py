@@ -204,7 +204,7 @@ class FeedDataset(NotTfData):
         return self._like(_view=view, _rows=rows, takes=takes)
 
     def _like(self, **changes: Any) -> FeedDataset:
-        result = FeedDataset.__new__(FeedDataset)
+        result = type(self).__new__(type(self))
         result.__dict__.update(self.__dict__)
         result.__dict__.update(changes)
         return result

@@ -9,20 +9,25 @@ one private name of TensorFlow, which is touched in serve_reads alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from tfos.compat.tensorflow import python_functions
-from tfos.feeding.reader import FeedReader, View
+from tfos.feeding.reader import View
 
 _READ_TOKEN = "tfos_read"
 _SHARE_TOKEN = "tfos_share"
 _keep_alive: list[Any] = []
 
 
-def serve_reads(reader: FeedReader, index: int = 0, count: int = 1) -> None:
+class Reader(Protocol):
+    def read(self, view: View, epoch: int, start: int, stop: int) -> list[np.ndarray]:
+        """See FeedReader.read(). Called from TensorFlow's threads."""
+
+
+def serve_reads(reader: Reader, index: int = 0, count: int = 1) -> None:
     """Makes this process answer the reads of any feed dataset that TensorFlow runs in it.
 
     index, count: this process is number `index` of the `count` that iterate such a dataset.

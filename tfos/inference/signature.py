@@ -17,6 +17,8 @@ from tfos.feeding.schema import Column
 
 SIGNATURE = "signature.json"
 KERAS_FILE = "model.keras"
+# the name of a signature where nobody chose another
+SERVING = "serving_default"
 # the name of the output of a model whose output is no dict
 PREDICTIONS = "predictions"
 # no column type of Spark has these; the next one that holds all their values
@@ -93,10 +95,14 @@ def _component_names(name: str, column: Column) -> list[str]:
 
 @dataclass(frozen=True)
 class Signature:
-    """The model's inputs, as columns of the feed it was trained on, and its outputs."""
+    """The model's inputs, as columns of the feed it was trained on, and its outputs.
+
+    name: of the signature in the SavedModel.
+    """
 
     inputs: tuple[Column, ...]
     outputs: tuple[Output, ...]
+    name: str = SERVING
 
     @property
     def is_struct(self) -> bool:
@@ -107,6 +113,7 @@ class Signature:
         return {
             "inputs": [vars(column) for column in self.inputs],
             "outputs": [vars(output) for output in self.outputs],
+            "name": self.name,
         }
 
     @classmethod
@@ -117,7 +124,9 @@ class Signature:
                 Output(o["name"], o["dtype"], o["shape"] and tuple(o["shape"]))
                 for o in record["outputs"]
             ]
-            return cls(tuple(Column(**column) for column in record["inputs"]), tuple(outputs))
+            inputs = tuple(Column(**column) for column in record["inputs"])
+            # models of before there was a choice have no name
+            return cls(inputs, tuple(outputs), record.get("name", SERVING))
         except (KeyError, TypeError) as error:
             raise LakeError(
                 f"{SIGNATURE} is not as this tfos writes it ({error!r}): export the model again"

@@ -145,7 +145,7 @@ def _apply(job: Job, tensors: Mapping[str, np.ndarray], where: _Where) -> dict[s
 
     model = load_model(job.uri, job.identity)
     try:
-        outputs = model.signatures["serving_default"](
+        outputs = model.signatures[job.signature.name](
             **{name: tf.constant(array) for name, array in tensors.items()}
         )
     except tf.errors.InvalidArgumentError as error:  # an id beyond its embedding, as a rule

@@ -21,6 +21,13 @@ class Trained:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
 
+    @classmethod
+    def of(cls, returned: Any, reported: Mapping[str, Any], model: str | None) -> Trained:
+        """returned: by train(), a mapping of metrics or a value. reported: metrics before it."""
+        if not isinstance(returned, Mapping):
+            returned = {} if returned is None else {"returned": returned}
+        return cls({**reported, **returned}, model)
+
 
 class Backend(Protocol):
     """Made without arguments, once in each process. All is called in its main thread."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -50,7 +48,7 @@ def train(host: Host, runner: Runner) -> Trained:
     with host.reports.quiet():
         context.close()
         check_agreement(runner, 0)  # none goes while another one still trains
-    return Trained({**context.reported, **_named(returned)}, context.model_uri)
+    return Trained.of(returned, context.reported, context.model_uri)
 
 
 def check_agreement(runner: Runner, value: int) -> None:
@@ -60,9 +58,3 @@ def check_agreement(runner: Runner, value: int) -> None:
         raise tf.errors.AbortedError(
             None, None, f"the workers have read checkpoints of different steps: {values}"
         )
-
-
-def _named(returned: Any) -> Mapping[str, Any]:
-    if returned is None:
-        return {}
-    return returned if isinstance(returned, Mapping) else {"returned": returned}

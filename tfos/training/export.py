@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import UsageError
-from tfos.inference.signature import KERAS_FILE, SIGNATURE, Output, Signature
+from tfos.inference.signature import KERAS_FILE, SERVING, SIGNATURE, Output, Signature
 from tfos.lake.run_directory import MODEL, RunDirectory
 from tfos.tables.embedding import stored_layers
 from tfos.training.serving import ServedFeatures, resources, serving_function
@@ -42,7 +42,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix="export-", dir=scratch) as local:
         options = tf.saved_model.SaveOptions(experimental_io_device=io_device)
         try:
-            tf.saved_model.save(module, local, {"serving_default": signature}, options)
+            tf.saved_model.save(module, local, {SERVING: signature}, options)
         except AssertionError as error:  # of a table or variable that nothing saved refers to
             raise UsageError(
                 f"model {model.name!r}, or what map() does before it, uses a table or a variable"

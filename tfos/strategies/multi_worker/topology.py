@@ -9,7 +9,7 @@ from typing import ClassVar
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import Size, cores_of, gpus_of, memory_of, size_among
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import PRELOAD, tensorflow_environment
+from tfos.strategies.environment import PRELOAD, check_keras, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
 from tfos.strategies.workers import num_workers
 
@@ -32,6 +32,7 @@ class MultiWorker(Topology):
     worker_gpus: int = gpus_of("worker")
 
     def __post_init__(self) -> None:
+        check_keras(self.name)
         self.check_counts("num_workers")
 
     def jobs(self) -> tuple[RoleJob, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import PRELOAD, tensorflow_environment
+from tfos.strategies.environment import PRELOAD, check_keras, tensorflow_environment
 from tfos.strategies.single.topology import BACKEND
 from tfos.strategies.workers import num_ps, num_workers
 
@@ -41,6 +41,7 @@ class ParameterServers(Topology):
     chief_cores: int = cores_of(CHIEF)
 
     def __post_init__(self) -> None:
+        check_keras(self.name)
         self.check_counts("num_ps", "num_workers")
 
     def jobs(self) -> tuple[RoleJob, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import PRELOAD, tensorflow_environment
+from tfos.strategies.environment import PRELOAD, check_keras, tensorflow_environment
 
 # also what evaluates checkpoints under the other strategies
 BACKEND = "tfos.strategies.single.backend:Single"
@@ -26,6 +26,9 @@ class Single(Topology):
     chief_memory: str = memory_of(CHIEF)
     chief_cores: int = cores_of(CHIEF)
     chief_gpus: int = gpus_of(CHIEF)
+
+    def __post_init__(self) -> None:
+        check_keras(self.name)
 
     def jobs(self) -> tuple[RoleJob, ...]:
         return (RoleJob("train", (Task(CHIEF, 0),)),)

@@ -1,0 +1,1 @@
+"""--strategy between-graph: TF1's sessions and Estimator; every process runs train()."""
