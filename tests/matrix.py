@@ -41,7 +41,7 @@ class Combination:
 
 COMBINATIONS = (
     Combination("oldest", "3.10", lowest=True),
-    Combination("estimator", "3.11", ("tensorflow==2.15.1", "pyspark==3.5.*")),
+    Combination("estimator", "3.11", ("tensorflow==2.15.*", "pyspark==3.5.*", "pyarrow<26")),
     Combination("oldest-keras-3", "3.10", ("tensorflow==2.16.1", "keras==3.10.0"), lowest=True),
     Combination("spark-3.5", "3.11", ("tensorflow==2.16.*", "pyspark==3.5.*")),
     Combination("spark-4.0", "3.11", ("tensorflow==2.18.*", "pyspark==4.0.*")),

@@ -42,7 +42,7 @@ class WideDeep(tfos.TFOnSparkApp):
             save_checkpoints_secs=20,
             experimental_max_worker_delay_secs=0,  # workers would else wait 5 s for each other
         )
-        classifier = tf.estimator.DNNLinearCombinedClassifier(
+        classifier = tf.compat.v1.estimator.DNNLinearCombinedClassifier(
             linear_feature_columns=[ids],
             linear_optimizer=tf.compat.v1.train.FtrlOptimizer(0.05, l1_regularization_strength=0.1),
             dnn_feature_columns=[feature.embedding_column(ids, 8)],

@@ -57,6 +57,7 @@ class Line(tfos.TFOnSparkApp):
             checkpoint_dir=ctx.model_dir,
             save_checkpoint_secs=1,
             hooks=hooks,
+            stop_grace_period_secs=5,  # which the chief in step takes in full
             config=ctx.session_config,
         ) as session:
             while not session.should_stop() and not os.path.exists(self.args.until):

@@ -56,14 +56,16 @@ class CountedReader:
         took = time.monotonic() - self._told
         if took < _REPORT_SECS:
             return
-        begin, end = share(self._reader.manifest(feed).rows, *self._of)
+        total = self._reader.manifest(feed).rows
+        begin, end = share(total, *self._of)
+        done = self._done[key]
         self._reports.progress(
             {
                 "phase": "train",
                 "epoch": epoch + 1,
                 "epochs": 0,
-                "rows_done": self._done[key],
-                "rows": end - begin,
+                "rows_done": done,
+                "rows": end - begin if done <= end - begin else total,  # of whole()
                 "rows_per_sec": round(self._since / took),
                 "metrics": {
                     name: value
