@@ -39,7 +39,8 @@ class WideDeep(tfos.TFOnSparkApp):
         ids = feature.categorical_column_with_identity("ids", FEATURES)
         config = tf.estimator.RunConfig(
             model_dir=ctx.model_dir,
-            save_checkpoints_secs=20,
+            save_checkpoints_secs=5,
+            keep_checkpoint_max=50,  # the evaluator opens them one after the other
             experimental_max_worker_delay_secs=0,  # workers would else wait 5 s for each other
         )
         classifier = tf.compat.v1.estimator.DNNLinearCombinedClassifier(
@@ -55,7 +56,9 @@ class WideDeep(tfos.TFOnSparkApp):
         tf.estimator.train_and_evaluate(
             classifier,
             tf.estimator.TrainSpec(train, max_steps=self.steps),
-            tf.estimator.EvalSpec(lambda: test(epochs=1), steps=None),
+            tf.estimator.EvalSpec(
+                lambda: test(epochs=1), steps=None, start_delay_secs=1, throttle_secs=5
+            ),
         )
         if not ctx.is_chief:
             return None
