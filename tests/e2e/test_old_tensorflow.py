@@ -65,7 +65,9 @@ def test_sessions(venv: Path, tmp_path: Path) -> None:
     ended = submit(venv, *STRATEGY, "--lake", tmp_path, app, "--steps", 2000, "--sync")
     metrics = succeeded(ended)["metrics"]
     assert metrics["weights"] == pytest.approx([3, 2], abs=0.1)
-    assert min(metrics["counts"]) > 1900
+    # two gradients make a step, mostly one of each worker
+    assert sum(metrics["counts"]) >= 3990
+    assert min(metrics["counts"]) > 500
 
 
 def test_wide_and_deep_estimator(venv: Path, tmp_path: Path) -> None:

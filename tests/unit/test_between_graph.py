@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import socket
 import tempfile
+import threading
+import types
+from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -25,15 +32,18 @@ from tfos.inference.predict import _read
 from tfos.inference.worker import Job, predict_partition
 from tfos.lake.run_directory import RunDirectory
 from tfos.spec.roles import Task
+from tfos.spec.topology import find
+from tfos.strategies.between_graph.backend import BetweenGraph
 from tfos.strategies.between_graph.checkpoints import newest
+from tfos.strategies.between_graph.context import BetweenGraphContext, config_of
 from tfos.strategies.between_graph.export import export_saved_model
 from tfos.strategies.between_graph.reads import CountedReader
 from tfos.strategies.between_graph.share import SharedDataset
-from tfos.strategies.between_graph.topology import BetweenGraph
+from tfos.strategies.between_graph.topology import BetweenGraph as Topology
 
 tf1 = tf.compat.v1
 ROWS = 23
-TOPOLOGY = BetweenGraph(num_ps=2, num_workers=3)
+TOPOLOGY = Topology(num_ps=2, num_workers=3)
 
 
 class Told:
@@ -145,6 +155,96 @@ class TestShares:
         counted.end()
         read(lambda: SharedDataset(manifest, 4, of=(1, 2))(epochs=1))
         assert counted.counts()["train"]["rows_read"] == [12, 12]
+
+
+class TestContext:
+    CLUSTER: ClassVar = {"chief": ["h:1"], "ps": ["h:2", "h:3"], "worker": ["h:4", "h:5"]}
+
+    def host(self, tmp_path, task, lake=None):
+        return types.SimpleNamespace(
+            task=Task.parse(task), is_chief=task == "chief-0", attempt=1, scratch=str(tmp_path),
+            spec=types.SimpleNamespace(params={"rate": 1}), addresses=self.CLUSTER,
+            lake=lake or RunDirectory(str(tmp_path), "run"),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("task", "share", "device"),
+        [
+            ("chief-0", (0, 3), "/job:chief/task:0"),
+            ("worker-1", (2, 3), "/job:worker/task:1"),
+            ("evaluator-0", (0, 1), "/job:evaluator/task:0"),
+        ],
+    )
+    def test_where_a_process_stands(self, tmp_path, task, share, device):
+        host = self.host(tmp_path, task)
+        ctx = BetweenGraphContext(host)
+        assert (ctx.share, ctx.worker_device) == (share, device)
+        assert (ctx.num_workers, ctx.num_ps) == (3, 2)
+        assert list(ctx.session_config.device_filters) == ["/job:ps", device]
+        assert ctx.cluster_spec.as_dict() == self.CLUSTER
+        role, _, index = task.partition("-")
+        assert config_of(host)["cluster"] == self.CLUSTER
+        assert config_of(host)["task"] == {"type": role, "index": int(index)}
+
+    def test_all_processes_have_one_directory(self, tmp_path):
+        found = {
+            BetweenGraphContext(self.host(tmp_path / task, task, lake)).model_dir
+            for lake in [RunDirectory(str(tmp_path), "run")]
+            for task in ("chief-0", "ps-1", "worker-0", "evaluator-0")
+        }
+        assert found == {str(tmp_path / "run" / "output" / "model_dir")}
+
+    def test_lake_that_is_not_mounted_has_no_such_directory(self, tmp_path):
+        lake = RunDirectory("memory://lake", "run")
+        ctx = BetweenGraphContext(self.host(tmp_path, "worker-0", lake))
+        with pytest.raises(UsageError, match=r"memory://lake.* is no directory.* --lake a dir"):
+            _ = ctx.model_dir
+
+    def test_what_trains_keras_models_says_where_that_is(self, tmp_path):
+        ctx = BetweenGraphContext(self.host(tmp_path, "chief-0"))
+        with pytest.raises(UsageError, match=r"ctx.fit: .* use --strategy ps, multi-worker or si"):
+            ctx.fit(None, None)
+        assert not hasattr(ctx, "no_such_name")
+
+    def test_evaluator_has_no_server(self, tmp_path):
+        with pytest.raises(UsageError, match="not in the cluster"):
+            BetweenGraphContext(self.host(tmp_path, "evaluator-0")).server()
+
+    def test_server_that_does_not_serve_is_an_error(self, tmp_path, monkeypatch):
+        """Its port is that of the test, so that it counts as one that listens."""
+        monkeypatch.setenv("TF_CONFIG", "")
+        monkeypatch.setattr("tfos.strategies.between_graph.backend.shorten_waits", lambda secs: 0)
+        is_ready, roles = threading.Event(), []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            host = self.host(tmp_path, "ps-1")
+            host.addresses = {"ps": ["h:1", f"127.0.0.1:{listener.getsockname()[1]}"]}
+            host.ready, host.take_sigterm_back = is_ready.set, lambda: None
+            app = types.SimpleNamespace(train=lambda ctx: roles.append(ctx.role))
+            host.app = lambda: app
+            with pytest.raises(UsageError, match=r"returned in a parameter server: .*join\(\)"):
+                BetweenGraph().run(host)
+            assert is_ready.wait(10)
+        assert roles == ["ps"]
+        assert json.loads(os.environ["TF_CONFIG"])["task"] == {"type": "ps", "index": 1}
+
+
+class TestKeras:
+    @pytest.mark.parametrize("strategy", ["ps", "multi-worker", "single"])
+    def test_strategies_that_train_its_models_need_keras_3(self, monkeypatch, strategy):
+        monkeypatch.setattr(metadata, "version", lambda package: "2.15.0")
+        with pytest.raises(UsageError, match=r"models of Keras 3; here is Keras 2.15.0, .* 2.16"):
+            find(strategy).of({})
+
+    def test_between_graph_does_not(self, monkeypatch):
+        monkeypatch.setattr(metadata, "version", lambda package: "2.15.0")
+        assert find("between-graph").of({"num_ps": 2}).num_ps == 2
+
+    def test_where_there_is_none_a_run_may_be_submitted(self, monkeypatch):
+        def missing(package):
+            raise metadata.PackageNotFoundError(package)
+
+        monkeypatch.setattr(metadata, "version", missing)
+        assert find("single").of({}).name == "single"
 
 
 def test_sessions_do_not_wait_half_a_minute(monkeypatch):
