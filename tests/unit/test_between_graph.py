@@ -233,18 +233,18 @@ class TestKeras:
     def test_strategies_that_train_its_models_need_keras_3(self, monkeypatch, strategy):
         monkeypatch.setattr(metadata, "version", lambda package: "2.15.0")
         with pytest.raises(UsageError, match=r"models of Keras 3; here is Keras 2.15.0, .* 2.16"):
-            find(strategy).of({})
+            find(strategy)().check_environment()
 
     def test_between_graph_does_not(self, monkeypatch):
         monkeypatch.setattr(metadata, "version", lambda package: "2.15.0")
-        assert find("between-graph").of({"num_ps": 2}).num_ps == 2
+        Topology().check_environment()
 
-    def test_where_there_is_none_a_run_may_be_submitted(self, monkeypatch):
+    def test_where_there_is_none_nothing_is_said(self, monkeypatch):
         def missing(package):
             raise metadata.PackageNotFoundError(package)
 
         monkeypatch.setattr(metadata, "version", missing)
-        assert find("single").of({}).name == "single"
+        find("single")().check_environment()
 
 
 def test_sessions_do_not_wait_half_a_minute(monkeypatch):

@@ -109,6 +109,7 @@ class _Run:
         """From the checks to the end of the roles."""
         self._cluster = cluster = cluster_of(spark)
         self._spec = spec = _with_namenode(spec, cluster)
+        spec.topology.check_environment()
         if launched(spark) == {"master": "yarn", "deploy_mode": "cluster"}:
             self._jvm = cluster.jvm
         name = submission(spark)

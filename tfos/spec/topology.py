@@ -93,6 +93,13 @@ class Topology(abc.ABC):
         """Environment variables of a task's process, besides those that it inherits."""
         return {}
 
+    def check_environment(self) -> None:
+        """Called in the driver, whose packages are those of the executors, before anything starts.
+
+        Raises UsageError where one is missing, or too old for the strategy.
+        """
+        return
+
     @classmethod
     def backend_of(cls, role: str) -> str:
         return cls.evaluator if role == EVALUATOR else cls.backend

@@ -26,7 +26,7 @@ def tensorflow_environment(inherited: Mapping[str, str]) -> Mapping[str, str]:
 def check_keras(strategy: str) -> None:
     """Raises UsageError where Keras is too old for a strategy that trains its models.
 
-    Where it is not installed nothing is said: a machine that only submits needs none.
+    Where it is not installed nothing is said: the import says it.
     """
     try:
         version = metadata.version("keras")

@@ -32,7 +32,6 @@ class MultiWorker(Topology):
     worker_gpus: int = gpus_of("worker")
 
     def __post_init__(self) -> None:
-        check_keras(self.name)
         self.check_counts("num_workers")
 
     def jobs(self) -> tuple[RoleJob, ...]:
@@ -58,3 +57,6 @@ class MultiWorker(Topology):
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
+
+    def check_environment(self) -> None:
+        check_keras(self.name)

@@ -41,7 +41,6 @@ class ParameterServers(Topology):
     chief_cores: int = cores_of(CHIEF)
 
     def __post_init__(self) -> None:
-        check_keras(self.name)
         self.check_counts("num_ps", "num_workers")
 
     def jobs(self) -> tuple[RoleJob, ...]:
@@ -64,3 +63,6 @@ class ParameterServers(Topology):
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
+
+    def check_environment(self) -> None:
+        check_keras(self.name)

@@ -27,11 +27,11 @@ class Single(Topology):
     chief_cores: int = cores_of(CHIEF)
     chief_gpus: int = gpus_of(CHIEF)
 
-    def __post_init__(self) -> None:
-        check_keras(self.name)
-
     def jobs(self) -> tuple[RoleJob, ...]:
         return (RoleJob("train", (Task(CHIEF, 0),)),)
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
+
+    def check_environment(self) -> None:
+        check_keras(self.name)
