@@ -46,7 +46,7 @@ COMBINATIONS = (
     Combination("spark-3.5", "3.11", ("tensorflow==2.16.*", "pyspark==3.5.*")),
     Combination("spark-4.0", "3.11", ("tensorflow==2.18.*", "pyspark==4.0.*")),
     Combination("spark-4.2", "3.12", ("tensorflow==2.18.*", "pyspark==4.2.*")),
-    Combination("spark-4.3", "3.12", ("tensorflow==2.21.*", "pyspark==4.3.*")),
+    Combination("spark-4.3", "3.11", ("tensorflow==2.21.*", "pyspark==4.3.*")),
     Combination("newest", "3.13"),
 )
 
