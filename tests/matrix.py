@@ -15,6 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pythons import find_python
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "COMPATIBILITY.md"
 A9A = ROOT.parent / "shared" / "data" / "a9a" / "a9a"
@@ -43,7 +45,7 @@ COMBINATIONS = (
     Combination("oldest", "3.10", lowest=True),
     Combination("estimator", "3.11", ("tensorflow==2.15.*", "pyspark==3.5.*", "pyarrow<26")),
     Combination("oldest-keras-3", "3.10", ("tensorflow==2.16.1", "keras==3.10.0"), lowest=True),
-    Combination("spark-3.5", "3.11", ("tensorflow==2.16.*", "pyspark==3.5.*")),
+    Combination("spark-3.5", "3.11", ("tensorflow==2.16.*", "pyspark==3.5.*", "pyarrow<26")),
     Combination("spark-4.0", "3.11", ("tensorflow==2.18.*", "pyspark==4.0.*")),
     Combination("spark-4.2", "3.12", ("tensorflow==2.18.*", "pyspark==4.2.*")),
     Combination("spark-4.3", "3.11", ("tensorflow==2.21.*", "pyspark==4.3.*")),
@@ -65,9 +67,8 @@ class Environment:
         self._folder = folder
         self.python = folder / "venv" / "bin" / "python"
         uv = [sys.executable, "-m", "uv", "--quiet"]
-        subprocess.run(
-            [*uv, "venv", "--python", combination.python, str(folder / "venv")], check=True
-        )
+        base = find_python(combination.python) or combination.python  # which uv may download
+        subprocess.run([*uv, "venv", "--python", base, str(folder / "venv")], check=True)
         install = [*uv, "pip", "install", "--python", str(self.python), "--editable", str(ROOT)]
         if combination.lowest:
             install += ["--resolution", "lowest-direct"]

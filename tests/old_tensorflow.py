@@ -10,29 +10,25 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pythons import find_python
 
 _ENV = "TFOS_TESTS_TF215"
-_PYTHONS = ("python3.11", "python3.10")
+_PYTHONS = ("3.11", "3.10")
 _BUILD_SECS = 900
 
 
 def _python() -> str:
     """An interpreter that TensorFlow 2.15 has wheels for."""
-    if sys.version_info[:2] in ((3, 10), (3, 11)):
-        return getattr(sys, "_base_executable", sys.executable)
-    for name in _PYTHONS:
-        found = shutil.which(name)
-        if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
-            return found
-    pytest.skip(f"TensorFlow 2.15 needs one of {_PYTHONS}, and none is on the PATH")
+    found = next(filter(None, map(find_python, _PYTHONS)), None)
+    if found is None:
+        pytest.skip(f"TensorFlow 2.15 needs a Python of {_PYTHONS}, and none is here")
+    return found
 
 
 @contextlib.contextmanager
