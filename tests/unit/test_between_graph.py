@@ -229,7 +229,7 @@ class TestContext:
 
 
 class TestKeras:
-    @pytest.mark.parametrize("strategy", ["ps", "multi-worker", "single"])
+    @pytest.mark.parametrize("strategy", ["ps", "multi-worker", "single", "kv"])
     def test_strategies_that_train_its_models_need_keras_3(self, monkeypatch, strategy):
         monkeypatch.setattr(metadata, "version", lambda package: "2.15.0")
         with pytest.raises(UsageError, match=r"models of Keras 3; here is Keras 2.15.0, .* 2.16"):

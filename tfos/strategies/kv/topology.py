@@ -11,7 +11,7 @@ from tfos.spec.options import option
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import cores_of, gpus_of, memory_of
 from tfos.spec.topology import Topology
-from tfos.strategies.environment import PRELOAD, tensorflow_environment
+from tfos.strategies.environment import PRELOAD, check_keras, tensorflow_environment
 from tfos.strategies.workers import num_ps, num_workers
 
 _ANY = "inf"
@@ -78,3 +78,6 @@ class KeyValueStore(Topology):
 
     def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
         return tensorflow_environment(inherited)
+
+    def check_environment(self) -> None:
+        check_keras(self.name)
