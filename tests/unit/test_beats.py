@@ -18,7 +18,7 @@ from tfos.spec.result import Result
 from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
-POD = {"master": "k8s://https://api:6443", "deploy_mode": "cluster"}
+POD = {"master": "k8s://https://api:6443", "deploy_mode": "cluster", "pod": "team/app-1-driver"}
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ class TestStatus:
         status = control.read_status(lake)
         assert status.state == "unreachable"
         assert "no ZooKeeper server answers at 127.0.0.1:" in status.message
-        assert f"kubectl exec {lake.lease().host} -- pl_submit status r --lake" in status.message
+        assert "kubectl exec -n team app-1-driver -- pl_submit status r --lake" in status.message
         assert "--resume" not in status.message
         assert control.has_driver(lake)
 
     def test_of_a_driver_that_is_in_no_pod_names_its_host(self, lake, driver):
-        lake.write_spec({**JobSpec.of(run_id="r").as_json(), **POD, "deploy_mode": "client"})
+        lake.write_spec({**JobSpec.of(run_id="r").as_json(), **POD, "pod": ""})
         message = control.read_status(lake).message
         assert f"Ask it on host {lake.lease().host}: pl_submit status r" in message
         assert "kubectl" not in message
@@ -84,7 +84,7 @@ class TestCancel:
 
         driver.when_cancelled(end)
         result = control.cancel(lake, secs=DEADLINE_SECS)
-        assert asked.is_set()
+        assert asked.wait(DEADLINE_SECS)
         assert "@" in result.error["message"]
         assert lake.cancel_request() is None
 

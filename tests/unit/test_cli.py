@@ -94,6 +94,21 @@ class TestDryRun:
         assert "spark.pyspark.python" not in conf
         assert conf["spark.pyspark.driver.python"] == sys.executable
 
+    def test_in_a_pod_the_executors_are_told_of_it(self, dry_run, app, tmp_path, monkeypatch):
+        key = "spark.kubernetes.driver.pod.name"
+        options = ("--master", "k8s://https://api:6443")
+        assert key not in dry_run(*options, app).conf
+        (tmp_path / "namespace").write_text("team")
+        monkeypatch.setattr("tfos.cli.pod._ACCOUNT", tmp_path)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setattr("socket.gethostname", lambda: "localhost")
+        conf = dry_run(*options, "--conf", "spark.driver.host=me", app).conf
+        assert conf[key] == "localhost"
+        assert conf["spark.kubernetes.namespace"] == "team"
+        assert (conf["spark.driver.host"], conf["spark.driver.bindAddress"]) == ("me", "127.0.0.1")
+        assert key not in dry_run(*options, "--deploy-mode", "cluster", app).conf
+        assert key not in dry_run("--master", "yarn", app).conf
+
     @pytest.mark.parametrize(
         ("lake", "uploaded"),
         [("/shared", "file:///shared/.submitted-r"), ("hdfs://n/l", "hdfs://n/l/.submitted-r")],
@@ -141,6 +156,20 @@ class TestDryRun:
         names = {dry_run(app).conf[SUBMISSION_CONF] for _ in range(3)}
         assert len(names) == 3
         assert all(len(name) == 16 for name in names)
+
+    @pytest.mark.parametrize("named", [("--submission",), ("--conf", "spark.tfos.submission")])
+    def test_a_submission_that_is_named_is_the_same_run_each_time(self, dry_run, app, named):
+        *option, last = named
+        words = [*option, f"{last}=1a-2b"] if option else [last, "1a-2b"]
+        for _ in range(2):
+            conf = dry_run(*words, app).conf
+            assert (conf[SUBMISSION_CONF], conf["spark.tfos.runId"]) == ("1a-2b", "my-app-1a-2b")
+        assert dry_run(*words, "--run-id", "r", app).conf["spark.tfos.runId"] == "r"
+
+    def test_the_name_of_a_submission_that_can_be_no_runs(self, app, refused):
+        said = refused("--submission", "a b", app)
+        assert "--submission is 'a b'" in said
+        assert "--run-id" in said
 
     def test_each_flag_becomes_its_conf_key(self, dry_run, app):
         conf = dry_run(

@@ -12,8 +12,11 @@ import sys
 import pytest
 from conftest import ROOT, poll
 
+from tfos.cli.cluster_mode import Deaths
+from tfos.fault.failures import Failure
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
-from tfos.spec.result import Result
+from tfos.spec.job import JobSpec
+from tfos.spec.result import INTERRUPTED, JVM_GONE, Result
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -23,6 +26,12 @@ REPORT = """26/11/29 10:00:00 INFO Client: Submitted application application_1_0
 \t client token: N/A
 \t tracking URL: http://rm:8088/proxy/application_1_0007/
 """
+
+
+DEPLOYED = (
+    "INFO LoggingPodStatusWatcherImpl: Waiting for application app with application ID spark-1 and"
+    " submission ID team:app-1-driver to finish...\n"
+)
 
 
 @pytest.fixture
@@ -35,13 +44,13 @@ def submit(tmp_path, monkeypatch):
     app.write_text("")
     started = []
 
-    def start(script):
+    def start(script, *options, master="yarn", said=None):
         fake = home / "bin" / "spark-submit"
-        fake.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{REPORT}END\n{script}\n")
+        fake.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said or REPORT}END\n{script}\n")
         fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
         env = {**os.environ, "SPARK_HOME": str(home), "HADOOP_CONF_DIR": str(tmp_path)}
-        command = [sys.executable, "-m", "tfos.cli", "--master", "yarn", "--deploy-mode", "cluster"]
-        command += ["--lake", str(tmp_path / "lake"), "--run-id", "r", str(app)]
+        command = [sys.executable, "-m", "tfos.cli", "--master", master, "--deploy-mode", "cluster"]
+        command += [*options, "--lake", str(tmp_path / "lake"), "--run-id", "r", str(app)]
         process = subprocess.Popen(
             command, env=env, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -127,3 +136,65 @@ def test_ctrl_c_leaves_the_application(submit, lake):
     assert f"pl_submit kill r --lake {lake.url}" in rest
     assert "yarn application -kill application_1_0007" in rest
     assert "failed" not in rest
+
+
+@pytest.fixture
+def submit_to_pods(submit, lake, tmp_path):
+    """As submit; `ends` are what drivers leave in the lake, one after the other."""
+    lake.write(DRIVER_LOG, b"")
+
+    def start(*ends, options=()):
+        begun = json.dumps({**JobSpec.of().as_json(), "submission": "mine"})
+        for number, result in enumerate(ends):
+            (tmp_path / f"end{number}").write_text(json.dumps(result.as_json()))
+        script = f"""cd {tmp_path}
+            number=$(ls | grep -c ^driver); : > driver$number
+            echo '{begun}' > {lake.path("spec.json")}
+            cp end$number {lake.path("result.json")}"""
+        options = ("--submission", "mine", *options)
+        return submit(script, *options, master="k8s://https://api:6443", said=DEPLOYED)
+
+    return start
+
+
+def died(words=INTERRUPTED):
+    return Result("r", "failed", Failure.of_driver(words).as_error())
+
+
+class TestPodsOfDrivers:
+    def test_one_that_died_is_followed_by_another(self, submit_to_pods):
+        process = submit_to_pods(died(), died(JVM_GONE), Result("r", "succeeded"))
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        assert stderr.count("its pod ended before the run did; another one continues it") == 2
+        assert "2 of 10 without a new checkpoint" in stderr
+        assert stderr.count("tfos: application: team:app-1-driver") == 3
+
+    def test_a_definite_end_stays_one(self, submit_to_pods):
+        process = submit_to_pods(died("ValueError: x"), Result("r", "succeeded"))
+        _, stderr = process.communicate()
+        assert process.returncode == 1
+        assert stderr.splitlines()[-1].endswith("ValueError: x")
+        assert "another one" not in stderr
+
+    def test_not_more_often_than_failures_may_be(self, submit_to_pods):
+        process = submit_to_pods(died(), died(), options=("--max-restarts", "1"))
+        _, stderr = process.communicate()
+        assert process.returncode == 130
+        assert stderr.count("another one continues it, 1 of 1") == 1
+
+    def test_those_that_come_to_a_new_checkpoint_may_be_many(self):
+        deaths = Deaths(2)
+        assert deaths.another(None)
+        assert deaths.another(None)
+        assert all(deaths.another(f"step-{step}") for step in range(5))
+        assert deaths.another("step-4")
+        assert not deaths.another("step-4")
+
+    def test_of_another_submissions_run_nothing_is_continued(self, submit_to_pods):
+        process = submit_to_pods(
+            died(), Result("r", "succeeded"), options=("--submission", "other")
+        )
+        _, stderr = process.communicate()
+        assert process.returncode == 130
+        assert "another one" not in stderr

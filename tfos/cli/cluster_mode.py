@@ -143,34 +143,32 @@ class DriverOutput:
 def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | str:
     """Runs spark-submit to the application's end; returns its result, or why there is none.
 
+    On Kubernetes, which starts no driver again, another one is submitted where a driver died.
     Raises Interrupted after Ctrl-C, which leaves the application running; a second one, after that
     has been said, ends it.
     """
     lake = RunDirectory(submission.lake, submission.run_id)
     output = DriverOutput(lake, submission.options.verbose)
+    deaths = Deaths(submission.max_restarts)
     with _Interrupts() as interrupts:
         output.skip()
         before = _result(lake)  # of an earlier submission
-        submitted = Submitted(submission.options.verbose, _tell)
-        process = ChildProcess(
-            submission.command(), env=env, scratch=scratch,
-            log=submitted.stream, errors=submitted.stream,
-        )  # fmt: skip
-        submitted.begin()
-        _tell("run", f"{submission.run_id} in {submission.lake}")
-        _tell("look at it, end it", f"pl_submit status|logs|kill {_named(submission)}")
-        try:
-            while process.poll() is None and not interrupts.count:
-                output.look()
-                time.sleep(_POLL_SECS)
-        finally:
-            status = process.end(keep_scratch=True)
-            said = submitted.close()
-        if interrupts.count:
-            _leave(submission, lake, submitted.application, interrupts)
-            raise Interrupted
-        output.look(is_last=True)
-    record = _result(lake)
+        while True:
+            submitted, status, said = _follow(submission, env, scratch, output, interrupts)
+            if interrupts.count:
+                _leave(submission, lake, submitted.application, interrupts)
+                raise Interrupted
+            output.look(is_last=True)
+            record = _result(lake)
+            if not (submission.is_on_kubernetes and submitted.application):
+                break
+            if not _has_died(lake, submission.name, record) or interrupts.count:
+                break
+            if not deaths.another(_newest_checkpoint(lake)):
+                break
+            _tell("driver", f"its pod ended before the run did; {deaths.words}")
+    if not submitted.application:
+        _show(said)
     if record is not None and record != before:
         _forget(submission)
         result = Result.from_json(record)
@@ -178,13 +176,82 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             message = "app.py failed after its run had succeeded; see above"
             return result.failed(Failure.of_driver(message).as_error())
         return result
-    _show(said)
+    if submitted.application:
+        _show(said)
     if submitted.application and has_driver(lake):
         return (
             f"spark-submit {describe_status(status)}, but the run goes on; look at it with:"
             f" pl_submit status {_named(submission)}"
         )
     return f"spark-submit {describe_status(status)} and the run left no result; see above"
+
+
+def _follow(
+    submission: Submission,
+    env: dict[str, str],
+    scratch: str,
+    output: DriverOutput,
+    interrupts: _Interrupts,
+) -> tuple[Submitted, int, bytes]:
+    """One spark-submit, to its end or to Ctrl-C; its exit status, and what it said."""
+    submitted = Submitted(submission.options.verbose, _tell)
+    process = ChildProcess(
+        submission.command(), env=env, scratch=scratch,
+        log=submitted.stream, errors=submitted.stream,
+    )  # fmt: skip
+    submitted.begin()
+    _tell("run", f"{submission.run_id} in {submission.lake}")
+    _tell("look at it, end it", f"pl_submit status|logs|kill {_named(submission)}")
+    try:
+        while process.poll() is None and not interrupts.count:
+            output.look()
+            time.sleep(_POLL_SECS)
+    finally:
+        status = process.end(keep_scratch=True)
+        said = submitted.close()
+    return submitted, status, said
+
+
+class Deaths:
+    """Of drivers: as many as failures may there be with no checkpoint between. Pure."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._newest: str | None = None
+
+    def another(self, newest: str | None) -> bool:
+        """Whether the run is to be continued after one more; newest: its newest checkpoint."""
+        self._count = self._count + 1 if newest == self._newest else 1
+        self._newest = newest
+        return self._count <= self._most
+
+    @property
+    def words(self) -> str:
+        return (
+            f"another one continues it, {self._count} of {self._most} without a new checkpoint"
+            " (--max-restarts)"
+        )
+
+
+def _has_died(lake: RunDirectory, name: str, record: dict[str, Any] | None) -> bool:
+    """Whether a run that had begun was left by its driver, and not brought to an end.
+
+    name: of this submission. record: the run's result.
+    """
+    try:
+        begun = (lake.spec() or {}).get("submission") == name
+    except LakeError:
+        return False
+    if not begun or (record is not None and Result.from_json(record).is_definite):
+        return False
+    return record is not None or not has_driver(lake)
+
+
+def _newest_checkpoint(lake: RunDirectory) -> str | None:
+    with contextlib.suppress(LakeError):
+        return lake.newest_checkpoint()
+    return None
 
 
 def _result(lake: RunDirectory) -> dict[str, Any] | None:

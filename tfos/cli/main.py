@@ -31,9 +31,11 @@ from tfos.fault.failures import Failure, describe
 from tfos.packing.pack import pack
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
-from tfos.spec.result import RESULT_FILE_ENV, RUN_FILE, Result
+from tfos.spec.result import INTERRUPTED, JVM_GONE, RESULT_FILE_ENV, RUN_FILE, Result
 
 _INTERRUPT_SECS = 20.0
+# of runs that another driver may continue, as a shell says of such processes; of all others 1
+_STATUS = {INTERRUPTED: 128 + signal.SIGINT, JVM_GONE: 128 + signal.SIGKILL}
 
 
 def submit(submission: Submission) -> Result:
@@ -125,7 +127,7 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
         process.wait(_INTERRUPT_SECS)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         pass  # there is no driver yet, or it does not comply: the caller ends it
-    return "interrupted"
+    return INTERRUPTED
 
 
 def _failed(message: str) -> Result:
@@ -141,7 +143,7 @@ def _report(result: Result, as_json: bool) -> int:
         return 0
     failure = Failure.from_error(result.error)
     print(f"tfos: the run failed: {describe(failure)}", file=sys.stderr)
-    return 130 if failure.message == "interrupted" else 1
+    return _STATUS.get(failure.message, 1)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tfos.errors import UsageError
-from tfos.spec.job import PARAM_PREFIX, options
+from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, options
 from tfos.spec.options import conf_key, flag
 from tfos.version import __version__
 
@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
         "--class", dest="app_class", metavar="NAME", help="the TFOnSparkApp in app.py"
     )
     ours.add_argument(
+        "--submission", metavar="NAME",
+        help="what a submission shares with those that repeat it, such as a Job's uid: the same"
+        " again continues a run whose driver died, and ends as the run has ended"
+        f" [{SUBMISSION_CONF}]",
+    )  # fmt: skip
+    ours.add_argument(
         "--pack", metavar="ENV.tar.gz",
         help="run on a cluster with this environment and its Python, of which the archive is made"
         " first if it is not there or the environment has changed; without app.py only that",
@@ -85,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
 
 def before_app(argv: Sequence[str]) -> Sequence[str]:
     """The words that are ours, of a command line that cannot be parsed."""
-    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, "conf", "param", "class", "pack")}
+    ours = ("conf", "param", "class", "pack", "submission")
+    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, *ours)}
     with_value.update(flag(each.name) for each in options() if not isinstance(each.default, bool))
     for at, word in enumerate(argv):
         if word.endswith(".py") and not (at and argv[at - 1] in with_value):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfos.cli.parser import SPARK_OPTIONS, parser
+from tfos.cli.pod import Pod
 from tfos.driver import allocation
 from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
@@ -18,7 +19,15 @@ from tfos.lake.hdfs import is_hdfs
 from tfos.lake.storage import absolute
 from tfos.runtime.java import spark_home
 from tfos.runtime.roles import all_tasks, local_master
-from tfos.spec.job import PARAM_PREFIX, SUBMISSION_CONF, job_spec, new_run_id, options
+from tfos.spec.job import (
+    PARAM_PREFIX,
+    RUN_ID,
+    SUBMISSION_CONF,
+    app_stem,
+    job_spec,
+    new_run_id,
+    options,
+)
 from tfos.spec.options import conf_key
 
 _RUNNER = Path(__file__).with_name("script.py")
@@ -81,7 +90,10 @@ class Submission:
         self.app = Path(given.app[0]).resolve()
         if not self.app.is_file():
             raise UsageError(f"app.py not found: there is no file {self.app}")
-        self.run_id = spec.run_id or new_run_id(given.name or self.app.stem)
+        named = given.submission or conf.get(SUBMISSION_CONF, "")
+        self.name = named or secrets.token_hex(8)
+        self.run_id = spec.run_id or self._new_run_id(named)
+        self.max_restarts = spec.max_restarts
         # the driver may have another working directory
         self.lake = absolute(spec.lake)
         self.is_cluster_mode = (
@@ -94,7 +106,10 @@ class Submission:
             "spark.ui.showConsoleProgress": "false",
             "spark.log.level": "INFO" if given.verbose else "ERROR",
         }
-        if not self.master.startswith("k8s"):  # pods have the Python of their image
+        if self.is_on_kubernetes:  # pods have the Python of their image
+            if not self.is_cluster_mode and (pod := Pod.here()):
+                defaults.update(pod.settings())
+        else:
             defaults["spark.pyspark.python"] = sys.executable
         self._conf = {
             **{key: value for key, value in defaults.items() if key not in conf},
@@ -102,7 +117,7 @@ class Submission:
             **{conf_key(k): str(v).lower() if v is True else str(v) for k, v in flags.items()},
             **params,
             conf_key("lake"): self.lake,
-            SUBMISSION_CONF: secrets.token_hex(8),
+            SUBMISSION_CONF: self.name,
         }
         if given.executor_cores:
             conf["spark.executor.cores"] = given.executor_cores
@@ -135,9 +150,10 @@ class Submission:
                 f"SPARK_REMOTE, or spark.remote, is {remote}, and pl_submit launches an application"
                 " of its own: leave it out; in a session of Spark Connect call run() from Python"
             )
-        if self.is_cluster_mode:  # the result will be looked for in the lake, by this name
+        if named or self.is_cluster_mode:  # it will be looked for in the lake, by this name
             self._conf[conf_key("run_id")] = self.run_id
-            if self.master.startswith("k8s") and _UPLOAD not in conf:
+        if self.is_cluster_mode:
+            if self.is_on_kubernetes and _UPLOAD not in conf:
                 self.uploaded = f".submitted-{self.run_id}"
                 self._conf[_UPLOAD] = f"{self._hadoops_lake()}/{self.uploaded}"
         else:  # the executors' Python may lie inside an archive
@@ -151,6 +167,22 @@ class Submission:
         self.class_path = [f"{key}={conf[key]}" for key in on_path if key in conf]
         for_java = ("spark.driver.extraJavaOptions", "spark.driver.defaultJavaOptions")
         self.java_options = [conf[key] for key in for_java if key in conf]
+
+    @property
+    def is_on_kubernetes(self) -> bool:
+        return self.master.startswith("k8s")
+
+    def _new_run_id(self, named: str) -> str:
+        """named: the submission, where the user names it: all that repeat it have the run."""
+        app = self.options.name or self.app.stem
+        if not named:
+            return new_run_id(app)
+        if not RUN_ID.fullmatch(named):
+            raise UsageError(
+                f"--submission is {named!r}: use letters, digits, '.', '_' and '-', or name"
+                " the run with --run-id"
+            )
+        return f"{app_stem(app)}-{named}"
 
     def _hadoops_lake(self) -> str:
         """The lake's URL as Spark takes it, which copies app.py there for Kubernetes's drivers."""

@@ -98,8 +98,8 @@ def _read_status(lake: RunDirectory, zookeeper: str | None) -> Status:
         result = _await_result(lake, _ENDING_SECS)
         lease = living(lake) if result is None else None
         if lease is not None:
-            options = _whereabouts(lake, zookeeper)
-            return unreachable_status(lake.run_id, lake.url, why, lease, options)
+            pod = (lake.spec() or {}).get("pod", "")
+            return unreachable_status(lake.run_id, lake.url, why, lease, pod)
         result = result or lake.result()
     checkpoint = _newest_checkpoint(lake)
     if result is None:

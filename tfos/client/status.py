@@ -198,14 +198,16 @@ def finished_status(
     )
 
 
-def unreachable_status(
-    run_id: str, lake: str, why: str, lease: DriverLease, options: Sequence[str]
-) -> Status:
-    """A run whose driver renews its lease, and cannot be asked. Arguments as of dead_status()."""
+def unreachable_status(run_id: str, lake: str, why: str, lease: DriverLease, pod: str) -> Status:
+    """A run whose driver renews its lease, and cannot be asked.
+
+    why: how that was seen. pod: NAMESPACE/NAME of the driver's, "" where it is in none.
+    """
     command = shlex.join(["pl_submit", "status", run_id, "--lake", lake])
     place = f"on host {lease.host}"
-    if any(word.startswith("k8s://") for word in options) and "cluster" in options:
-        place, command = "in its pod (-n NAMESPACE)", f"kubectl exec {lease.host} -- {command}"
+    if pod:
+        namespace, _, name = pod.partition("/")
+        place, command = "in its pod", f"kubectl exec -n {namespace} {name} -- {command}"
     message = (
         f"{why}; but it lives: process {lease.pid} on host {lease.host} writes into the lake."
         f" Ask it {place}: {command}; pl_submit kill works from here, too"

@@ -157,7 +157,7 @@ class Claim:
     def claim_lake(self, launch: Mapping[str, str]) -> None:
         """Makes the run directory ours: from here on the run id is taken.
 
-        launch: where the run is, for who continues it: {"master", "deploy_mode"}.
+        launch: where the run is, for who continues it, or asks its driver; see launched().
         """
         self._own()
         self._directory.remove_result()
@@ -199,14 +199,22 @@ def submission(spark: SparkSession) -> str:
 
 
 def launched(spark: SparkSession) -> Mapping[str, str]:
-    """The master and deploy mode of this application; nothing where it is this machine alone."""
+    """The master and deploy mode of this application, and the pod of its driver, NAMESPACE/NAME.
+
+    Nothing where it is this machine alone.
+    """
     cluster = cluster_of(spark)
+    conf = cluster.conf
     if cluster.master.startswith("local"):
         return {}
-    mode = cluster.conf.get("spark.submit.deployMode", "client")
-    if cluster.conf.get("spark.kubernetes.submitInDriver") == "true":
+    mode = conf.get("spark.submit.deployMode", "client")
+    if conf.get("spark.kubernetes.submitInDriver") == "true":
         mode = "cluster"  # its pod runs a spark-submit in client mode
-    return {"master": cluster.master, "deploy_mode": mode}
+    where = {"master": cluster.master, "deploy_mode": mode}
+    pod = conf.get("spark.kubernetes.driver.pod.name")
+    if cluster.master.startswith("k8s") and pod:
+        where["pod"] = f"{conf.get('spark.kubernetes.namespace', 'default')}/{pod}"
+    return where
 
 
 def run_id_of(submission: str, app_name: str, number: int) -> str:

@@ -29,7 +29,7 @@ DEFAULT_STRATEGY = "ps"
 SPARE = ("", "auto", "on", "off")
 FORK = ("on", "off")
 OVERLAP = ("auto", "on", "off")
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class JobSpec:
                 raise UsageError(f"{spellings(name)} is {getattr(self, name)}: use 0 or more")
         if not self.lake:
             raise UsageError(f"{spellings('lake')} is empty: name a directory or an fsspec URL")
-        if self.run_id and not _RUN_ID.fullmatch(self.run_id):
+        if self.run_id and not RUN_ID.fullmatch(self.run_id):
             raise UsageError(
                 f"{spellings('run_id')} is {self.run_id!r}: use letters, digits, '.', '_' and '-'"
             )
