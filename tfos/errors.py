@@ -75,3 +75,7 @@ class RunFailed(TFOSError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
         self.result = result
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM to the driver, which leaves a while for a checkpoint; Ctrl-C does not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -131,6 +132,48 @@ def test_a_uid_without_a_name_is_refused_with_the_remedy(image):
     assert ended.returncode == 1
     assert "uid 54321 has no name in /etc/passwd" in ended.stderr
     assert "runAsUser" in ended.stderr
+
+
+JVM = """#!/bin/bash
+# a JVM with a process of a role, which has a group of its own and takes a while
+role='import signal, sys, time
+def leave(*_):
+    time.sleep(1)
+    print("role has left", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, leave)
+print("role begins", flush=True)
+while True: time.sleep(1)'
+setsid {python} -c "$role" -m tfos.runtime.main chief-0 run ps &
+trap 'echo jvm has left; exit 143' TERM
+while :; do sleep 0.1; done
+"""
+
+
+def test_at_the_end_of_a_pod_the_roles_are_told_first(image, tmp_path):
+    (tmp_path / "java/bin/java").write_text(JVM.format(python=sys.executable))
+    process = subprocess.Popen(
+        [DOCKER / "entrypoint", "executor"],
+        env={
+            "PATH": os.environ["PATH"],
+            "JAVA_HOME": f"{tmp_path}/java",
+            "SPARK_HOME": f"{tmp_path}/spark",
+            **EXECUTOR,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "role begins\n"
+    os.killpg(process.pid, signal.SIGTERM)  # as tini -g does
+    assert process.stdout.read() == "role has left\njvm has left\n"
+    assert process.wait() == 143
+
+
+def test_how_a_jvm_ends_is_how_the_container_ends(image, tmp_path):
+    for status in (0, 3):
+        (tmp_path / "java/bin/java").write_text(f"#!/bin/bash\nexit {status}\n")
+        assert image("executor", **EXECUTOR).returncode == status
 
 
 def test_another_command_is_run_as_it_is(image):

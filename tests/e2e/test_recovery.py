@@ -20,7 +20,7 @@ from conftest import APPS, poll, role_pids
 from kazoo.client import KazooClient
 from runs import Run
 
-from tfos.lake.run_directory import RunDirectory
+from tfos.lake.run_directory import RunDirectory, checkpoint_order
 
 sys.path.insert(0, str(APPS))
 from counting import BATCH, UNIT_STEPS
@@ -196,6 +196,24 @@ def test_every_process_may_die_while_the_feed_is_made(start, cluster, zookeeper)
     shards = result["feeds"]["train"]["shards"]
     assert sum(name.endswith(".arrow") for name in run.lake.list("feed/train")) == shards
     assert nodes_left(zookeeper, "early") == []
+
+
+def test_sigterm_of_the_driver_waits_for_a_checkpoint_and_the_submission_repeated_goes_on(start):
+    options = ("--submission", "parted", "--checkpoint-secs", 1000)
+    run = start("parted", *options, args=("--unit-secs", 0.4))  # 40 units an epoch
+    poll(lambda: run.trained[2] >= 3 * UNIT_ROWS, 120, "some units are done")
+    run.close()
+    assert "tfos: got SIGTERM; a checkpoint was saved first" in run.stderr
+    step, *_ = checkpoint_order(run.lake.newest_checkpoint())
+    assert step >= 3 * UNIT_STEPS
+    again = start("parted", *options)
+    result = again.finish()
+    check_counts(result, worker_deaths=0)
+    assert "got SIGTERM" not in again.stderr
+    assert again.stderr.count("making the feed") == 0
+    # what has ended has ended
+    third = start("parted", *options)
+    assert third.finish()["metrics"] == result["metrics"]
 
 
 def nodes_left(zookeeper: str, chroot: str) -> list[str]:

@@ -33,7 +33,8 @@ from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import INTERRUPTED, JVM_GONE, RESULT_FILE_ENV, RUN_FILE, Result
 
-_INTERRUPT_SECS = 20.0
+# at a SIGTERM the driver has a checkpoint saved first; Kubernetes gives us 30 s
+_INTERRUPT_SECS = 25.0
 # of runs that another driver may continue, as a shell says of such processes; of all others 1
 _STATUS = {INTERRUPTED: 128 + signal.SIGINT, JVM_GONE: 128 + signal.SIGKILL}
 
@@ -104,12 +105,16 @@ def _submit_client(submission: Submission, scratch: str) -> Result:
 
 
 def _wait(process: ChildProcess, driver_pid: Path) -> str:
-    """Waits for spark-submit; SIGINT or SIGTERM interrupts the driver, which ends all in order.
+    """Waits for spark-submit; SIGINT or SIGTERM goes on to the driver, which ends all in order.
 
     Returns what to say when there is no result.
     """
 
+    received = signal.SIGINT
+
     def interrupt(signum: int, frame: object) -> NoReturn:
+        nonlocal received
+        received = signal.Signals(signum)
         raise KeyboardInterrupt
 
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -123,7 +128,7 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
             signal.signal(signum, signal.SIG_IGN)
         print("\ntfos: interrupted; ending the run", file=sys.stderr)
     try:
-        os.kill(int(driver_pid.read_text()), signal.SIGINT)
+        os.kill(int(driver_pid.read_text()), received)
         process.wait(_INTERRUPT_SECS)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         pass  # there is no driver yet, or it does not comply: the caller ends it

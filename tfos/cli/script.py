@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from tfos.app import TFOnSparkApp
 from tfos.driver.own_log import kept
 from tfos.driver.run import DRIVER_PID, runs
-from tfos.errors import AppError, LakeError, TFOSError
+from tfos.errors import AppError, LakeError, Terminated, TFOSError
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import RunDirectory
 from tfos.runtime.scratch import use_container
@@ -99,13 +99,13 @@ def load(path: Path) -> types.ModuleType:
     return module
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def main(argv: list[str]) -> int:
     use_container()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if RESULT_FILE_ENV in os.environ:
         Path(os.environ[RESULT_FILE_ENV]).with_name(DRIVER_PID).write_text(str(os.getpid()))

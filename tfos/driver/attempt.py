@@ -13,8 +13,9 @@ from tfos.driver.detector import Detector
 from tfos.driver.display import Display
 from tfos.driver.executors import Executors
 from tfos.driver.jobs import SparkJobs
+from tfos.driver.parting import save_first
 from tfos.driver.watcher import AttemptWatcher
-from tfos.errors import LakeError, RegistryError, StartTimeout
+from tfos.errors import LakeError, RegistryError, StartTimeout, Terminated
 from tfos.fault.failures import Failure, FailureKind, may_be_consequence, root_cause
 from tfos.fault.policy import Decision, GiveUp, Incident, NewAttempt, Restart, decide
 from tfos.lake.run_directory import checkpoint_order
@@ -130,6 +131,13 @@ class Attempt:
                 self.checkpoints[self.lives[Task(CHIEF, 0)]] = ended["checkpoints"]
             hung = isinstance(ended, GiveUp) and ended.cause.kind is FailureKind.HANG
             return ended
+        except Terminated:
+            if self._train_begun is not None:
+                is_saved = save_first(self._plan, self._registry)
+                self._display.line(
+                    f"SIGTERM: {'a' if is_saved else 'no'} checkpoint was saved first"
+                )
+            raise
         finally:
             self._note_start()
             self.train_secs = time.monotonic() - (self._train_begun or time.monotonic())

@@ -15,7 +15,7 @@
     members/<role>-<i>                ephemeral: {"host", "address", "pid", "life"}
     ready/<role>-<i>                  ephemeral: the life whose TensorFlow server is up
     failures/<role>-<i>.<life>        a Failure
-    preempted/<role>-<i>.<life>       its process got SIGTERM: a checkpoint is wanted
+    preempted/<role>-<i>.<life>       its process got SIGTERM: a checkpoint is wanted; or driver
     progress                          the chief's newest progress, with its "life"
     outcome                           what train() returned; the attempt succeeded
     stop                              the driver ends the attempt; "hang" when a role hung
