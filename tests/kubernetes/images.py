@@ -68,44 +68,38 @@ def write_image(
 _MACHINE = ("/usr", "/etc/ssl", "/etc/alternatives", *map(str, Path("/etc").glob("java-*")))
 
 
-def write_machine_image(archive: Path, name: str) -> dict[str, Any]:
-    """An image that has this machine's programs and this checkout; returns the pods' template.
-
-    The image has our entrypoint and nothing else; all else is mounted, but for the lake. Images of
-    whole systems take minutes to build and to load.
-    """
+def write_machine_image(archive: Path, name: str) -> None:
+    """An image that has our entrypoint and nothing else: see on_machine()."""
     java = Path(find_java()).resolve().parents[1]
     write_image(
         archive,
         name,
         {
             "opt/entrypoint": ROOT / "docker" / "entrypoint",
-            "etc/passwd": b"root:x:0:0:root:/root:/bin/bash\n",
-            "etc/group": b"root:x:0:\n",
+            "etc/passwd": b"root:x:0:0:root:/root:/bin/bash\nspark:x:185:185:Spark:/tmp:/bin/bash\n",
+            "etc/group": b"root:x:0:\nspark:x:185:\n",
         },
         ["/opt/entrypoint"],
         links={folder: f"usr/{folder}" for folder in ("bin", "sbin", "lib", "lib64")},
         environment={
-            "PATH": "/usr/bin:/bin",
+            "PATH": f"{ROOT}/bin:/usr/bin:/bin",
             "JAVA_HOME": str(java),
             "SPARK_HOME": str(spark_home()),
         },
-        directory="/work",
+        directory="/opt/spark/work-dir",
     )
-    mounted = (*_MACHINE, sys.base_prefix, str(ROOT))
-    container = {
-        "name": "spark",
-        "volumeMounts": [
-            {"name": f"machine-{number}", "mountPath": path, "readOnly": True}
-            for number, path in enumerate(mounted)
-        ],
-    }
-    volumes = [
-        {"name": f"machine-{number}", "hostPath": {"path": path}}
-        for number, path in enumerate(mounted)
-    ]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "spec": {"containers": [container], "volumes": volumes},
-    }
+
+
+def on_machine(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod, or a template of one, with this machine's programs and this checkout in its container.
+
+    For the image of write_machine_image(): images of whole systems take minutes to build and to
+    load.
+    """
+    spec = json.loads(json.dumps(pod["spec"]))
+    for number, path in enumerate((*_MACHINE, sys.base_prefix, str(ROOT))):
+        volume = {"name": f"machine-{number}", "hostPath": {"path": path}}
+        spec.setdefault("volumes", []).append(volume)
+        mount = {"name": f"machine-{number}", "mountPath": path, "readOnly": True}
+        spec["containers"][0].setdefault("volumeMounts", []).append(mount)
+    return {**pod, "spec": spec}

@@ -1,35 +1,24 @@
-"""Pods on a real Kubernetes."""
+"""Pods, and runs in pods, on a real Kubernetes."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import APPS, ROOT, our_processes, poll, start_submit
-from images import write_machine_image
+from conftest import ROOT, our_processes, poll
 from kubernetes_cluster import KubernetesCluster, binaries
-from node_files import ADDRESS, PAUSE
+from kubernetes_fixtures import IN_CLUSTER, ON_NODE
+from node_files import PAUSE
 
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 from test_recovery import check_counts
 
+pytest_plugins = ["kubernetes_fixtures"]
 pytestmark = [pytest.mark.cluster, pytest.mark.serial, pytest.mark.timeout(300)]
-
-
-IMAGE = "localhost/machine:1"
-
-
-@pytest.fixture
-def kubernetes(tmp_path: Path) -> Iterator[KubernetesCluster]:
-    binaries()
-    cluster = KubernetesCluster(tmp_path / "cluster")
-    yield cluster
-    cluster.close()
+FEW = ("--epochs", 3)
 
 
 def test_a_pod_runs_and_goes_and_nothing_is_left(tmp_path):
@@ -56,73 +45,29 @@ def test_a_pod_runs_and_goes_and_nothing_is_left(tmp_path):
     assert not (tmp_path / "cluster").exists()
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Path:
-    folder = tmp_path / "lake"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def submit(kubernetes, tmp_path, lake, monkeypatch):
-    """Submits to the cluster, whose pods run this machine's programs, and see the lake."""
-    template = write_machine_image(tmp_path / "machine.tar", IMAGE)
-    kubernetes.load_image(tmp_path / "machine.tar")
-    (tmp_path / "template.json").write_text(json.dumps(template))
-    monkeypatch.setenv("KUBECONFIG", str(kubernetes.kubeconfig))
-    conf = {"container.image": IMAGE}
-    for pods in ("driver", "executor"):
-        conf[f"{pods}.podTemplateFile"] = tmp_path / "template.json"
-        conf[f"{pods}.request.cores"] = 0.5
-        conf[f"{pods}.volumes.hostPath.lake.mount.path"] = lake
-        conf[f"{pods}.volumes.hostPath.lake.options.path"] = lake
-
-    def start(run_id, *options):
-        return start_submit(
-            "--master", "k8s://https://127.0.0.1:6443", "--json", "--strategy", "ps",
-            "--num-ps", 1, "--num-workers", 1, "--num-executors", 2, "--executor-cores", 2,
-            "--executor-memory", "512m", "--conf=spark.executor.memoryOverhead=2g",
-            f"--conf=spark.pyspark.python={sys.executable}",
-            *(f"--conf=spark.kubernetes.{key}={value}" for key, value in conf.items()),
-            "--lake", lake, "--run-id", run_id, *options, where=kubernetes.inside,
-        )  # fmt: skip
-
-    return start
-
-
 @pytest.mark.full
-def test_a_run_in_cluster_mode_is_followed_to_its_end(kubernetes, submit, lake):
+def test_a_run_in_cluster_mode_is_followed_to_its_end(start, lake):
     """The driver in a pod, with the rights that docs/kubernetes asks for; the app from here."""
-    kubernetes.apply(*json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text()))
-    process = submit(
-        "inside", "--deploy-mode", "cluster", "--driver-memory", "512m",
-        "--conf=spark.driver.memoryOverhead=1g",
-        "--conf=spark.kubernetes.authenticate.driver.serviceAccountName=tfos",
-        # its default is a name, and this cluster has no DNS
-        f"--conf=spark.kubernetes.driver.master=https://{ADDRESS}:6443",
-        APPS / "counting.py",
-    )  # fmt: skip
-    stdout, stderr = process.communicate(timeout=280)
-    assert process.returncode == 0, stderr
-    check_counts(json.loads(stdout.splitlines()[-1]), worker_deaths=0)
-    assert re.search(r"tfos: application: default:\S+-driver\n", stderr), stderr
-    assert "starting ps-0, chief-0, worker-0" in stderr
-    assert "succeeded: " in stderr
-    assert os.listdir(lake) == ["inside"]
-    left = kubernetes.get("pods")["items"]
-    assert [pod["status"]["phase"] for pod in left] == ["Succeeded"]  # the driver's, with its log
+    run = start("inside", *IN_CLUSTER, args=FEW)
+    check_counts(run.finish(280), worker_deaths=0)
+    assert re.search(r"tfos: application: default:\S+-driver\n", run.stderr), run.stderr
+    assert "starting ps-0, chief-0, worker-0" in run.stderr
+    assert "succeeded: " in run.stderr
+    assert sorted(os.listdir(lake)) == ["inside", "inside.finish"]
 
 
 @pytest.mark.full
-def test_a_run_in_client_mode_has_its_roles_in_pods(kubernetes, submit):
-    process = submit(
-        "pods", f"--conf=spark.driver.host={ADDRESS}",
-        f"--conf=spark.driver.bindAddress={ADDRESS}", APPS / "counting.py",
-    )  # fmt: skip
-    stdout, stderr = process.communicate(timeout=280)
-    assert process.returncode == 0, stderr
-    result = json.loads(stdout.splitlines()[-1])
-    check_counts(result, worker_deaths=0)
-    hosts = set(re.findall(r"on (\S+-exec-\d)", stderr))
-    assert len(hosts) == 2, stderr
-    poll(lambda: not kubernetes.get("pods")["items"], 60, "the executors' pods are gone")
+def test_a_run_in_client_mode_has_its_roles_in_pods(start):
+    run = start("pods", *ON_NODE, user=0, args=FEW)
+    check_counts(run.finish(280), worker_deaths=0)
+    hosts = set(re.findall(r"on (\S+-exec-\d)", run.stderr))
+    assert len(hosts) == 2, run.stderr
+
+
+@pytest.mark.full
+def test_a_lake_that_pods_may_not_write_is_told_of_before_the_start(start):
+    """The driver on the node is root, and the pods are not."""
+    result, words = start("theirs", *ON_NODE, args=FEW).fail(200)
+    assert re.search(r"sees \S+/theirs\S*, but uid 185, which it has, may not write there", words)
+    assert "Permission denied" in words
+    assert result["feeds"] == {}

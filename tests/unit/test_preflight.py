@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 from tfos.driver import preflight
 from tfos.driver.containers import what_is_too_small
 from tfos.errors import PreflightError
+from tfos.lake.run_directory import RunDirectory
 from tfos.runtime import limits, probe
 from tfos.spec.job import JobSpec
 
@@ -125,8 +131,8 @@ def versions() -> dict[str, str]:
     return probe.versions()
 
 
-def seen(*values: Any) -> probe.Seen:
-    return probe.Seen("host-a", *values)
+def seen(*values: Any, cannot_write: str = "") -> probe.Seen:
+    return probe.Seen("host-a", *values, "uid 185", cannot_write)
 
 
 def check(reply: Any) -> None:
@@ -148,6 +154,34 @@ def test_other_version_names_host_and_both_versions(versions, package):
 def test_executor_that_does_not_see_the_lake(versions):
     with pytest.raises(PreflightError, match=r"host-a does not see /lake/run/\.marker.*--lake"):
         check(seen(False, versions, {}))
+
+
+def test_executor_that_sees_the_lake_and_may_not_write_there(versions):
+    with pytest.raises(PreflightError, match=r"host-a sees /lake/run/, but uid 185.*EACCES.*same"):
+        check(seen(True, versions, {}, cannot_write="EACCES"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another uid can be taken by root alone")
+def test_a_directory_of_somebody_elses_is_seen_to_be_so_at_once(tmp_path):
+    """In a process of its own, as the uid that pods of docker/'s image have."""
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        directory.chmod(0o755)
+        lake = RunDirectory(str(directory), "r")
+        marker = lake.check_writable()
+        code = (
+            "import os; from tfos.lake.run_directory import RunDirectory; from tfos.runtime import"
+            f" probe; lake = RunDirectory({str(directory)!r}, 'r'); os.setuid(185);"
+            f" print(probe.problem(probe.look(lake, {marker!r}), lake, {marker!r}, {{}}))"
+        )
+        begun = time.monotonic()
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "but uid 185, which it has, may not write there" in said.stdout, said.stderr
+        assert "Permission denied" in said.stdout
+        assert time.monotonic() - begun < 10
+        assert lake.list("") == [marker]
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_executor_without_tfos():

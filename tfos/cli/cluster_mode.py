@@ -171,6 +171,9 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
         _show(said)
     if record is not None and record != before:
         _forget(submission)
+        if submission.is_on_kubernetes and submitted.application:
+            # with it go its ConfigMaps; what it wrote is in the lake
+            _application(submission, submitted.application).kill()
         result = Result.from_json(record)
         if result.status == "succeeded" and status != 0:
             message = "app.py failed after its run had succeeded; see above"
@@ -275,7 +278,7 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
         return
     _tell("look at it", f"pl_submit status {_named(submission)}")
     _tell("end it", f"pl_submit kill {_named(submission)}")
-    application = Application(name, submission.master, submission.kubernetes)
+    application = _application(submission, name)
     _tell("or, without tfos", application.kill_command)
     _tell(name, f"goes on; a second Ctrl-C within {_TWICE_SECS:g} s ends it")
     said = interrupts.count
@@ -286,6 +289,10 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
         _tell(name, "is being ended")
         _tell(name, _end(lake, application))
         _forget(submission)
+
+
+def _application(submission: Submission, name: str) -> Application:
+    return Application(name, submission.master, submission.kubernetes)
 
 
 def _forget(submission: Submission) -> None:

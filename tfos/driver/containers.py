@@ -19,13 +19,8 @@ def what_is_too_small(conf: Mapping[str, str]) -> str | None:
 
     conf: the Spark conf of an application on YARN or Kubernetes.
     """
-    memory = megabytes(conf.get("spark.executor.memory", "1g")) or 1024.0
-    factor = float(conf.get("spark.executor.memoryOverheadFactor", _FACTOR))
-    least = megabytes(conf.get("spark.executor.minMemoryOverhead", f"{_LEAST_MB}m"), "m")
     given = megabytes(conf.get("spark.executor.memoryOverhead", ""), "m")
-    overhead = given if given is not None else max(least or _LEAST_MB, factor * memory)
-    # Spark counts what it gives to Python apart
-    overhead += megabytes(conf.get("spark.executor.pyspark.memory", "0"), "m") or 0.0
+    overhead = _overhead_mb(conf, given)
     tasks = int(conf.get("spark.executor.cores", 1)) // int(conf.get("spark.task.cpus", 1))
     needed = SERVER_MB + TASK_MB * max(1, tasks)
     if overhead >= needed:
@@ -37,6 +32,24 @@ def what_is_too_small(conf: Mapping[str, str]) -> str | None:
         f" memory are ended, pass --conf spark.executor.memoryOverhead={_rounded(needed)}m, or more"
         " for a large model"
     )
+
+
+def container_mb(conf: Mapping[str, str]) -> float:
+    """The memory of an executor's container, MiB."""
+    given = megabytes(conf.get("spark.executor.memoryOverhead", ""), "m")
+    return _jvm_mb(conf) + _overhead_mb(conf, given)
+
+
+def _jvm_mb(conf: Mapping[str, str]) -> float:
+    return megabytes(conf.get("spark.executor.memory", "1g")) or 1024.0
+
+
+def _overhead_mb(conf: Mapping[str, str], given: float | None) -> float:
+    factor = float(conf.get("spark.executor.memoryOverheadFactor", _FACTOR))
+    least = megabytes(conf.get("spark.executor.minMemoryOverhead", f"{_LEAST_MB}m"), "m")
+    overhead = given if given is not None else max(least or _LEAST_MB, factor * _jvm_mb(conf))
+    # Spark counts what it gives to Python apart
+    return overhead + (megabytes(conf.get("spark.executor.pyspark.memory", "0"), "m") or 0.0)
 
 
 def _rounded(megabytes: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfos.driver import allocation
 from tfos.driver.cluster import cluster_of
+from tfos.driver.kubernetes import check_kubernetes
 from tfos.runtime.java import find_java
 from tfos.runtime.roles import local_master
 from tfos.spec.job import JobSpec, job_spec
@@ -24,7 +25,8 @@ def open_session(
 ) -> Iterator[tuple[SparkSession, JobSpec]]:
     """The session to run in: `spark`, else the active one, else a new one that ends with the block.
 
-    job: the arguments of run(); they win over the conf. Raises UsageError.
+    job: the arguments of run(); they win over the conf. Raises UsageError;
+    PreflightError where the session's executors could not come.
     """
     from pyspark.sql import SparkSession
 
@@ -50,6 +52,8 @@ def open_session(
         for key, value in settings.items():
             conf.set(key, value)
         conf.setIfMissing("spark.app.name", app_name)
+        if conf.get("spark.master", "").startswith("k8s"):
+            check_kubernetes(conf)
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
     try:
         yield spark, spec

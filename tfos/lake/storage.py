@@ -112,7 +112,7 @@ class Storage:
         retrying = tenacity.Retrying(
             # a remote filesystem lets its client library's exceptions through: any may be passing
             retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, Exception) and not isinstance(error, _FINAL)
+                lambda error: isinstance(error, Exception) and not self._is_final(error)
             ),
             stop=tenacity.stop_before_delay(
                 TIMES.lake_retry_secs if retry_secs is None else retry_secs
@@ -133,6 +133,11 @@ class Storage:
                 f"cannot {verb} {where}: {type(error).__name__}: {error}{tried}; "
                 f"{self._remedy(error)}"
             ) from error
+
+    def _is_final(self, error: Exception) -> bool:
+        """Whether a second try would not change it. Object stores' credentials are renewed."""
+        is_mounted = self.url.startswith(("/", "file:"))
+        return isinstance(error, _FINAL) or (is_mounted and isinstance(error, PermissionError))
 
     def _remedy(self, error: Exception) -> str:
         protocol = self.url.partition(":")[0]
@@ -306,6 +311,16 @@ class Storage:
         self._storage(retry_secs=0)
         self._write(name, b"tfos", retry_secs=0)
         return name
+
+    def why_not_writable(self) -> str:
+        """What an attempt to write a file here says; "" where it can be done."""
+        name = f"{MARKER}{secrets.token_hex(8)}"
+        try:
+            self.write(name, b"tfos")
+            self.remove(name)
+        except LakeError as error:
+            return str(error.__cause__ or error)
+        return ""
 
 
 def retried(act: Callable[[], T], is_passing: Callable[[BaseException], bool]) -> T:

@@ -1,0 +1,132 @@
+"""Whether a namespace of Kubernetes can have a run's pods, asked before there are any.
+
+Spark tells of a right that it lacks when it needs it, in the JVM's words; and of a quota or a
+volume not at all: its pods wait.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfos.compat.kubernetes import KubernetesApi, kubernetes_api
+from tfos.driver.allocation import ENABLED
+from tfos.driver.containers import container_mb
+from tfos.errors import PreflightError
+
+# what Spark's driver does in its namespace; docs/kubernetes/rights.json grants it
+RESOURCES = ("pods", "services", "configmaps", "persistentvolumeclaims")
+VERBS = ("create", "get", "list", "watch", "delete", "deletecollection", "patch", "update")
+_CLAIM = re.compile(
+    r"spark\.kubernetes\.executor\.volumes\.persistentVolumeClaim\.[^.]+"
+    r"\.options\.claimName"
+)
+# of Spark's: a claim that it makes itself
+_MADE = ("OnDemand", "SPARK_EXECUTOR_ID")
+_LIMITED = {
+    "pods": ("pods", "count/pods"),
+    "cores": ("requests.cpu", "cpu"),
+    "bytes of memory": ("requests.memory", "memory", "limits.memory"),
+}
+
+
+def check_kubernetes(conf: Any) -> None:
+    """Raises PreflightError for what the namespace refuses to have, or lacks.
+
+    conf: the SparkConf of the application, whose JVM is there, and which has no session yet.
+    """
+    from pyspark import SparkContext
+
+    settings = dict(conf.getAll())
+    with kubernetes_api(SparkContext._jvm, conf._jconf, settings) as api:
+        for problem in (_rights(api), _claims(api, settings), _quotas(api, settings)):
+            if problem is not None:
+                raise PreflightError(problem)
+
+
+def _asked(act: Callable[[], Any], otherwise: Any) -> Any:
+    """What the API server answers, else `otherwise`: what may not be asked may be there."""
+    from py4j.protocol import Py4JJavaError
+
+    try:
+        return act()
+    except Py4JJavaError:
+        return otherwise
+
+
+def _rights(api: KubernetesApi) -> str | None:
+    missing = {
+        resource: [verb for verb in VERBS if not _asked(lambda: api.may(verb, resource), True)]  # noqa: B023
+        for resource in RESOURCES
+    }
+    words = [f"{', '.join(verbs)} {resource}" for resource, verbs in missing.items() if verbs]
+    if not words:
+        return None
+    account = _asked(api.account, "the driver's account")
+    return (
+        f"{account} may not {'; '.join(words)} in the namespace {api.namespace}, and Spark's driver"
+        " has to: grant it, as docs/kubernetes/rights.json does for an account tfos, or name"
+        " another account or namespace with --conf"
+        " spark.kubernetes.authenticate.driver.serviceAccountName=NAME, spark.kubernetes.namespace"
+    )
+
+
+def _claims(api: KubernetesApi, conf: Mapping[str, str]) -> str | None:
+    for key, name in conf.items():
+        if not _CLAIM.fullmatch(key) or any(word in name for word in _MADE):
+            continue
+        if not _asked(lambda: api.has_claim(name), True):  # noqa: B023
+            return (
+                f"there is no PersistentVolumeClaim {name} in the namespace {api.namespace}, which"
+                f" {key} names: look at `kubectl get pvc -n {api.namespace}`, and make it or name"
+                " another"
+            )
+    return None
+
+
+def _quotas(api: KubernetesApi, conf: Mapping[str, str]) -> str | None:
+    if conf.get(ENABLED, "false").lower() == "true":
+        return None  # executors come as roles ask for them
+    return what_exceeds(_asked(api.quotas, {}), asked_of(conf), api.namespace)
+
+
+def asked_of(conf: Mapping[str, str]) -> dict[str, float]:
+    """What all executors of a conf ask of a quota, by the words of _LIMITED. Pure."""
+    count = int(conf.get("spark.executor.instances", 2))
+    cores = conf.get("spark.kubernetes.executor.request.cores") or conf.get(
+        "spark.executor.cores", "1"
+    )
+    number = float(cores[:-1]) / 1000 if cores.endswith("m") else float(cores)
+    memory = container_mb(conf) * 2**20
+    return {"pods": count, "cores": count * number, "bytes of memory": count * memory}
+
+
+def what_exceeds(
+    quotas: Mapping[str, Mapping[str, tuple[float, float]]],
+    asked: Mapping[str, float],
+    namespace: str,
+) -> str | None:
+    """The first quota under which not all executors can come, and what to do. Pure.
+
+    quotas: see KubernetesApi.quotas().
+    """
+    for name, limits in quotas.items():
+        for what, keys in _LIMITED.items():
+            for key in keys:
+                most, used = limits.get(key, (float("inf"), 0.0))
+                if asked[what] > most - used:
+                    return (
+                        f"the ResourceQuota {name} of the namespace {namespace} has"
+                        f" {_amount(max(0.0, most - used), what)} of its {_amount(most, what)} left"
+                        f" ({key}), and the executors ask for {_amount(asked[what], what)}: ask for"
+                        " fewer or smaller ones (--num-executors, --executor-cores,"
+                        " --executor-memory, spark.executor.memoryOverhead), or have it raised"
+                    )
+    return None
+
+
+def _amount(value: float, what: str) -> str:
+    if what == "bytes of memory":
+        return f"{value / 2**30:.1f} GiB of memory"
+    return f"{value:g} {what}"
