@@ -22,7 +22,7 @@ from tfos.lake.run_directory import RunDirectory
 class Run:
     """A run of `app` with a lake on this machine.
 
-    An app that takes `--until FILE` goes on until finish() makes the file.
+    An app that takes `--until FILE` goes on until finish() makes the file; args: () for others.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Run:
         sink, self._stderr = tempfile.mkstemp(prefix=f"{run_id}-")
         self._process = start_submit(
             "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
-            app, "--until", self._until, *args, stderr=sink, where=where,
+            app, *(("--until", self._until, *args) if args else ()), stderr=sink, where=where,
         )  # fmt: skip
         os.close(sink)
 
@@ -158,6 +158,10 @@ class Run:
         result = dict(json.loads(stdout.splitlines()[-1]))
         assert result["status"] == "failed"
         return result, stderr.rpartition("tfos: the run failed: ")[2]
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does to pl_submit."""
+        self._process.send_signal(signal.SIGINT)
 
     def wait_for_end(self, secs: float = 60) -> None:
         """Waits until pl_submit has ended, however the run did."""

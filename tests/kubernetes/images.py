@@ -76,7 +76,7 @@ def write_machine_image(archive: Path, name: str) -> None:
         name,
         {
             "opt/entrypoint": ROOT / "docker" / "entrypoint",
-            "etc/passwd": b"root:x:0:0:root:/root:/bin/bash\nspark:x:185:185:Spark:/tmp:/bin/bash\n",
+            "etc/passwd": b"root:x:0:0:root:/root:/bin/bash\nspark:x:185:185::/tmp:/bin/bash\n",
             "etc/group": b"root:x:0:\nspark:x:185:\n",
         },
         ["/opt/entrypoint"],

@@ -71,7 +71,9 @@ def lake(tmp_path: Path) -> Path:
 def template(user: int) -> dict[str, Any]:
     """Of pods that run this machine's programs; those of docs/kubernetes/pod.json but for root."""
     if user != UID:
-        return on_machine({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{}]}})
+        return on_machine(
+            {"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "spark"}]}}
+        )
     return on_machine(json.loads((DOCS / "pod.json").read_text()))
 
 

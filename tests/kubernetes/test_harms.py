@@ -7,8 +7,10 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT, poll
+from conftest import APPS, ROOT, poll
 from kubernetes_fixtures import IN_CLUSTER, await_checkpoint, pod_of, pods
+
+from tfos.client.control import cancel
 
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 from test_recovery import check_counts
@@ -64,3 +66,40 @@ def test_a_node_is_drained(start, kubernetes):
     result = run.finish()
     check_counts(result, worker_deaths=1)
     assert "preempted" in {failure["kind"] for failure in result["failures"]}
+
+
+def test_a_process_that_is_over_its_pods_memory_says_so(start):
+    run = start(
+        "hungry", *IN_CLUSTER, "--num-executors", 1, "--strategy", "single", "--max-restarts", 0,
+        "--conf=spark.executor.memoryOverhead=1g", app=APPS / "hungry.py", args=(),
+    )  # fmt: skip
+    _, words = run.fail(200)
+    assert "memory" in words
+    assert "spark.executor.memoryOverhead=SIZE" in words
+
+
+def test_ctrl_c_leaves_the_pods_and_a_second_one_takes_them_along(start, kubernetes):
+    run = start("left", *IN_CLUSTER)
+    await_checkpoint(run)
+    run.interrupt()
+    poll(lambda: "a second Ctrl-C within 3 s ends it" in run.stderr, 30, "it says so")
+    assert len(pods(kubernetes, "executor")) == 2
+    run.interrupt()
+    run.wait_for_end()
+    assert "cancelled by" in json.dumps(run.lake.result())
+    # by hand, as it says: nobody follows it any more
+    name = re.search(r"tfos: application: default:(\S+)", run.stderr)[1]
+    assert f"kubectl delete pod {name} -n default" in run.stderr
+    kubernetes.kubectl("delete", "pod", name)
+
+
+def test_kill_from_outside_of_the_pods_network(start, kubernetes):
+    run = start("killed", *IN_CLUSTER)
+    await_checkpoint(run)
+    (driver,) = pods(kubernetes, "driver")
+    status = run.status
+    assert status.state == "unreachable"
+    assert f"kubectl exec -n default {driver} -- pl_submit status killed" in status.message
+    result = cancel(run.lake)
+    assert result.error["message"].startswith("cancelled by ")
+    run.fail()

@@ -142,7 +142,21 @@ class TestDescribe:
 def test_what_spark_says_of_a_lost_task():
     reason = "ExecutorLostFailure (executor 4 exited) Reason: Command exited with code 137"
     assert said_by(reason).startswith("an executor was lost: Command exited with code 137 (")
+    assert "memory" not in said_by(reason)
     assert said_by("Traceback (most recent call last):\n  x\nValueError: y\n") == "ValueError: y"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "The executor exited with exit code 1.\n\nThe API gave the following reason: OOMKilled\n",
+        "The executor exited with exit code 1.\n\nThe API gave the following reason: OOMKilled\n",
+    ],
+)
+def test_what_kubernetes_says_of_a_container_that_was_killed_for_its_memory(reason):
+    said = said_by(f"ExecutorLostFailure (executor 3 exited) Reason: {reason}")
+    assert said.startswith("an executor was lost: The executor ")
+    assert "spark.executor.memoryOverhead=SIZE" in said
 
 
 class TestErrorMessage:

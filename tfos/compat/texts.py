@@ -18,6 +18,8 @@ EMPTY_WORDS = ("An error occurred while calling", "An exception was thrown", "at
 FAILED_BARRIER_TASK = re.compile(r"ResultTask\(\d+, (\d+)\)")
 # why an executor was lost, in the text of what that made fail: its container was too small
 EXECUTOR_LOST = re.compile(r"ExecutorLostFailure \([^)]*\) Reason: (.*)")
+# Spark on Kubernetes, of a container that was killed: that it was, or may have been, for its memory
+KILLED_FOR_MEMORY = re.compile(r"OOMKilled|possible container OOM")
 # Python, in a Spark task: what follows is the module's name
 NO_MODULE = "No module named "
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tfos.compat.texts import EMPTY_WORDS, EXECUTOR_LOST, RAISED_IN_PYTHON
+from tfos.compat.texts import (
+    EMPTY_WORDS,
+    EXECUTOR_LOST,
+    KILLED_FOR_MEMORY,
+    RAISED_IN_PYTHON,
+)
 
 
 class FailureKind(str, Enum):
@@ -119,6 +124,10 @@ _CRASHES = {
     signal.SIGFPE: "C or C++ code divided an integer by zero",
 }
 
+_MORE_MEMORY = (
+    "where it was its container's memory, give the executors more, with --conf"
+    " spark.executor.memoryOverhead=SIZE or the role's --ROLE-memory"
+)
 ADDRESS_SPACE_REMEDY = (
     "Spark sets this limit to spark.executor.pyspark.memory, divided by the executor's cores: raise"
     " that, or leave it out and let the container have the memory by --conf"
@@ -175,7 +184,10 @@ def said_by(text: str) -> str:
     telling = [line for line in lines if not line.startswith(EMPTY_WORDS)]
     said = (raised[-1:] or telling[:1] or [""])[0]
     lost = None if raised else EXECUTOR_LOST.search(text)
-    return f"an executor was lost: {lost[1].strip()} ({said})" if lost else said
+    if lost is None:
+        return said
+    advice = f"; {_MORE_MEMORY}" if KILLED_FOR_MEMORY.search(text[lost.start() :]) else ""
+    return f"an executor was lost: {lost[1].strip()} ({said}){advice}"
 
 
 def _lines(text: str) -> list[str]:

@@ -1,0 +1,55 @@
+"""What is asked of Kubernetes before there are pods, without one."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+from tfos.driver.kubernetes import RESOURCES, VERBS, asked_of, what_exceeds
+
+GIB = 2.0**30
+CONF = {
+    "spark.executor.instances": "3",
+    "spark.executor.cores": "2",
+    "spark.executor.memory": "1g",
+    "spark.executor.memoryOverhead": "1g",
+}
+
+
+def test_rights_that_are_asked_for_are_those_that_the_docs_grant():
+    role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())[1]
+    rule = role["rules"][0]
+    assert (tuple(rule["resources"]), tuple(rule["verbs"])) == (RESOURCES, VERBS)
+
+
+def test_what_all_executors_ask_for():
+    assert asked_of(CONF) == {"pods": 3, "cores": 6, "bytes of memory": 6 * GIB}
+    few = asked_of({**CONF, "spark.kubernetes.executor.request.cores": "250m"})
+    assert few["cores"] == 0.75
+    assert asked_of({}) == {"pods": 2, "cores": 2, "bytes of memory": 2 * (1024 + 384) * 2**20}
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"requests.memory": (8 * GIB, 3 * GIB)}, r"5\.0 GiB of memory of its 8\.0 GiB .*6\.0 GiB"),
+        ({"limits.memory": (5 * GIB, 0)}, r"\(limits\.memory\).*--executor-memory"),
+        ({"cpu": (4, 0)}, r"4 cores of its 4 cores left \(cpu\), .* ask for 6 cores"),
+        ({"pods": (3, 1)}, r"2 pods of its 3 pods left .*--num-executors"),
+        ({"pods": (3, 5)}, r"0 pods of its 3 pods left"),
+    ],
+)
+def test_a_quota_that_is_too_small(limits, words):
+    problem = what_exceeds({"small": limits}, asked_of(CONF), "team")
+    assert problem is not None
+    assert "the ResourceQuota small of the namespace team has" in problem
+    assert re.search(words, problem), problem
+
+
+def test_quotas_that_have_room():
+    room = {"cpu": (7, 1), "requests.memory": (6 * GIB, 0), "pods": (3, 0), "secrets": (0, 0)}
+    assert what_exceeds({"wide": room}, asked_of(CONF), "team") is None
+    assert what_exceeds({}, asked_of(CONF), "team") is None
