@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfos.cli.application import Application, address_in, name_in
+from tfos.cli.application import Application, address_in, name_in, phase_in
 
 WATCHER = (
     "INFO LoggingPodStatusWatcherImpl: Waiting for application app with application ID spark-1f"
@@ -27,6 +27,12 @@ DEPLOYED = (
 )
 def test_its_name(line, name):
     assert name_in(line.encode()) == name
+
+
+def test_the_phase_of_its_pod():
+    line = b"INFO LoggingPodStatusWatcherImpl: Application status for spark-1f (phase: Pending)"
+    assert phase_in(line) == "Pending"
+    assert phase_in(WATCHER.encode()) is None
 
 
 def test_its_address():

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, poll
 
 from tfos.cli.cluster_mode import Deaths
+from tfos.cli.followed import Submitted
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
 from tfos.spec.job import JobSpec
@@ -198,3 +199,15 @@ class TestPodsOfDrivers:
         _, stderr = process.communicate()
         assert process.returncode == 130
         assert "another one" not in stderr
+
+    def test_one_that_does_not_start_is_told_of(self, monkeypatch):
+        monkeypatch.setattr("tfos.cli.followed._PENDING_SECS", 0.0)
+        told = []
+        submitted = Submitted(False, lambda what, value: told.append(value))
+        status = b"INFO LoggingPodStatusWatcherImpl: Application status for spark-1 (phase: %s)\n"
+        with open(os.dup(submitted.stream), "wb", buffering=0) as source:
+            submitted.begin()
+            source.write(DEPLOYED.encode() + 2 * (status % b"Pending") + status % b"Running")
+            source.write(status % b"Pending")
+        submitted.close()
+        assert told == ["team:app-1-driver", "kubectl describe pod app-1-driver -n team"]

@@ -149,7 +149,7 @@ def test_what_spark_says_of_a_lost_task():
 @pytest.mark.parametrize(
     "reason",
     [
-        "The executor exited with exit code 1.\n\nThe API gave the following reason: OOMKilled\n",
+        "The executor exited with exit code 137(SIGKILL, possible container OOM).",
         "The executor exited with exit code 1.\n\nThe API gave the following reason: OOMKilled\n",
     ],
 )

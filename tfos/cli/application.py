@@ -16,6 +16,7 @@ _SUBMITTED = re.compile(
     rb"Submitted application (application_\d+_\d+)"
     rb"|submission ID (\S+:\S+) (?:to finish|into Kubernetes)"
 )
+_PHASE = re.compile(rb"\(phase: (\w+)\)")
 _TRACKING = re.compile(rb"tracking URL: (\S+)")
 
 
@@ -23,6 +24,12 @@ def name_in(line: bytes) -> str | None:
     """An application's name, in a line that spark-submit writes."""
     found = _SUBMITTED.search(line)
     return found and (found[1] or found[2]).decode()
+
+
+def phase_in(line: bytes) -> str | None:
+    """The phase of a driver's pod, in such a line; Kubernetes's word for it."""
+    found = _PHASE.search(line)
+    return found and found[1].decode()
 
 
 def address_in(line: bytes) -> str | None:

@@ -7,137 +7,27 @@ app write comes out of the driver's log in the lake. Ctrl-C leaves the applicati
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from tfos.cli.application import Application, address_in, name_in
-from tfos.cli.chatter import Filter
+from tfos.cli.application import Application
+from tfos.cli.followed import DriverOutput, Submitted, show
 from tfos.cli.submission import Submission
 from tfos.client.control import cancel, has_driver
-from tfos.client.logs import Tail
 from tfos.errors import LakeError, TFOSError
 from tfos.fault.failures import Failure
-from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
+from tfos.lake.run_directory import RunDirectory
 from tfos.lake.storage import Storage
 from tfos.runtime.process import ChildProcess, describe_status
 from tfos.spec.result import Result
 
-_LOOK_SECS = 1.0
 _POLL_SECS = 0.1
-_READ_BYTES = 65_536
 # how long after the first one a second Ctrl-C ends the run
 _TWICE_SECS = 3.0
-_KEPT_LINES = 200
-
-
-class Submitted:
-    """What spark-submit writes, read in a thread until it ends.
-
-    stream: the descriptor for it; for one child, and closed by begin().
-    told: called once, with the application's name, and then with its address, as (what, value).
-    """
-
-    def __init__(self, shows_all: bool, told: Callable[[str, str], None]) -> None:
-        self._source, self.stream = os.pipe()
-        self._shows_all = shows_all
-        self._told = told
-        self._filter = Filter(is_jvm=True)
-        self._lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
-        self._rest = b""
-        self.application = ""
-        self._address = ""
-        self._thread = threading.Thread(target=self._read, daemon=True)
-
-    def begin(self) -> None:
-        """To be called when the child has been started."""
-        os.close(self.stream)
-        self._thread.start()
-
-    def close(self) -> bytes:
-        """To be called when the child has ended; returns what it said beyond chatter."""
-        self._thread.join(_LOOK_SECS)
-        return b"".join([*self._lines, self._rest])
-
-    def _read(self) -> None:
-        begun = b""
-        while data := os.read(self._source, _READ_BYTES):
-            if self._shows_all:
-                _show(data)
-            *lines, begun = (begun + data).split(b"\n")
-            for line in lines:
-                self._search(line)
-            for piece in self._filter.feed(data):
-                if piece.is_shown:
-                    self._keep(piece.data)
-        for piece in self._filter.flush():
-            self._keep(piece.data)
-        os.close(self._source)
-
-    def _keep(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._lines.extend(line + b"\n" for line in lines)
-
-    def _search(self, line: bytes) -> None:
-        if not self.application and (name := name_in(line)):
-            self.application = name
-            self._told("application", name)
-        if not self._address and (address := address_in(line)):
-            self._address = address
-            self._told("tracking URL", address)
-
-
-class DriverOutput:
-    """The driver's log in the lake, shown as it grows."""
-
-    def __init__(self, lake: RunDirectory, shows_all: bool) -> None:
-        self._lake = lake
-        self._shows_all = shows_all
-        self._filter = Filter(is_jvm=False)
-        self._tail = Tail(lake, DRIVER_LOG)
-        self._due = 0.0
-        self._warned = False
-
-    def skip(self) -> None:
-        """Passes over what is there: of a run that is continued."""
-        try:
-            if self._lake.exists(DRIVER_LOG):
-                while self._tail.read():
-                    pass
-        except LakeError as error:
-            self._warn(error)
-
-    def look(self, is_last: bool = False) -> None:
-        """Shows what has come since, if it is time to look."""
-        if not is_last and time.monotonic() < self._due:
-            return
-        try:
-            if self._lake.exists(DRIVER_LOG):
-                while data := self._tail.read():
-                    self._show(data)
-        except LakeError as error:
-            self._warn(error)
-        if is_last:
-            for piece in self._filter.flush():
-                _show(piece.data)
-        self._due = time.monotonic() + _LOOK_SECS
-
-    def _show(self, data: bytes) -> None:
-        for piece in self._filter.feed(data):
-            if piece.is_shown or self._shows_all:
-                _show(piece.data)
-
-    def _warn(self, error: LakeError) -> None:
-        if not self._warned:
-            self._warned = True
-            print(f"tfos: the driver cannot be followed from here: {error}", file=sys.stderr)
 
 
 def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | str:
@@ -168,7 +58,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
                 break
             _tell("driver", f"its pod ended before the run did; {deaths.words}")
     if not submitted.application:
-        _show(said)
+        show(said)
     if record is not None and record != before:
         _forget(submission)
         if submission.is_on_kubernetes and submitted.application:
@@ -180,7 +70,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             return result.failed(Failure.of_driver(message).as_error())
         return result
     if submitted.application:
-        _show(said)
+        show(said)
     if submitted.application and has_driver(lake):
         return (
             f"spark-submit {describe_status(status)}, but the run goes on; look at it with:"
@@ -336,9 +226,4 @@ def _named(submission: Submission) -> str:
 
 
 def _tell(what: str, value: str) -> None:
-    _show(f"tfos: {what}: {value}\n".encode())  # whole: two threads tell
-
-
-def _show(data: bytes) -> None:
-    sys.stderr.buffer.write(data)
-    sys.stderr.flush()
+    show(f"tfos: {what}: {value}\n".encode())  # whole: two threads tell

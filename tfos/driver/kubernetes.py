@@ -31,15 +31,13 @@ _LIMITED = {
 }
 
 
-def check_kubernetes(conf: Any) -> None:
+def check_kubernetes(jvm: Any, conf: Any) -> None:
     """Raises PreflightError for what the namespace refuses to have, or lacks.
 
-    conf: the SparkConf of the application, whose JVM is there, and which has no session yet.
+    conf: the SparkConf of an application that has no session yet.
     """
-    from pyspark import SparkContext
-
     settings = dict(conf.getAll())
-    with kubernetes_api(SparkContext._jvm, conf._jconf, settings) as api:
+    with kubernetes_api(jvm, conf._jconf, settings) as api:
         for problem in (_rights(api), _claims(api, settings), _quotas(api, settings)):
             if problem is not None:
                 raise PreflightError(problem)

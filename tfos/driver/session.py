@@ -28,6 +28,7 @@ def open_session(
     job: the arguments of run(); they win over the conf. Raises UsageError;
     PreflightError where the session's executors could not come.
     """
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     spark = spark or SparkSession.getActiveSession()
@@ -53,7 +54,7 @@ def open_session(
             conf.set(key, value)
         conf.setIfMissing("spark.app.name", app_name)
         if conf.get("spark.master", "").startswith("k8s"):
-            check_kubernetes(conf)
+            check_kubernetes(SparkContext._jvm, conf)
         spark = SparkSession.builder.config(conf=conf).getOrCreate()
     try:
         yield spark, spec
