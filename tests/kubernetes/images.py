@@ -82,7 +82,7 @@ def write_machine_image(archive: Path, name: str) -> None:
         ["/opt/entrypoint"],
         links={folder: f"usr/{folder}" for folder in ("bin", "sbin", "lib", "lib64")},
         environment={
-            "PATH": f"{ROOT}/bin:/usr/bin:/bin",
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
             "JAVA_HOME": str(java),
             "SPARK_HOME": str(spark_home()),
         },

@@ -68,7 +68,7 @@ def lake(tmp_path: Path) -> Path:
     return folder
 
 
-def template(user: int) -> dict[str, Any]:
+def template(user: int = UID) -> dict[str, Any]:
     """Of pods that run this machine's programs; those of docs/kubernetes/pod.json but for root."""
     if user != UID:
         return on_machine(
@@ -77,19 +77,22 @@ def template(user: int) -> dict[str, Any]:
     return on_machine(json.loads((DOCS / "pod.json").read_text()))
 
 
-def options(lake: Path, folder: Path, user: int) -> tuple[object, ...]:
-    """Of pl_submit, for two executors that see the lake. folder: for a file of the test's."""
+def options(lake: Path, folder: Path, user: int, is_dynamic: bool) -> tuple[object, ...]:
+    """Of pl_submit, for two executors that see the lake, or as many as come for the roles.
+
+    folder: for a file of the test's.
+    """
     file = folder / f"template-{user}.json"
     file.write_text(json.dumps(template(user)))
     conf = {"container.image": IMAGE}
     for role in ("driver", "executor"):
         conf[f"{role}.podTemplateFile"] = str(file)
-        conf[f"{role}.request.cores"] = "0.5"
+        conf[f"{role}.request.cores"] = "0.4"
         conf[f"{role}.volumes.hostPath.lake.mount.path"] = str(lake)
         conf[f"{role}.volumes.hostPath.lake.options.path"] = str(lake)
     return (
         "--master", API, "--strategy", "ps", "--num-ps", 1, "--num-workers", 1,
-        "--num-executors", 2, "--executor-cores", 2, "--executor-memory", "512m",
+        *(() if is_dynamic else ("--num-executors", 2)), "--executor-cores", 2, "--executor-memory", "512m",
         "--conf=spark.executor.memoryOverhead=2g", f"--conf=spark.pyspark.python={sys.executable}",
         *(f"--conf=spark.kubernetes.{key}={value}" for key, value in conf.items()),
     )  # fmt: skip
@@ -112,8 +115,10 @@ def start(
     """Starts a run on the cluster. user: of its pods; of a driver on the node that is root."""
     runs = []
 
-    def make(run_id: str, *more: object, user: int = UID, **arguments: Any) -> Run:
-        given = (*options(lake, tmp_path, user), *more)
+    def make(
+        run_id: str, *more: object, user: int = UID, is_dynamic: bool = False, **arguments: Any
+    ) -> Run:
+        given = (*options(lake, tmp_path, user, is_dynamic), *more)
         runs.append(Run(lake, run_id, *given, where=kubernetes.inside, **arguments))
         return runs[-1]
 

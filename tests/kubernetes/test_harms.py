@@ -103,3 +103,21 @@ def test_kill_from_outside_of_the_pods_network(start, kubernetes):
     result = cancel(run.lake)
     assert result.error["message"].startswith("cancelled by ")
     run.fail()
+
+
+def test_a_role_has_a_pod_of_its_size(start, kubernetes):
+    """The server; chief and worker share one of the size that all others have."""
+    run = start("sized", *IN_CLUSTER, "--ps-memory", "1536m", "--ps-cores", 1, is_dynamic=True)
+    newest = await_checkpoint(run)
+    items = kubernetes.get("pods", "-l", "spark-role=executor")["items"]
+    memory = {
+        pod["metadata"]["name"]: pod["spec"]["containers"][0]["resources"]["limits"]["memory"]
+        for pod in items
+    }
+    assert memory[pod_of(run, "ps-0")] == "1536Mi"
+    assert memory[pod_of(run, "chief-0")] == memory[pod_of(run, "worker-0")] == "2560Mi"
+    kubernetes.kubectl("delete", "pod", pod_of(run, "ps-0"))
+    await_checkpoint(run, newest)
+    result = run.finish()
+    check_counts(result, worker_deaths=1)
+    assert result["attempts"] == 2

@@ -1,0 +1,108 @@
+"""The manifests of docs/kubernetes on a real Kubernetes, with this machine's programs in pods.
+
+Non-root, with a read-only root file system, a lake on a claim, and a driver's pod that is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import APPS, ROOT, poll
+from images import on_machine
+from kubernetes_cluster import KubernetesCluster
+from kubernetes_fixtures import DOCS, IMAGE, pods, template
+
+from tfos.lake.run_directory import RunDirectory, checkpoint_order
+
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+from test_recovery import check_counts
+
+pytest_plugins = ["kubernetes_fixtures"]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.serial,
+    pytest.mark.full,
+    pytest.mark.timeout(400),
+]
+PYTHON = f"spark.pyspark.python={sys.executable}"
+# lets the epoch under way be the last one
+FINISH = ["--epochs", "10000", "--until", "/lake/finish"]
+
+
+@pytest.fixture
+def prepared(kubernetes: KubernetesCluster, lake: Path) -> Iterator[KubernetesCluster]:
+    """The cluster with the claim "lake", on this machine's directory, and the ConfigMap "app"."""
+    claim = json.loads((DOCS / "lake.json").read_text())
+    (mode,) = claim["spec"]["accessModes"]
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "lake"},
+        "spec": {
+            "capacity": claim["spec"]["resources"]["requests"],
+            "accessModes": [mode],
+            "hostPath": {"path": str(lake)},
+        },
+    }
+    app = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "app"},
+        "data": {
+            "app.py": (APPS / "counting.py").read_text(),
+            "pod.json": json.dumps(template()),
+        },
+    }
+    kubernetes.apply(volume, claim, app)
+    yield kubernetes
+    kubernetes.kubectl("delete", "configmap/app", "pvc/lake", "pv/lake", "--grace-period=1")
+
+
+def of_machine(document: str) -> dict:
+    """A manifest with the image that has no programs."""
+    return json.loads(document.replace("registry.example/tfos:1", IMAGE))
+
+
+def run_in(lake: Path) -> RunDirectory:
+    """The one run of a lake, when it has begun."""
+    (name,) = poll(lambda: [path.name for path in lake.glob("app-*")], 120, "the run begins")
+    return RunDirectory(str(lake), name)
+
+
+def survive(run: RunDirectory, delete: Callable[[], object]) -> None:
+    """Waits for a checkpoint, deletes the driver's pod, and waits for one of a later attempt."""
+    newest = poll(run.newest_checkpoint, 150, "a checkpoint")
+    delete()
+
+    def goes_on() -> bool:
+        now = run.newest_checkpoint()
+        return checkpoint_order(now)[1] > checkpoint_order(newest)[1]
+
+    poll(goes_on, 150, "another driver continues the run")
+
+
+def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
+    job = of_machine((DOCS / "job.json").read_text())
+    pod = job["spec"]["template"] = on_machine(job["spec"]["template"])
+    (driver,) = pod["spec"]["containers"]
+    cores = "spark.kubernetes.executor.request.cores=0.5"
+    driver["args"][1:1] = ["--num-ps", "1", "--num-workers", "1", "--checkpoint-secs", "2"]
+    driver["args"][-1:] = ["--conf", PYTHON, "--conf", cores, *driver["args"][-1:], *FINISH]
+    driver["resources"]["requests"]["cpu"] = "500m"
+    prepared.apply(job)
+    run = run_in(lake)
+    survive(
+        run,
+        lambda: prepared.kubectl("delete", "pod", "-l", "batch.kubernetes.io/job-name=app"),
+    )
+    (lake / "finish").touch()
+    prepared.kubectl("wait", "--for=condition=complete", "job/app", "--timeout=100s")
+    result = run.result()
+    check_counts(result, worker_deaths=0)
+    assert result["attempts"] == 1
+    assert pods(prepared, "executor") == []
+    prepared.kubectl("delete", "job", "app")
