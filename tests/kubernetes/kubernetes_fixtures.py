@@ -92,7 +92,8 @@ def options(lake: Path, folder: Path, user: int, is_dynamic: bool) -> tuple[obje
         conf[f"{role}.volumes.hostPath.lake.options.path"] = str(lake)
     return (
         "--master", API, "--strategy", "ps", "--num-ps", 1, "--num-workers", 1,
-        *(() if is_dynamic else ("--num-executors", 2)), "--executor-cores", 2, "--executor-memory", "512m",
+        *(() if is_dynamic else ("--num-executors", 2)),
+        "--executor-cores", 2, "--executor-memory", "512m",
         "--conf=spark.executor.memoryOverhead=2g", f"--conf=spark.pyspark.python={sys.executable}",
         *(f"--conf=spark.kubernetes.{key}={value}" for key, value in conf.items()),
     )  # fmt: skip

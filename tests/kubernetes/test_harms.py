@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from conftest import APPS, ROOT, poll
-from kubernetes_fixtures import IN_CLUSTER, await_checkpoint, pod_of, pods
+from kubernetes_fixtures import IN_CLUSTER, ON_NODE, await_checkpoint, pod_of, pods
+from node_files import PAUSE
 
 from tfos.client.control import cancel
 
@@ -121,3 +122,29 @@ def test_a_role_has_a_pod_of_its_size(start, kubernetes):
     result = run.finish()
     check_counts(result, worker_deaths=1)
     assert result["attempts"] == 2
+
+
+def test_executors_that_came_are_given_back_where_not_all_did(start, kubernetes):
+    """Two runs that wait for those of each other would both fail."""
+    node = {"cpu": "900m"}
+    blocker = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "blocker"},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "only", "image": PAUSE, "resources": {"requests": node}}],
+        },
+    }
+    kubernetes.apply(blocker)
+    run = start(
+        "patient", *ON_NODE, "--executor-cores", 1, "--strategy", "multi-worker",
+        "--num-workers", 2, "--start-timeout-secs", 60,
+        "--conf=spark.kubernetes.executor.request.cores=0.9", user=0, args=("--epochs", 2),
+    )  # fmt: skip
+    poll(lambda: "are given back for" in run.stderr, 120, "it gives back what it has")
+    poll(lambda: pods(kubernetes, "executor") == [], 20, "they are gone")
+    kubernetes.kubectl("delete", "pod", "blocker")
+    result = run.finish(200)
+    assert result["attempts"] == 1
+    assert "has 1 after" in run.stderr

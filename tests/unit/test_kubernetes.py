@@ -12,7 +12,6 @@ from tfos.driver.kubernetes import RESOURCES, VERBS, asked_of, what_exceeds
 
 GIB = 2.0**30
 CONF = {
-    "spark.executor.instances": "3",
     "spark.executor.cores": "2",
     "spark.executor.memory": "1g",
     "spark.executor.memoryOverhead": "1g",
@@ -26,10 +25,10 @@ def test_rights_that_are_asked_for_are_those_that_the_docs_grant():
 
 
 def test_what_all_executors_ask_for():
-    assert asked_of(CONF) == {"pods": 3, "cores": 6, "bytes of memory": 6 * GIB}
-    few = asked_of({**CONF, "spark.kubernetes.executor.request.cores": "250m"})
+    assert asked_of(CONF, 3) == {"pods": 3, "cores": 6, "bytes of memory": 6 * GIB}
+    few = asked_of({**CONF, "spark.kubernetes.executor.request.cores": "250m"}, 3)
     assert few["cores"] == 0.75
-    assert asked_of({}) == {"pods": 2, "cores": 2, "bytes of memory": 2 * (1024 + 384) * 2**20}
+    assert asked_of({}, 2) == {"pods": 2, "cores": 2, "bytes of memory": 2 * (1024 + 384) * 2**20}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +42,7 @@ def test_what_all_executors_ask_for():
     ],
 )
 def test_a_quota_that_is_too_small(limits, words):
-    problem = what_exceeds({"small": limits}, asked_of(CONF), "team")
+    problem = what_exceeds({"small": limits}, asked_of(CONF, 3), "team")
     assert problem is not None
     assert "the ResourceQuota small of the namespace team has" in problem
     assert re.search(words, problem), problem
@@ -51,5 +50,5 @@ def test_a_quota_that_is_too_small(limits, words):
 
 def test_quotas_that_have_room():
     room = {"cpu": (7, 1), "requests.memory": (6 * GIB, 0), "pods": (3, 0), "secrets": (0, 0)}
-    assert what_exceeds({"wide": room}, asked_of(CONF), "team") is None
-    assert what_exceeds({}, asked_of(CONF), "team") is None
+    assert what_exceeds({"wide": room}, asked_of(CONF, 3), "team") is None
+    assert what_exceeds({}, asked_of(CONF, 3), "team") is None

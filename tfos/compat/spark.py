@@ -76,6 +76,22 @@ def lost_task(context: Any, group: str) -> tuple[int, int, str] | None:
     return None
 
 
+def give_back(context: Any) -> None:
+    """Ends all executors of an application on YARN or Kubernetes, and asks for none; see ask_for().
+
+    context: a SparkContext without dynamic allocation.
+    """
+    scala = context._jsc.sc()
+    ask_for(context, 0)
+    scala.killExecutors(scala.getExecutorIds())
+
+
+def ask_for(context: Any, count: int) -> None:
+    """Asks for `count` executors of the conf's size, in place of what was asked for."""
+    nobody = context._jvm.PythonUtils.toScalaMap({})
+    context._jsc.sc().requestTotalExecutors(count, 0, nobody)
+
+
 def knows_gpus(jvm: Any) -> bool:
     """Whether Hadoop's configuration on this machine has GPUs among the resources of YARN."""
     types = jvm.org.apache.hadoop.yarn.util.resource.ResourceUtils.getResourceTypes()

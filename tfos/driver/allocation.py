@@ -58,6 +58,13 @@ def has_containers(master: str) -> bool:
     return master.startswith(("yarn", "k8s"))
 
 
+def given_executors(master: str, conf: Mapping[str, str]) -> int | None:
+    """How many executors are asked for from the begin; None where they are no given number."""
+    if is_dynamic(master, conf) or not has_containers(master):
+        return None
+    return int(conf.get(_INSTANCES, 2))  # Spark's default
+
+
 def sized_jobs(spec: JobSpec) -> list[RoleJob]:
     """Those whose tasks have executors of a size of their own."""
     return [job for job in role_jobs(spec) if job.size]

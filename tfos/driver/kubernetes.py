@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfos.compat.kubernetes import KubernetesApi, kubernetes_api
-from tfos.driver.allocation import ENABLED
+from tfos.driver.allocation import given_executors
 from tfos.driver.containers import container_mb
 from tfos.errors import PreflightError
 
@@ -84,14 +84,14 @@ def _claims(api: KubernetesApi, conf: Mapping[str, str]) -> str | None:
 
 
 def _quotas(api: KubernetesApi, conf: Mapping[str, str]) -> str | None:
-    if conf.get(ENABLED, "false").lower() == "true":
+    count = given_executors(conf["spark.master"], conf)
+    if count is None:
         return None  # executors come as roles ask for them
-    return what_exceeds(_asked(api.quotas, {}), asked_of(conf), api.namespace)
+    return what_exceeds(_asked(api.quotas, {}), asked_of(conf, count), api.namespace)
 
 
-def asked_of(conf: Mapping[str, str]) -> dict[str, float]:
-    """What all executors of a conf ask of a quota, by the words of _LIMITED. Pure."""
-    count = int(conf.get("spark.executor.instances", 2))
+def asked_of(conf: Mapping[str, str], count: int) -> dict[str, float]:
+    """What `count` executors of a conf ask of a quota, by the words of _LIMITED. Pure."""
     cores = conf.get("spark.kubernetes.executor.request.cores") or conf.get(
         "spark.executor.cores", "1"
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tfos.compat.spark import ask_for, give_back
 from tfos.compat.texts import NO_MODULE
 from tfos.driver import allocation
 from tfos.driver.cluster import cluster_of
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 # --overlap auto: slots for each role
 _OVERLAP_SLOTS = 4
+# how long executors are given back: drawn, as who waits for ours may do the same at the same time
+_STEP_BACK_SECS = (5.0, 20.0)
 
 
 def available_slots(spark: SparkSession) -> int:
@@ -72,35 +77,59 @@ def describe_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> str
     )
 
 
-def check_slots(spark: SparkSession, spec: JobSpec, for_feed: int = 0) -> None:
+def check_slots(
+    spark: SparkSession,
+    spec: JobSpec,
+    for_feed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
     """Waits for enough slots, at most --start-timeout-secs where executors may still be coming.
 
-    for_feed: so many more than the roles have. Raises PreflightError when there are too few. Under
-    dynamic allocation the roles themselves are waited for: see Attempt.
+    Where only some have come after half of this time they are given back for a moment: two runs
+    may wait for those of each other. for_feed: so many more than the roles have. Raises
+    PreflightError when there are too few. Under dynamic allocation the roles themselves are waited
+    for: see Attempt.
     """
     if is_dynamic(spark):
         return
     wanted = len(all_tasks(spec)) + for_feed
-    master = cluster_of(spark).master
-    fixed = master.startswith("local") and not master.startswith("local-cluster")
-    deadline = time.monotonic() + (0 if fixed else spec.start_timeout_secs)
-    while available_slots(spark) < wanted:
-        if time.monotonic() >= deadline:
-            remedy = (
-                f"--master local[{wanted}]"
-                if fixed
-                else "more executors or cores (--num-executors, --executor-cores, or free"
-                " some on the cluster), a longer --start-timeout-secs"
+    cluster = cluster_of(spark)
+    fixed = cluster.master.startswith("local") and not cluster.master.startswith("local-cluster")
+    count = allocation.given_executors(cluster.master, cluster.conf)
+    may_step_back = count is not None and cluster.jvm is not None
+    begun = time.monotonic()
+    while (there := available_slots(spark)) < wanted:
+        waited = time.monotonic() - begun
+        if fixed or waited >= spec.start_timeout_secs:
+            raise PreflightError(_too_few(spark, spec, for_feed, wanted, fixed))
+        if may_step_back and there and waited > spec.start_timeout_secs / 2:
+            may_step_back = False  # once
+            secs = random.uniform(*_STEP_BACK_SECS)
+            tell(
+                f"{describe_slots(spark, spec, for_feed)} after {waited:.0f} s: its executors are"
+                f" given back for {secs:.0f} s, as another run may wait for them as this one does"
             )
-            smaller = spec.topology.smaller
-            fewer = f" or {smaller}" if smaller else ""
-            if for_feed:
-                fewer += " or --overlap off"
-            raise PreflightError(
-                f"too few slots: {describe_slots(spark, spec, for_feed)}"
-                f"{'' if fixed else f' after {spec.start_timeout_secs:g} s'}; use {remedy}{fewer}"
-            )
+            give_back(spark.sparkContext)
+            time.sleep(secs)
+            ask_for(spark.sparkContext, count or 0)
         time.sleep(0.1)
+
+
+def _too_few(spark: SparkSession, spec: JobSpec, for_feed: int, wanted: int, fixed: bool) -> str:
+    remedy = (
+        f"--master local[{wanted}]"
+        if fixed
+        else "more executors or cores (--num-executors, --executor-cores, or free"
+        " some on the cluster), a longer --start-timeout-secs"
+    )
+    smaller = spec.topology.smaller
+    fewer = f" or {smaller}" if smaller else ""
+    if for_feed:
+        fewer += " or --overlap off"
+    return (
+        f"too few slots: {describe_slots(spark, spec, for_feed)}"
+        f"{'' if fixed else f' after {spec.start_timeout_secs:g} s'}; use {remedy}{fewer}"
+    )
 
 
 def check_executors(

@@ -137,7 +137,7 @@ class _Run:
                 self._display.line("the run has ended in the driver before this one")
                 raise
             ship_modules(spark, self._app._code_module)
-            preflight.check_slots(spark, spec)
+            preflight.check_slots(spark, spec, tell=self._display.line)
             self._server = (
                 ForkServer(spec.topology, tuple(self._app.preload)) if spec.fork == "on" else None
             )
@@ -197,7 +197,7 @@ class _Run:
             feeds.wait()
             self._display.phase("starting a new attempt with the executors that are left")
             try:
-                preflight.check_slots(spark, self._spec)
+                preflight.check_slots(spark, self._spec, tell=self._display.line)
             except PreflightError as error:  # alone it would not say what became of the slots
                 if not self._summary.history:
                     raise
