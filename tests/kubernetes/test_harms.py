@@ -88,10 +88,7 @@ def test_ctrl_c_leaves_the_pods_and_a_second_one_takes_them_along(start, kuberne
     run.interrupt()
     run.wait_for_end()
     assert "cancelled by" in json.dumps(run.lake.result())
-    # by hand, as it says: nobody follows it any more
-    name = re.search(r"tfos: application: default:(\S+)", run.stderr)[1]
-    assert f"kubectl delete pod {name} -n default" in run.stderr
-    kubernetes.kubectl("delete", "pod", name)
+    assert re.search(r"kubectl delete pod \S+-driver -n default", run.stderr)
 
 
 def test_kill_from_outside_of_the_pods_network(start, kubernetes):

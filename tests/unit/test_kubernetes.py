@@ -8,7 +8,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from tfos.driver.kubernetes import RESOURCES, VERBS, asked_of, what_exceeds
+from tfos.driver.kubernetes import RESOURCES, VERBS, asked_of, what_exceeds, what_is_missing
 
 GIB = 2.0**30
 CONF = {
@@ -22,6 +22,14 @@ def test_rights_that_are_asked_for_are_those_that_the_docs_grant():
     role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())[1]
     rule = role["rules"][0]
     assert (tuple(rule["resources"]), tuple(rule["verbs"])) == (RESOURCES, VERBS)
+
+
+def test_rights_that_are_missing_are_told_of_once():
+    missing = {"pods": ["create", "delete"], "services": ["create", "delete"], "configmaps": []}
+    assert what_is_missing(missing) == "create, delete pods, services"
+    missing["configmaps"] = ["patch"]
+    assert what_is_missing(missing) == "create, delete pods, services; patch configmaps"
+    assert what_is_missing({"pods": []}) == ""
 
 
 def test_what_all_executors_ask_for():

@@ -60,10 +60,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
     if not submitted.application:
         show(said)
     if record is not None and record != before:
-        _forget(submission)
-        if submission.is_on_kubernetes and submitted.application:
-            # with it go its ConfigMaps; what it wrote is in the lake
-            _application(submission, submitted.application).kill()
+        _forget(submission, submitted.application)
         result = Result.from_json(record)
         if result.status == "succeeded" and status != 0:
             message = "app.py failed after its run had succeeded; see above"
@@ -178,18 +175,21 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
     if interrupts.count > said:
         _tell(name, "is being ended")
         _tell(name, _end(lake, application))
-        _forget(submission)
+        _forget(submission, name)
 
 
 def _application(submission: Submission, name: str) -> Application:
     return Application(name, submission.master, submission.kubernetes)
 
 
-def _forget(submission: Submission) -> None:
-    """Removes what of the submission is in the lake, when no driver needs it any more."""
+def _forget(submission: Submission, name: str = "") -> None:
+    """Removes what no driver needs any more. name: of the application, where there was one."""
     if submission.uploaded:
         with contextlib.suppress(LakeError):
             Storage(submission.lake).remove(submission.uploaded)
+    if name and submission.is_on_kubernetes:
+        # the driver's pod, and its ConfigMaps with it; what it wrote is in the lake
+        _application(submission, name).kill()
 
 
 def _end(lake: RunDirectory, application: Application) -> str:

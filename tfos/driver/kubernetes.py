@@ -7,7 +7,7 @@ volume not at all: its pods wait.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfos.compat.kubernetes import KubernetesApi, kubernetes_api
@@ -58,15 +58,26 @@ def _rights(api: KubernetesApi) -> str | None:
         resource: [verb for verb in VERBS if not _asked(lambda: api.may(verb, resource), True)]  # noqa: B023
         for resource in RESOURCES
     }
-    words = [f"{', '.join(verbs)} {resource}" for resource, verbs in missing.items() if verbs]
+    words = what_is_missing(missing)
     if not words:
         return None
     account = _asked(api.account, "the driver's account")
     return (
-        f"{account} may not {'; '.join(words)} in the namespace {api.namespace}, and Spark's driver"
-        " has to: grant it, as docs/kubernetes/rights.json does for an account tfos, or name"
-        " another account or namespace with --conf"
-        " spark.kubernetes.authenticate.driver.serviceAccountName=NAME, spark.kubernetes.namespace"
+        f"{account} may not {words} in the namespace {api.namespace}, and Spark's driver has to:"
+        " grant it, as docs/kubernetes/rights.json does for an account tfos, or name another"
+        " account or namespace with --conf spark.kubernetes.authenticate.driver.serviceAccountName=NAME,"
+        " spark.kubernetes.namespace=NAME"
+    )
+
+
+def what_is_missing(missing: Mapping[str, Sequence[str]]) -> str:
+    """Verbs that are not granted, by resource, in words; "" for none. Pure."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for resource, verbs in missing.items():
+        if verbs:
+            alike.setdefault(tuple(verbs), []).append(resource)
+    return "; ".join(
+        f"{', '.join(verbs)} {', '.join(resources)}" for verbs, resources in alike.items()
     )
 
 
