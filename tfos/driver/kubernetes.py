@@ -65,7 +65,8 @@ def _rights(api: KubernetesApi) -> str | None:
     return (
         f"{account} may not {words} in the namespace {api.namespace}, and Spark's driver has to:"
         " grant it, as docs/kubernetes/rights.json does for an account tfos, or name another"
-        " account or namespace with --conf spark.kubernetes.authenticate.driver.serviceAccountName=NAME,"
+        " account or namespace with --conf"
+        " spark.kubernetes.authenticate.driver.serviceAccountName=NAME,"
         " spark.kubernetes.namespace=NAME"
     )
 
