@@ -167,10 +167,13 @@ class Run:
         """Waits until pl_submit has ended, however the run did."""
         self._process.communicate(timeout=secs)
 
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.communicate(timeout=60)
+    def close(self) -> bool:
+        """Ends pl_submit; returns whether it still ran."""
+        if self._process.poll() is not None:
+            return False
+        self._process.send_signal(signal.SIGTERM)
+        self._process.communicate(timeout=60)
+        return True
 
 
 def _trained(status: Status) -> tuple[int, int, int]:

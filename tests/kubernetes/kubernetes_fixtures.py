@@ -125,7 +125,8 @@ def start(
 
     yield make
     for run in runs:
-        run.close()
+        if run.close():  # its test has failed, and the driver goes on
+            kubernetes.kubectl("delete", "pods", "-l", "spark-role", "--grace-period=1")
 
 
 def pods(cluster: KubernetesCluster, role: str) -> list[str]:
@@ -140,7 +141,7 @@ def pods(cluster: KubernetesCluster, role: str) -> list[str]:
 
 def pod_of(run: Run, task: str) -> str:
     """The pod that a role came up in last."""
-    return re.findall(rf"tfos: {task} is up on (\S+)", run.stderr)[-1]
+    return re.findall(rf" {task} is up on (\S+)", run.stderr)[-1]
 
 
 def await_checkpoint(run: Run, after: str | None = None, secs: float = 150) -> str:

@@ -59,7 +59,8 @@ def prepared(kubernetes: KubernetesCluster, lake: Path) -> Iterator[KubernetesCl
     }
     kubernetes.apply(volume, claim, app)
     yield kubernetes
-    kubernetes.kubectl("delete", "configmap/app", "pvc/lake", "pv/lake", "--grace-period=1")
+    kubernetes.kubectl("delete", "job", "app", "--ignore-not-found")
+    kubernetes.kubectl("delete", "configmap/app", "pvc/lake", "pv/lake")
 
 
 def of_machine(document: str) -> dict:
@@ -105,4 +106,3 @@ def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
     check_counts(result, worker_deaths=0)
     assert result["attempts"] == 1
     assert pods(prepared, "executor") == []
-    prepared.kubectl("delete", "job", "app")

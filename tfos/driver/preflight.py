@@ -112,6 +112,7 @@ def check_slots(
             give_back(spark.sparkContext)
             time.sleep(secs)
             ask_for(spark.sparkContext, count or 0)
+            begun += secs
         time.sleep(0.1)
 
 
