@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kubernetes_fixtures import DOCS
+from pod_runs import DOCS
 
 pytest_plugins = ["kubernetes_fixtures"]
 pytestmark = [

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from conftest import APPS, ROOT, poll
-from kubernetes_fixtures import IN_CLUSTER, ON_NODE, await_checkpoint, pod_of, pods
 from node_files import PAUSE
+from pod_runs import IN_CLUSTER, ON_NODE, await_checkpoint, pod_of, pods
 
 from tfos.client.control import cancel
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, our_processes, poll
 from kubernetes_cluster import KubernetesCluster, binaries
-from kubernetes_fixtures import IN_CLUSTER, ON_NODE
 from node_files import PAUSE
+from pod_runs import IN_CLUSTER, ON_NODE
 
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 from test_recovery import check_counts

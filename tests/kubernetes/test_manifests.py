@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import APPS, ROOT, poll
 from images import on_machine
-from kubernetes_cluster import KubernetesCluster
-from kubernetes_fixtures import DOCS, IMAGE, pods, template
+from kubernetes_cluster import KubernetesCluster, binaries
+from pod_runs import DOCS, IMAGE, pods, template
 
 from tfos.lake.run_directory import RunDirectory, checkpoint_order
 
@@ -106,3 +106,26 @@ def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
     check_counts(result, worker_deaths=0)
     assert result["attempts"] == 1
     assert pods(prepared, "executor") == []
+
+
+def is_served(definition: dict) -> bool:
+    conditions = definition.get("status", {}).get("conditions") or []
+    return ("Established", "True") in [(each["type"], each["status"]) for each in conditions]
+
+
+def test_the_spark_operators_resource_is_one_by_its_schema(kubernetes):
+    """The operator itself does not run here."""
+    definition = binaries() / "sparkapplications.yaml"
+    if not definition.exists():
+        pytest.skip(f"no {definition}: run tests/kubernetes/build")
+    manifest = (DOCS / "sparkapplication.json").read_text()
+    kubernetes.kubectl("create", "-f", "-", text=definition.read_text())
+    kind = "sparkapplications.sparkoperator.k8s.io"
+    try:
+        poll(lambda: is_served(kubernetes.get("crd", kind)), 30, "the resource is served")
+        dry = ("create", "--dry-run=server", "--validate=strict", "-f", "-", "-o", "name")
+        assert kubernetes.kubectl(*dry, text=manifest).startswith("sparkapplication")
+        with pytest.raises(RuntimeError, match="unknown field"):
+            kubernetes.kubectl(*dry, text=manifest.replace('"restartPolicy"', '"restart"'))
+    finally:
+        kubernetes.kubectl("delete", "crd", kind)
