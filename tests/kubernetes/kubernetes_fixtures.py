@@ -1,4 +1,4 @@
-"""One Kubernetes for all tests of a module, runs on it, and what a test may not leave there."""
+"""One Kubernetes for all tests of a process, runs on it, and what a test may not leave there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pod_runs import DOCS, IMAGE, UID, options
 from runs import Run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesCluster]:
     """A cluster with an image of this machine's programs, and docs/kubernetes/rights.json."""
     binaries()

@@ -59,7 +59,7 @@ class KubernetesApi:
         """quantities: a Java map, or null."""
         in_units = self._kind("Quantity").getAmountInBytes
         items = quantities.items() if quantities else ()
-        return {str(key): float(in_units(value).toPlainString()) for key, value in items}
+        return {str(key): float(in_units(value)) for key, value in items}
 
     def _kind(self, name: str) -> Any:
         found = self._jvm
