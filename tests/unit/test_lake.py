@@ -551,7 +551,22 @@ class TestRetries:
         assert flaky.list("model") == ["deep", "weights"]
         assert flaky.committed("model") is None
 
-    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+    def test_what_a_mounted_lake_does_not_permit_is_final(self, local_lake, monkeypatch):
+        tried = []
+
+        def fail(*args):
+            tried.append(args)
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            with pytest.raises(LakeError, match="Permission denied; check --lake"):
+                local_lake.write("x", b"1")
+            assert "Permission denied" in local_lake.why_not_writable()
+        assert len(tried) == 2
+        assert local_lake.why_not_writable() == ""
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
     @pytest.mark.parametrize("step", ["fsync", "replace"])
     def test_local_write_is_whole_when_it_is_tried_again(
         self, local_lake, tmp_path, monkeypatch, code, step
