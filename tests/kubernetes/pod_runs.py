@@ -14,6 +14,8 @@ from kubernetes_cluster import KubernetesCluster
 from node_files import ADDRESS
 from runs import Run
 
+from tfos.lake.run_directory import checkpoint_order
+
 IMAGE = "localhost/machine:1"
 DOCS = ROOT / "docs" / "kubernetes"
 API = "k8s://https://127.0.0.1:6443"
@@ -78,14 +80,15 @@ def pod_of(run: Run, task: str) -> str:
 
 
 def await_checkpoint(run: Run, after: str | None = None, secs: float = 150) -> str:
-    """Waits for a checkpoint that is newer than `after`; returns its name."""
+    """Waits for a checkpoint of a later attempt than that of `after`; returns its name."""
+    before = checkpoint_order(after)[1] if after else 0
 
     def found() -> str | None:
         run.check_alive()
         newest = run.lake.newest_checkpoint()
-        return newest if newest != after else None
+        return newest if newest and checkpoint_order(newest)[1] > before else None
 
     try:
-        return str(poll(found, secs, f"a checkpoint after {after}"))
+        return str(poll(found, secs, f"a checkpoint of a later attempt than that of {after}"))
     except AssertionError as error:
         raise AssertionError(f"{error}: {run.stderr[-5000:]}") from None

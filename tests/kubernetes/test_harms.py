@@ -26,12 +26,9 @@ pytestmark = [
 
 
 def test_pods_may_go_and_so_may_the_drivers(start, kubernetes):
-    """Each time the run goes on, and in the end every row has been trained on as it says."""
+    """The chief's is evicted, the driver's deleted; in the end all rows are as the run says."""
     run = start("mortal", *IN_CLUSTER)
     newest = await_checkpoint(run)
-
-    kubernetes.kubectl("delete", "pod", pod_of(run, "worker-0"))
-    newest = await_checkpoint(run, newest)
 
     chief = pod_of(run, "chief-0")
     eviction = {
@@ -46,10 +43,10 @@ def test_pods_may_go_and_so_may_the_drivers(start, kubernetes):
     (driver,) = pods(kubernetes, "driver")
     kubernetes.kubectl("delete", "pod", driver)
     poll(lambda: "another one continues it, 1 of 10" in run.stderr, 60, "it is submitted again")
-    newest = await_checkpoint(run, run.lake.newest_checkpoint())
+    await_checkpoint(run, newest)
 
     result = run.finish()
-    check_counts(result, worker_deaths=3)
+    check_counts(result, worker_deaths=2)
     assert "got SIGTERM; a checkpoint was saved first" in run.stderr
     names = re.findall(r"tfos: application: default:(\S+)", run.stderr)
     assert len(set(names)) == 2
