@@ -47,7 +47,7 @@ def test_pods_may_go_and_so_may_the_drivers(start, kubernetes):
 
     result = run.finish()
     check_counts(result, worker_deaths=2)
-    assert "got SIGTERM; a checkpoint was saved first" in run.stderr
+    assert "got SIGTERM: a checkpoint was saved first" in run.stderr
     names = re.findall(r"tfos: application: default:(\S+)", run.stderr)
     assert len(set(names)) == 2
 

@@ -133,10 +133,8 @@ class Attempt:
             return ended
         except Terminated:
             if self._train_begun is not None:
-                is_saved = save_first(self._plan, self._registry)
-                self._display.line(
-                    f"SIGTERM: {'a' if is_saved else 'no'} checkpoint was saved first"
-                )
+                a = "a" if save_first(self._plan, self._registry) else "no"
+                self._display.line(f"got SIGTERM: {a} checkpoint was saved first")
             raise
         finally:
             self._note_start()
