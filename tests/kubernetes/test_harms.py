@@ -133,7 +133,7 @@ def test_executors_that_came_are_given_back_where_not_all_did(start, kubernetes)
     kubernetes.apply(blocker)
     run = start(
         "patient", *ON_NODE, "--executor-cores", 1, "--strategy", "multi-worker",
-        "--num-workers", 2, "--start-timeout-secs", 60,
+        "--num-workers", 2, "--start-timeout-secs", 40,
         "--conf=spark.kubernetes.executor.request.cores=0.9", user=0, args=("--epochs", 2),
     )  # fmt: skip
     poll(lambda: "are given back for" in run.stderr, 120, "it gives back what it has")
