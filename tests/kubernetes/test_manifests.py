@@ -96,6 +96,12 @@ def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
     driver["resources"]["requests"]["cpu"] = "500m"
     prepared.apply(job)
     run = run_in(lake)
+    poll(run.newest_checkpoint, 150, "a checkpoint")
+    inside = ("exec", "job/app", "--", "pl_submit")
+    named = (run.run_id, "--lake", "/lake")
+    assert "chief-0" in prepared.kubectl(*inside, "status", *named)
+    prepared.kubectl(*inside, "logs", run.run_id, "worker:0", "--lake", "/lake")
+    assert "train() begins" in prepared.kubectl("logs", "job/app")
     survive(
         run,
         lambda: prepared.kubectl("delete", "pod", "-l", "batch.kubernetes.io/job-name=app"),
