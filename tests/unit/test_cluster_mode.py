@@ -47,7 +47,8 @@ def submit(tmp_path, monkeypatch):
 
     def start(script, *options, master="yarn", said=None):
         fake = home / "bin" / "spark-submit"
-        fake.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{said or REPORT}END\n{script}\n")
+        killed = f'case "$*" in *--kill*) echo "$@" >>{tmp_path}/killed; exit;; esac'
+        fake.write_text(f"#!/bin/sh\n{killed}\ncat >&2 <<'END'\n{said or REPORT}END\n{script}\n")
         fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
         env = {**os.environ, "SPARK_HOME": str(home), "HADOOP_CONF_DIR": str(tmp_path)}
         command = [sys.executable, "-m", "tfos.cli", "--master", master, "--deploy-mode", "cluster"]
@@ -163,13 +164,16 @@ def died(words=INTERRUPTED):
 
 
 class TestPodsOfDrivers:
-    def test_one_that_died_is_followed_by_another(self, submit_to_pods):
+    def test_one_that_died_is_followed_by_another(self, submit_to_pods, tmp_path):
         process = submit_to_pods(died(), died(JVM_GONE), Result("r", "succeeded"))
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
         assert stderr.count("its pod ended before the run did; another one continues it") == 2
         assert "2 of 10 without a new checkpoint" in stderr
         assert stderr.count("tfos: application: team:app-1-driver") == 3
+        killed = (tmp_path / "killed").read_text().splitlines()
+        assert len(killed) == 3
+        assert all("--kill team:app-1-driver" in words for words in killed)
 
     def test_a_definite_end_stays_one(self, submit_to_pods):
         process = submit_to_pods(died("ValueError: x"), Result("r", "succeeded"))

@@ -57,6 +57,8 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             if not deaths.another(_newest_checkpoint(lake)):
                 break
             _tell("driver", f"its pod ended before the run did; {deaths.words}")
+            # of one that was evicted, or killed for its memory, the pod is left
+            _application(submission, submitted.application).kill()
     if not submitted.application:
         show(said)
     if record is not None and record != before:
