@@ -161,7 +161,13 @@ class Run:
 
     def interrupt(self) -> None:
         """What Ctrl-C does to pl_submit."""
-        self._process.send_signal(signal.SIGINT)
+        self._pl_submit.send_signal(signal.SIGINT)
+
+    @property
+    def _pl_submit(self) -> psutil.Process:
+        """Itself, and not what has taken it to another machine and waits for it."""
+        process = psutil.Process(self._process.pid)
+        return process.children()[0] if process.name() == "nsenter" else process
 
     def wait_for_end(self, secs: float = 60) -> None:
         """Waits until pl_submit has ended, however the run did."""
@@ -171,7 +177,7 @@ class Run:
         """Ends pl_submit; returns whether it still ran."""
         if self._process.poll() is not None:
             return False
-        self._process.send_signal(signal.SIGTERM)
+        self._pl_submit.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=60)
         return True
 
