@@ -12,11 +12,8 @@ from tfos.kv.server import Server
 from tfos.kv.store import Store
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
-from tfos.strategies.kv.places import listen
+from tfos.strategies.kv.places import SWITCH_SECS, listen
 from tfos.strategies.kv.topology import KeyValueStore as Topology
-
-# threads that come back from a kernel or a socket are not to wait for long
-_SWITCH_SECS = 0.0005
 
 
 class KeyValueStore:
@@ -46,7 +43,7 @@ class KeyValueStore:
 
 
 def _serve(host: Host, topology: Topology) -> Trained:
-    sys.setswitchinterval(_SWITCH_SECS)
+    sys.setswitchinterval(SWITCH_SECS)
     host.ask_to_save_at_sigterm()
     store = Store(topology.most_ahead)
     listener = listen(host.addresses["ps"][host.task.index])

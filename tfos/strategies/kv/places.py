@@ -8,6 +8,8 @@ from tfos.kv.client import Client
 from tfos.runtime.host import Host
 
 # a server may write for long before it answers that a snapshot is there
+# threads that come back from a kernel or a socket are not to wait for long
+SWITCH_SECS = 0.0005
 _SNAPSHOT_SECS = 24 * 3600.0
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
-from tfos.strategies.kv.places import client_of, listen, snapshot_client_of
+from tfos.strategies.kv.places import SWITCH_SECS, client_of, listen, snapshot_client_of
 from tfos.strategies.kv.topology import KeyValueStore as Topology
 from tfos.strategies.train import train
 from tfos.tables.stored import keep_in_store
 from tfos.training.stored.coordinator import Coordinator
+from tfos.training.stored.lanes import Aside
 from tfos.training.stored.runners import ChiefRunner, InStore, WorkerRunner
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
@@ -40,7 +43,12 @@ def work(host: Host, topology: Topology) -> Trained:
     keep_in_store()
     name, _, port = host.addresses["chief"][0].rpartition(":")
     worker = Worker((name, int(port)), host.secret)
-    store = ModelStore(client_of(host), topology.most_ahead is not None, 0)
+    waits = topology.most_ahead is not None
+    store = ModelStore(client_of(host), waits, 0)
+    if not waits:
+        sys.setswitchinterval(SWITCH_SECS)
+        store.ahead = Aside(client_of(host), "pulls")
+        store.behind = Aside(client_of(host), "pushes")
     return _train(
         host, topology, WorkerRunner(store, topology.num_workers, worker, host.reports.moved)
     )

@@ -8,6 +8,7 @@ tfos.tables.stored.Reader, optimizers apply nothing (scope.Updates).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfos.feeding.dataset import FeedDataset
+from tfos.kv.client import Client
 from tfos.kv.distinct import distinct
 from tfos.kv.remote import Request
 from tfos.kv.visits import ADD, PUSH
@@ -22,11 +24,25 @@ from tfos.tables import stored
 from tfos.training.checks import check_others
 from tfos.training.step import Step
 from tfos.training.stored.faster import Faster
+from tfos.training.stored.lanes import AtOnce, Lane
 from tfos.training.stored.scope import Given, StoredScope, Updates
 from tfos.training.stored.store import ModelStore
 from tfos.training.sums import check_sums
 
 Keys = Mapping[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a step is made of. keys: those that it reads, by layer; places: of the keys of each
+    call; rows: of each table; dense: weights.
+    """
+
+    batch: Any
+    keys: Keys
+    places: list[Any]
+    rows: list[Any]
+    dense: list[Any]
 
 
 class Graphs:
@@ -119,18 +135,14 @@ class Graphs:
         self._changed = list(changed)
         self._updated = [(optimizer, variable) for optimizer, variable, _ in updates.found]
 
-    def made(
-        self, batch: Any, state: Sequence[Any]
-    ) -> tuple[list[Any], list[Any], Keys, list[Any], list[Any]]:
-        """Makes a step: the metrics' state after it, what else it gave; and for writing() the keys
-        that it has read, the gradients, and the differences.
+    def made(self, read: Read, state: Sequence[Any]) -> tuple[list[Any], ...]:
+        """Makes a step: the metrics' state after it, what else it gave; and for writing() the
+        gradients, and the differences.
         """
-        keys, places, rows, dense = self._read(batch)
-        after, others, gradients, differences = self._one(batch, list(state), places, rows, dense)
-        return after, others, keys, gradients, differences
+        return tuple(self._one(read.batch, list(state), read.places, read.rows, read.dense))
 
-    def _read(self, batch: Any) -> tuple[Keys, list[Any], list[Any], list[Any]]:
-        """The keys that a step reads, by layer; the place of each; their rows; dense weights."""
+    def read(self, client: Client, batch: Any) -> Read:
+        """Pulls what a step needs."""
         variables = self._variables
         called = [keys.numpy() for keys in self._keys(batch)]
         keys: dict[int, np.ndarray] = {}
@@ -144,10 +156,10 @@ class Graphs:
             for at, part in zip(calls, np.split(place.astype(np.int32), ends), strict=False):
                 places[at] = tf.constant(part)
             requests.append(table.remote.pulling(keys[number]))
-        found = self._store.client.exchange([*requests, *variables.pulling()])
+        found = client.exchange([*requests, *variables.pulling()])
         rows = [tf.constant(_padded(each)) for each in found[: len(requests)]]
         dense = variables.values(found[len(requests) :])
-        return keys, places, rows, [tf.constant(value) for value in dense]
+        return Read(batch, keys, places, rows, [tf.constant(value) for value in dense])
 
     def writing(
         self,
@@ -188,3 +200,25 @@ def batches(dataset: FeedDataset, epoch: int, start: int, stop: int) -> Iterator
     found = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
     for at in range(start, stop, dataset.step_rows):
         yield next(found), min(dataset.step_rows, stop - at)
+
+
+def reads(
+    graphs: Graphs, lane: Lane, dataset: FeedDataset, bounds: Sequence[int]
+) -> Iterator[tuple[Read, int]]:
+    """What each step of a unit is made of, and its rows; pulled while the step before is made."""
+    epoch, start, stop = bounds
+    found = batches(dataset, epoch, start, stop)
+
+    def following() -> tuple[Read, int] | None:
+        batch = next(found, None)
+        return batch and (graphs.read(lane.client, batch[0]), batch[1])
+
+    ahead = lane.begin(following)
+    while (read := ahead.result()) is not None:
+        # where nothing is done aside, the step is made before the next one reads
+        if isinstance(lane, AtOnce):
+            yield read
+            ahead = lane.begin(following)
+        else:
+            ahead = lane.begin(following)
+            yield read

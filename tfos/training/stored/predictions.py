@@ -13,7 +13,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.training.predictions import PredictProgram, output_structure
 from tfos.training.runner import Runner
 from tfos.training.step import Step
-from tfos.training.stored.graphs import Graphs, batches
+from tfos.training.stored.graphs import Graphs, reads
 from tfos.training.stored.orders import Order
 
 
@@ -28,6 +28,7 @@ class StoredPredict(PredictProgram):
         self.takes = dataset.takes
         store = runner.store_of(step.model)
         assert store is not None, "make_predict_program() asks"
+        self._ahead = store.ahead
         self._graphs = store.made(step, lambda: Graphs(step, dataset, store))
         self.function: Any = self
 
@@ -43,8 +44,8 @@ class StoredPredict(PredictProgram):
     ) -> list[np.ndarray]:
         """The outputs of a unit, flat."""
         pieces: list[list[np.ndarray]] = []
-        for batch, rows in batches(self._dataset, *bounds):
-            outputs = self._graphs.made(batch, ())[1]
+        for read, rows in reads(self._graphs, self._ahead, self._dataset, bounds):
+            outputs = self._graphs.made(read, ())[1]
             pieces.append([np.asarray(each)[:rows] for each in outputs])
         return [np.concatenate(each) for each in zip(*pieces, strict=True)]
 

@@ -8,6 +8,7 @@ pushes its gradients in one exchange.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.training.program import Program
 from tfos.training.runner import Runner
 from tfos.training.step import Step
-from tfos.training.stored.graphs import Graphs, batches
+from tfos.training.stored.graphs import Graphs, reads
 from tfos.training.stored.orders import Order
 
 
@@ -73,15 +74,21 @@ class StoredProgram(Program):
         graphs, store, steps = self._graphs, self._store, 0
         left: Sequence[Any] = state if self._follows else [tf.constant(v) for v in self._initial]
         others: Sequence[Any] = self._others
+        pushed: Future[Any] | None = None
         with store.in_step(self._trains):
-            for batch, rows in batches(self._dataset, *bounds):
-                left, others, keys, gradients, differences = graphs.made(batch, left)
+            for read, rows in reads(graphs, store.ahead, self._dataset, bounds):
+                left, others, gradients, differences = graphs.made(read, left)
                 if self._trains:
                     rates = self._rates(order, steps)
-                    requests = graphs.writing(keys, gradients, differences, rates)
-                    store.client.exchange([*requests, *store.counting(order.number, rows)])
+                    requests = graphs.writing(read.keys, gradients, differences, rates)
+                    requests += store.counting(order.number, rows)
+                    if pushed is not None:
+                        pushed.result()
+                    pushed = store.behind.begin(store.behind.client.exchange, requests)
                     store.clock()
                 steps += 1
+            if pushed is not None:
+                pushed.result()
         return [*(np.asarray(each) for each in [*left, *others]), np.array(steps, np.int64)]
 
     def _rates(self, order: Order, step: int) -> dict[int, float]:

@@ -17,6 +17,7 @@ from tfos.kv.optimizers import SGD
 from tfos.kv.remote import Request
 from tfos.kv.visits import ADD
 from tfos.training.step import Step
+from tfos.training.stored.lanes import AtOnce, Lane
 from tfos.training.stored.variables import Variables, make_variables
 
 T = TypeVar("T")
@@ -29,11 +30,14 @@ class ModelStore:
     code gives them the same names in all processes.
 
     waits: whether steps wait for each other (--staleness).
+    ahead, behind: where rows are pulled and gradients pushed, beside a step.
     first_unit: a number that no unit of the run had before; None where no unit is made twice.
     """
 
     def __init__(self, client: Client, waits: bool = False, first_unit: int | None = None) -> None:
         self.client, self._waits, self._first = client, waits, first_unit
+        self.ahead: Lane = AtOnce(client)
+        self.behind: Lane = AtOnce(client)
         self._models: WeakKeyDictionary[keras.Model, tuple[int, Variables | None]] = (
             WeakKeyDictionary()
         )
