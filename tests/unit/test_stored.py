@@ -16,6 +16,7 @@ from tfos.layers import Embedding
 from tfos.tables.stored import keep_in_store
 from tfos.training.runner import LocalRunner
 from tfos.training.single import SingleRunner
+from tfos.training.stored.faster import Faster
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
 
@@ -27,7 +28,7 @@ class AllStored(SingleRunner):
     """Of one process; every model is in the store."""
 
     def know(self, model):
-        self._made().know(model)
+        self._made()
         self._stored.append(model)
 
 
@@ -172,3 +173,115 @@ def test_layer_outside_of_a_step_says_where_its_rows_are():
     layer = Embedding(None, 4, name="far")
     with pytest.raises(UsageError, match="layer 'far' are in the store"):
         layer(np.array([1, 2]))
+
+
+def test_models_that_share_a_layer_share_its_rows(stored):
+    """As two towers, or an encoder inside of a model, do."""
+    table = Embedding(None, 4, embeddings_initializer="ones", name="shared")
+    ids = keras.Input([], dtype="int64", name="id")
+    encoder = keras.Model({"id": ids}, table(ids))
+    model = keras.Model({"id": ids}, keras.layers.Dense(1)(encoder({"id": ids})))
+    model.compile(optimizers.SGD(0.5), "mse")
+    context = stored.context()
+    dataset = stored.dataset(features=["id"])
+    context.fit(model, dataset, 2)
+    vectors = context.predict(encoder, dataset)  # not compiled
+    assert np.abs(vectors - 1).max() > 0.01
+    dense = [weight.numpy() for weight in model.layers[-1].weights]
+    expected = context.predict(model, dataset)
+    np.testing.assert_allclose(vectors @ dense[0] + dense[1], expected, 1e-5, 1e-5)
+
+
+def test_exported_model_goes_on_with_its_rows(stored, tmp_path):
+    model, dataset = tabled(rows=None), stored.dataset(features=["x", "id"])
+    context = stored.context()
+    context.fit(model, dataset, 2)
+    expected = context.predict(model, dataset)
+    loaded = keras.models.load_model(f"{context.export(model)}/model.keras")
+    stored.saver.wait()
+    found = context.predict(loaded, dataset)  # another model of this store
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
+
+
+def test_other_optimizer_than_the_slots_are_of_is_refused(stored):
+    model = functional(optimizer=keras.optimizers.SGD(0.1))
+    context = stored.context()
+    context.fit(model, stored.dataset())
+    model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy")
+    with pytest.raises(UsageError, match=r"to be updated by Adam.*the store has it with SGD"):
+        context.fit(model, stored.dataset())
+
+
+class Odd(keras.Model):
+    """kind: what its step does besides."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.dense = kind, keras.layers.Dense(1)
+        self.steps = self.add_weight(
+            name="steps", dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def call(self, x):
+        return self.dense(x["x"])
+
+    def train_step(self, data):
+        x, y = data
+        self.steps.assign_add(1)
+        for _ in range(2 if self.kind == "twice" else 1):
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(y=y, y_pred=self(x))
+            self.optimizer.apply(
+                tape.gradient(loss, self.trainable_variables), self.trainable_variables
+            )
+        return {"loss": loss}
+
+
+def odd(kind):
+    model = Odd(kind)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def test_step_counts_once(stored):
+    model = odd("")
+    stored.fit(model, 1)
+    assert int(model.steps) == 7
+
+
+def test_second_update_in_a_step_is_refused(stored):
+    with pytest.raises(UsageError, match="more than once"):
+        stored.fit(odd("twice"))
+
+
+def test_best_weights_cannot_be_put_back(stored):
+    stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    with pytest.raises(UsageError, match=r"EarlyStopping\(restore_best_weights=True\)"):
+        stored.fit(functional(), callbacks=[stopping])
+
+
+def test_check_in_a_step_is_never_compiled_away():
+    def step(x):
+        tf.debugging.assert_less(x, 10.0)
+        return x + 1
+
+    calls = Faster(step, [tf.TensorSpec([None], tf.float32)])
+    for _ in range(250):
+        calls(tf.zeros([3]))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        calls(tf.fill([3], 11.0))
+
+
+def test_what_comes_often_is_compiled():
+    seen = []
+
+    def step(x):
+        seen.append(x.shape.as_list())
+        return x * 2
+
+    calls = Faster(step, [tf.TensorSpec([None], tf.float32)])
+    for _ in range(300):
+        assert calls(tf.ones([4])).numpy().tolist() == [2.0] * 4
+    assert seen == [[None], [4]]  # as a graph, and for XLA
+    calls(tf.ones([5]))
+    assert len(seen) == 2

@@ -173,3 +173,23 @@ def test_end_of_a_connection_between_units_costs_nothing(coordinator, listener):
     poll(lambda: process.told, 10, "the section is over")
     process.worker.close()
     assert units(coordinator, 2) == [10, 12]
+
+
+def test_loss_that_is_no_number_is_told(coordinator, listener):
+    process = Process(listener.getsockname())
+    coordinator.section(lambda: float("nan"), lambda loss: ({"loss": loss}, []))
+    process.join(20)
+    assert np.isnan(process.told[0][0]["loss"])
+
+
+def test_section_that_fails_ends_for_its_workers_and_leaves_no_unit(coordinator, listener):
+    def lead() -> None:
+        coordinator.submit("train", [], [0, 0, 1], Order())
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        coordinator.section(lead, lambda found: ({}, []))
+    worker = Worker(listener.getsockname(), SECRET)
+    with pytest.raises(StoreError, match="not come to the end: OSError: the disk is full"):
+        worker.section(lambda unit: [], lambda: None)
+    worker.close()

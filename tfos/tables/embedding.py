@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -151,7 +152,7 @@ class Embedding(keras.layers.Layer):
             )
         return tf.cast(ids, tf.int64)
 
-    def _read(self, keys: Any) -> tuple[Any, Any]:
+    def _read(self, keys: Callable[[], Any]) -> tuple[Any, Any]:
         reader = stored.reader() or self.contents
         if reader is not None:
             return reader.read(self, keys)
@@ -279,7 +280,7 @@ class Embedding(keras.layers.Layer):
     def _distinct(self, ids: Any) -> tuple[Any, Any]:
         """The vectors of the different ones among `ids`, and which of them is each id's."""
         if self.is_stored:
-            found, places = self._read(self.keys(ids))
+            found, places = self._read(lambda: self.keys(ids))
             return tf.cast(found, self.compute_dtype), places
         rows, places = tf.unique(self.rows(ids))
         shards = [shard.value for shard in self.shards]
@@ -309,8 +310,13 @@ class Embedding(keras.layers.Layer):
         """Takes the rows as they come, whatever shards they were saved in."""
         is_stored = "keys" in set(store.keys())
         if self.is_stored:
+            keys, vectors = np.empty(0, np.int64), np.empty((0, self.output_dim), np.float32)
             if is_stored:
-                self.contents = stored.Contents(store["keys"], store["vectors"], self.default)
+                keys, vectors = np.asarray(store["keys"]), np.asarray(store["vectors"])
+            elif len(store.keys()):  # saved where the table was in variables
+                vectors = np.concatenate([store[key] for key in sorted(store.keys(), key=int)])
+                keys = np.arange(len(vectors))
+            self.contents = stored.Contents(keys, vectors, self.default)
             return
         if is_stored:  # saved where the table was in the store: rows that it lacks are new
             rows = np.concatenate([shard.numpy() for shard in self.shards])

@@ -8,7 +8,7 @@ which keys it looks up, and once with the rows that were found.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -17,10 +17,10 @@ import tensorflow as tf
 class Reader(Protocol):
     """What the layers of a graph that is being traced read from."""
 
-    def read(self, layer: Any, keys: Any) -> tuple[Any, Any]:
+    def read(self, layer: Any, keys: Callable[[], Any]) -> tuple[Any, Any]:
         """Rows of `layer`, float32 [m, width], and which of them is that of each key.
 
-        keys: int64 [n], those of one call of the layer. The second is int32 [n].
+        keys: gives int64 [n], those of one call of the layer. The second is int32 [n].
         """
 
 
@@ -60,10 +60,11 @@ class Nothing:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any]] = []
 
-    def read(self, layer: Any, keys: Any) -> tuple[Any, Any]:
-        self.calls.append((layer, keys))
+    def read(self, layer: Any, keys: Callable[[], Any]) -> tuple[Any, Any]:
+        asked = keys()
+        self.calls.append((layer, asked))
         # of the layer's own weight, so that this has a gradient, too
-        return 0.0 * layer.held.value[:1], tf.zeros_like(keys, tf.int32)
+        return 0.0 * layer.held.value[:1], tf.zeros_like(asked, tf.int32)
 
 
 class Contents(tf.Module):
@@ -78,8 +79,8 @@ class Contents(tf.Module):
         self.vectors = tf.Variable(vectors, trainable=False, dtype=tf.float32, name="vectors")
         self._default = default
 
-    def read(self, layer: Any, keys: Any) -> tuple[Any, Any]:
-        distinct, places = tf.unique(keys)
+    def read(self, layer: Any, keys: Callable[[], Any]) -> tuple[Any, Any]:
+        distinct, places = tf.unique(keys())
         count = tf.shape(self.keys, out_type=tf.int64)[0]
         at = tf.searchsorted(self.keys, distinct, out_type=tf.int64)
         # one more row than there are, for what is not there

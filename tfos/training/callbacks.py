@@ -47,6 +47,22 @@ def called_in(
     return called
 
 
+def check_stored(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Raises UsageError for callbacks that put weights back, which are in the store."""
+    for callback in callbacks:
+        if getattr(callback, "restore_best_weights", False):
+            raise UsageError(
+                f"{type(callback).__name__}(restore_best_weights=True) puts weights back in this"
+                " process, but they are on the servers of --strategy kv: leave it out, or use"
+                " --strategy ps"
+            )
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            _log.warning(
+                "callback ModelCheckpoint: its files lack the rows of tables, which are on the"
+                " servers; ctx.export() writes them"
+            )
+
+
 class CallbackStates:
     """What callbacks have changed in themselves since this object was made.
 

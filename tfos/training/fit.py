@@ -5,6 +5,7 @@ Keras 3's own Model.fit does not run under the distributed strategies. This one 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.feeding.epochs import CompleteEpoch, EpochSource, GrowingEpoch
 from tfos.feeding.plan import Take
 from tfos.training.atomic import make_atomic
-from tfos.training.callbacks import CallbackStates, called_in, class_weights
+from tfos.training.callbacks import CallbackStates, called_in, check_stored, class_weights
 from tfos.training.epoch import Epoch, FitState
 from tfos.training.equality import check_equal
 from tfos.training.loop import Loop
@@ -103,6 +104,8 @@ class Fit:
         if validation is not None:
             self._test_step = prepare_test(model, validation, loop.runner)
         self._store = loop.runner.store_of(model)
+        if self._store is not None:
+            check_stored(options.callbacks)
         if loop.runner.is_asynchronous and self._store is None:
             for optimizer in self._step.optimizers:
                 make_atomic(optimizer, loop.runner.parallelism)
@@ -244,10 +247,15 @@ class Fit:
         )
         hooks.on_train_begin()
         logs: dict[str, float] = {}
+        validated = itertools.count()
         for number, epoch in enumerate(record["epoch"]):
             hooks.on_epoch_begin(epoch)
-            logs = {name: values[number] for name, values in record["history"].items()
-                    if len(values) > number}  # fmt: skip
+            place = next(validated) if self._options.validates(epoch) else None
+            logs = {}
+            for name, values in record["history"].items():
+                at = place if name.startswith("val_") else number
+                if at is not None and at < len(values):
+                    logs[name] = values[at]
             hooks.on_epoch_end(epoch, logs)
         hooks.on_train_end(logs)
         history.history, history.epoch = record["history"], record["epoch"]

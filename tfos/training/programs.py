@@ -31,11 +31,11 @@ def make_epoch_program(
     step: Callable[..., Any], dataset: FeedDataset, runner: Runner, applied: AppliedRows
 ) -> Any:
     """A CustomProgram or a PythonProgram. applied: counts the rows of each step."""
-    if not runner.steps_in_python:
+    if runner.python_store is None:
         return CustomProgram(step, dataset, runner, applied)
     from tfos.training.stored.epochs import PythonProgram
 
-    return PythonProgram(step, dataset)
+    return PythonProgram(step, dataset, runner.python_store)
 
 
 def make_predict_program(step: Step, dataset: FeedDataset, runner: Runner) -> PredictProgram:

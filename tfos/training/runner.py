@@ -38,7 +38,8 @@ class Runner(Protocol):
     they share; one that was submitted may then be run twice.
     replicas: how many processes run the same program in step; replica: which of them this one is.
     io_device: the device on which the chief's own files are written; None where there is no other.
-    steps_in_python: whether a step of the user's own is called as it is, not traced.
+    python_store: where a step of the user's own is called as it is, and not traced, the store that
+    it uses; else None.
     """
 
     strategy: tf.distribute.Strategy
@@ -48,7 +49,7 @@ class Runner(Protocol):
     replicas: int
     replica: int
     io_device: str | None
-    steps_in_python: bool
+    python_store: ModelStore | None
 
     def submit(self, function: Any, *args: Any) -> Pending:
         """Runs `function(*args)`, a tf.function on tensors, on some worker."""
@@ -94,7 +95,7 @@ class Runner(Protocol):
 class Base:
     """A strategy without a store, where each process that runs train() leads itself."""
 
-    steps_in_python = False
+    python_store: ModelStore | None = None
 
     def know(self, model: keras.Model) -> None:
         for layer in tables_without_rows(model):

@@ -51,7 +51,7 @@ class SingleRunner(Alone, LocalRunner):
 
     def know(self, model: keras.Model) -> None:
         if tables_without_rows(model) and self.store_of(model) is None:
-            self._made().know(model)
+            self._made()
             self._stored.append(model)
 
     def store_of(self, model: keras.Model) -> ModelStore | None:

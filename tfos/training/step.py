@@ -34,6 +34,7 @@ class Step:
     one it is: the metric, and the number of the value in its result().
     None where the logs are the metrics' results under their own names.
     others: the shapes of what else is in its logs, by name.
+    graphs: kept here by who made them of it, and no longer than it.
     """
 
     model: keras.Model
@@ -41,6 +42,7 @@ class Step:
     optimizers: list[Any] = field(default_factory=list)
     results: Mapping[str, tuple[Any, int]] | None = None
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    graphs: list[Any] = field(default_factory=list)
 
     @property
     def function(self) -> Any:
@@ -129,6 +131,9 @@ def prepare(
             tracing.build_optimizers()
         elif needs_compile and model.optimizer is not None:
             model.optimizer.build(model.trainable_variables)
+    store = runner.store_of(model)
+    if store is not None:
+        store.name(model)
     model.reset_metrics()
     model.built = True  # also one that is never called, whose weights its step has made
     if not own:

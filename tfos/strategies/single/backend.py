@@ -43,5 +43,7 @@ def _store(host: Host) -> tuple[ModelStore, Snapshots]:
     server = Server(listener, secret, Store(), storage=host.lake)
     server.start()
     client = Client({"ps-0": server.address}, secret)
-    snapshots = Snapshots(client, host.lake, f"{host.attempt}.{host.life}", host.store.fence)
+    # a server may write for long before it answers that a snapshot is there
+    patient = Client({"ps-0": server.address}, secret, stall_secs=24 * 3600.0)
+    snapshots = Snapshots(patient, host.lake, f"{host.attempt}.{host.life}", host.store.fence)
     return ModelStore(client), snapshots

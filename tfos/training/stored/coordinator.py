@@ -24,6 +24,8 @@ from tfos.training.stored.orders import Order
 from tfos.training.stored.wire import ASK, OVER, UNIT, WAIT, Unit, pack, unpack
 
 _log = logging.getLogger(__name__)
+# programs whose rows the store counts
+COUNTED = ("train", "epoch")
 # a worker that waits asks again after so long, so that one that is gone is noticed
 _WAIT_SECS = 1.0
 _STALL_SECS = 60.0
@@ -61,7 +63,7 @@ class Coordinator:
 
     def __init__(self, listener: socket.socket, secret: bytes) -> None:
         self._listener, self._secret = listener, secret
-        self._changed = threading.Condition()
+        self._changed, self._closing = threading.Condition(), threading.Event()
         self._waiting: deque[_Pending] = deque()
         self._given: dict[int, _Pending] = {}
         self._again: list[_Pending] = []
@@ -83,11 +85,20 @@ class Coordinator:
         with self._changed:
             self._section += 1
             self._changed.notify_all()
-        found = lead()
-        with self._changed:
-            self._results.append(told(found))
-            self._changed.notify_all()
+        try:
+            found = lead()
+            result = told(found)
+        except BaseException as error:
+            self._end(({"error": f"{type(error).__name__}: {error}"}, []))
+            raise
+        self._end(result)
         return found
+
+    def _end(self, result: tuple[Mapping[str, Any], Sequence[np.ndarray]]) -> None:
+        with self._changed:
+            self._waiting.clear()
+            self._results.append(result)
+            self._changed.notify_all()
 
     def submit(
         self,
@@ -120,6 +131,7 @@ class Coordinator:
             )
 
     def close(self) -> None:
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -127,11 +139,14 @@ class Coordinator:
             connection.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 sock, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if self._closing.wait(0.1):  # too many open files may pass
+                    return
+                _log.warning("the chief could not accept a connection: %s", error)
+                continue
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
@@ -182,7 +197,7 @@ class Coordinator:
     def _give(self) -> _Pending:
         pending = self._waiting.popleft()
         pending.given += 1
-        if pending.given == 2:
+        if pending.given == 2 and pending.unit.program in COUNTED:
             self._again.append(pending)
         self._given[pending.unit.number] = pending
         return pending

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.stored.graphs import batches
 from tfos.training.stored.orders import Order
+from tfos.training.stored.store import ModelStore
 
 
 class PythonProgram:
@@ -23,13 +24,13 @@ class PythonProgram:
     name = "epoch"
     takes: Sequence[Any] = ()
 
-    def __init__(self, step: Callable[..., Any], dataset: FeedDataset) -> None:
-        self._step, self._dataset = step, dataset
+    def __init__(self, step: Callable[..., Any], dataset: FeedDataset, store: ModelStore) -> None:
+        self._step, self._dataset, self._store = step, dataset, store
         self.function: Any = self
 
     @property
     def inputs(self) -> Sequence[Any]:
-        return [Order()]
+        return [Order(self._store.next_unit())]
 
     def run(
         self, bounds: Sequence[int], order: Order, state: Sequence[np.ndarray] = ()
@@ -39,6 +40,7 @@ class PythonProgram:
         for batch, rows in batches(self._dataset, *bounds):
             element = tf.nest.map_structure(_plain, self._dataset.unpacked(batch))
             loss = self._step(*element) if isinstance(element, tuple) else self._step(element)
+            self._store.client.exchange(self._store.counting(order.number, rows))
             total += rows * float(0.0 if loss is None else loss)
         return [np.array(total, np.float64)]
 

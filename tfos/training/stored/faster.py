@@ -11,6 +11,13 @@ import tensorflow as tf
 
 # to compile takes seconds, and saves a millisecond or two of a step
 _AFTER_CALLS = 200
+# of a step whose batches are all different, such as ragged ones
+_MOST_SHAPES = 1000
+_NOT_COMPILED = {
+    *("Assert", "CheckNumerics", "CheckNumericsV2", "PrintV2", "PyFunc", "EagerPyFunc"),
+    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal"),
+    *("RandomShuffle", "RandomGammaV2", "RandomPoissonV2", "Multinomial"),
+}
 _log = logging.getLogger(__name__)
 
 
@@ -21,14 +28,18 @@ class Faster:
 
     def __init__(self, function: Callable[..., Any], signature: Sequence[Any]) -> None:
         self._plain = tf.function(function, input_signature=signature, autograph=False)
-        self._plain.get_concrete_function()
+        graph = self._plain.get_concrete_function().graph.as_graph_def()
+        nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+        # XLA leaves checks out, and makes random numbers otherwise
+        self._fails = any(node.op in _NOT_COMPILED for node in nodes)
         self._compiled = tf.function(function, autograph=False, jit_compile=True)
         self._calls: Counter[tuple[Any, ...]] = Counter()
-        self._fails = False
 
     def __call__(self, *arguments: Any) -> Any:
         flat = tf.nest.flatten(arguments, expand_composites=True)
         shapes = tuple(tuple(each.shape) for each in flat)
+        if len(self._calls) > _MOST_SHAPES:
+            self._calls.clear()
         self._calls[shapes] += 1
         if self._fails or self._calls[shapes] <= _AFTER_CALLS:
             return self._plain(*arguments)

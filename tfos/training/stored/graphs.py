@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfos.errors import UsageError
 from tfos.feeding.dataset import FeedDataset
 from tfos.kv.client import Client
 from tfos.kv.distinct import distinct
@@ -86,10 +87,17 @@ class Graphs:
         def keys(batch: Any) -> list[Any]:
             found.calls.clear()
             state = [tf.constant(value) for value in initial]
-            scope = StoredScope(self._step.model, self._metrics, state)
+            scope = StoredScope(self._step.model, self._metrics, state, is_trial=True)
             with stored.reading(found), updates.noted(), scope:
                 self._made(batch)
-            return [tf.reshape(keys, [-1]) for _, keys in found.calls]
+            for layer, asked in found.calls:
+                if asked.graph is not tf.compat.v1.get_default_graph():
+                    raise UsageError(
+                        f"layer {layer.name!r} is called inside a loop, a condition or a"
+                        f" tf.function of model {self._step.model.name!r}, where nobody knows"
+                        " beforehand which rows it reads: call it outside, or use --strategy ps"
+                    )
+            return [tf.reshape(asked, [-1]) for _, asked in found.calls]
 
         self._keys = tf.function(keys, input_signature=[self._batch], autograph=False)
         self._keys.get_concrete_function()

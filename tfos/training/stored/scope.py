@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,7 +22,7 @@ class Given:
     def __init__(self, held: Mapping[int, tf.Variable], places: Sequence[Any]) -> None:
         self._held, self._places = held, list(places)
 
-    def read(self, layer: Any, keys: Any) -> tuple[Any, Any]:
+    def read(self, layer: Any, keys: Callable[[], Any]) -> tuple[Any, Any]:
         return tf.identity(self._held[id(layer)].read_value()), self._places.pop(0)
 
 
@@ -30,7 +30,8 @@ class StoredScope(keras.StatelessScope):
     """A step's view of a model's variables, which changes none of them.
 
     What it assigns to metrics, and to weights that no optimizer updates, is kept as values; seeds
-    and counters are this process's own, and are written. held: see variables.Variables.
+    and counters are this process's own, and are written, unless `is_trial`. held: see
+    variables.Variables.
     """
 
     def __init__(
@@ -39,8 +40,9 @@ class StoredScope(keras.StatelessScope):
         metrics: Sequence[Any],
         state: Sequence[Any],
         held: Sequence[tuple[Any, Any]] = (),
+        is_trial: bool = False,
     ) -> None:
-        self._model = model
+        self._model, self._is_trial = model, is_trial
         measured = {id(v) for v in metrics}
         self._kept = [
             v
@@ -65,6 +67,9 @@ class StoredScope(keras.StatelessScope):
         if id(variable) in self._values:
             super().add_update(update)
         elif not variable.value.dtype.is_floating:
+            if self._is_trial:
+                super().add_update(update)
+                return
             variable.value.assign(tf.cast(value, variable.value.dtype))
         else:
             raise UsageError(
@@ -107,6 +112,12 @@ class Updates:
                     raise UsageError(
                         f"variable {variable.path} has a constraint, which the servers of"
                         " --strategy kv do not apply: do without, or use --strategy multi-worker"
+                    )
+                if any(variable is known for _, known, _ in found):
+                    raise UsageError(
+                        f"the step updates {variable.path} more than once, but with --strategy kv"
+                        " what it has pushed is seen from the next step on: make one update a step,"
+                        " or use --strategy single or multi-worker"
                     )
             clipped = self._clip_gradients([gradient for _, gradient in pairs])
             for (variable, _), gradient in zip(pairs, clipped, strict=True):

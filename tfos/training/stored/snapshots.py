@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tfos.errors import LakeError
-from tfos.fault.checkpoint.store import KEPT
 from tfos.kv import snapshot
 from tfos.kv.client import Client
-from tfos.lake.storage import Storage
+from tfos.lake.run_directory import RunDirectory
+from tfos.training.runner import SECTION
 
 DIRECTORY = "store"
 _log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ class Snapshots:
     """
 
     def __init__(
-        self, client: Client, lake: Storage, writer: str, fence: Callable[[], None]
+        self, client: Client, lake: RunDirectory, writer: str, fence: Callable[[], None]
     ) -> None:
         self._client, self._lake, self._writer, self._fence = client, lake, writer, fence
         attempt, life = writer.split(".")
         self._name = f"{int(attempt):06d}-{int(life):06d}"
-        self._saved = 0
+        self._saved, self._last = 0, ""
 
     def save(self) -> dict[str, Any]:
         """Writes a snapshot; nobody may push meanwhile. For a checkpoint's section.
@@ -44,12 +44,22 @@ class Snapshots:
         self._fence()
         snapshot.commit(self._lake, path, parts)
         try:
-            # the newest is not in a committed checkpoint yet
-            for name in sorted(self._lake.list(DIRECTORY))[: -KEPT - 2]:
-                self._lake.remove(posixpath.join(DIRECTORY, name))
+            named = {path, *self._named()}
+            for name in self._lake.list(DIRECTORY):
+                other = posixpath.join(DIRECTORY, name)
+                # one of the checkpoint that is being uploaded is named by none yet
+                if other not in {*named, self._last}:
+                    self._lake.remove(other)
+            self._last = path
         except LakeError as error:
             _log.warning("old snapshots stay until the next save: %s", error)
         return {"path": path}
+
+    def _named(self) -> set[str]:
+        """The snapshots that checkpoints name."""
+        states = (self._lake.checkpoint_state(name) for name in self._lake.checkpoints())
+        sections = (state["sections"].get(SECTION) for state in states if state)
+        return {section["path"] for section in sections if section}
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Gives empty servers the rows of the snapshot that a checkpoint names, if it names one."""

@@ -56,6 +56,13 @@ def optimizer_of(optimizer: Any, is_dense: bool) -> store.Optimizer:
     return kind(**{name: _plain(getattr(optimizer, name)) for name in names})
 
 
+def is_known(optimizer: Any) -> bool:
+    """Whether the store has it, and has all that it does."""
+    return type(optimizer) in _ARGUMENTS and not any(
+        getattr(optimizer, name, None) for name in _UNKNOWN
+    )
+
+
 def initializer_of(initializer: Any, layer: str) -> Initializer:
     """The store's initializer of a table. Raises UsageError for one that it has not."""
     if isinstance(initializer, keras.initializers.RandomUniform):

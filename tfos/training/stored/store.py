@@ -11,23 +11,21 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 
-from tfos.errors import UsageError
 from tfos.kv.client import Client
 from tfos.kv.optimizers import SGD
 from tfos.kv.remote import Request
 from tfos.kv.visits import ADD
 from tfos.training.step import Step
 from tfos.training.stored.lanes import AtOnce, Lane
-from tfos.training.stored.variables import Variables, make_variables
+from tfos.training.stored.variables import Variables, Weights
 
 T = TypeVar("T")
 # counts the rows of each unit's steps, as they are applied; see surplus()
-_COUNTS = "tfos/rows"
+_COUNTS, _COUNTS_SECS = "tfos/rows", 24 * 3600.0
 
 
 class ModelStore:
-    """The models of this process in the store. Models are numbered as they come, so that the same
-    code gives them the same names in all processes.
+    """The models of this process in the store.
 
     waits: whether steps wait for each other (--staleness).
     ahead, behind: where rows are pulled and gradients pushed, beside a step.
@@ -38,40 +36,23 @@ class ModelStore:
         self.client, self._waits, self._first = client, waits, first_unit
         self.ahead: Lane = AtOnce(client)
         self.behind: Lane = AtOnce(client)
-        self._models: WeakKeyDictionary[keras.Model, tuple[int, Variables | None]] = (
-            WeakKeyDictionary()
-        )
-        self._numbers = itertools.count()
+        self._models: WeakKeyDictionary[keras.Model, Variables] = WeakKeyDictionary()
+        self._weights = Weights(client)
         self._units = itertools.count(first_unit or 0)
-        # by the id of the variable
-        self._optimizers: dict[int, Any] = {}
-        self._made: dict[int, tuple[Step, Any]] = {}
         self._counts: Any = None
 
-    def know(self, model: keras.Model) -> None:
-        """Gives the model its number: called for each model that is given to ctx, in order."""
-        if model not in self._models:
-            self._models[model] = (next(self._numbers), None)
+    def name(self, model: keras.Model) -> None:
+        """See Weights.name(); called for each model that is given to ctx."""
+        self._weights.name(model)
 
     def variables(self, model: keras.Model, optimizers: Mapping[int, Any]) -> Variables:
-        """Those of a model, put into the store if they are not there."""
-        self.know(model)
-        number, found = self._models[model]
-        for variable, optimizer in optimizers.items() if found is not None else ():
-            if optimizer is not self._optimizers.get(variable, model.optimizer):
-                raise UsageError(
-                    f"model {model.name!r} was evaluated, or asked for predictions, before fit()"
-                    " has shown which of its optimizers updates which weight: call fit() first"
-                )
-        if found is None:
-            self._optimizers.update(optimizers)
-            found = make_variables(model, f"model{number}", self.client, optimizers)
-            self._models[model] = (number, found)
-        return found
+        """Those of a model, put into the store if they are not there; see Weights.of()."""
+        self._models[model] = self._weights.of(model, optimizers)
+        return self._models[model]
 
     def known(self, model: keras.Model) -> Variables | None:
         """Those of a model that is in the store."""
-        return self._models.get(model, (0, None))[1]
+        return self._models.get(model)
 
     def refresh(self, model: keras.Model) -> None:
         """Gives the model's dense weights in this process the values that the store has."""
@@ -84,10 +65,9 @@ class ModelStore:
 
     def made(self, step: Step, make: Callable[[], T]) -> T:
         """What make() made of the step the first time: its graphs are those of all its units."""
-        found = self._made.setdefault(id(step), (step, None))[1]
-        if found is None:
-            found = make()
-            self._made[id(step)] = (step, found)
+        if not step.graphs:
+            step.graphs.append(make())
+        found: T = step.graphs[0]
         return found
 
     def next_unit(self) -> int:
@@ -106,7 +86,7 @@ class ModelStore:
 
     def _table(self) -> Any:
         if self._counts is None:
-            self._counts = self.client.table(_COUNTS, 1, SGD())
+            self._counts = self.client.table(_COUNTS, 1, SGD(), expire_secs=_COUNTS_SECS)
         return self._counts
 
     @contextlib.contextmanager

@@ -2,12 +2,14 @@
 
 A worker asks for a unit of the section that its train() has come to (a call of fit, evaluate,
 predict or run_epoch; they are numbered), with the result of the last one; the chief answers with a
-unit, or with what the section gave when it is over. Both are a JSON object and arrays, as npz.
+unit, or with what the section gave when it is over. Both are a JSON object, in which a loss may be
+NaN, and arrays, one after the other as NumPy's files.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -52,10 +54,10 @@ class Unit:
 
 def pack(facts: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[bytes]:
     """A payload: arrays of numbers or bytes, in order."""
-    text = frames.pack_facts(facts)
+    text = json.dumps(facts).encode()
     sink = io.BytesIO()
-    if arrays:
-        np.savez(sink, *arrays, allow_pickle=False)
+    for array in arrays:
+        np.save(sink, array, allow_pickle=False)
     return [_LENGTH.pack(len(text)), text, sink.getvalue()]
 
 
@@ -67,11 +69,11 @@ def unpack(payload: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
     end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     if end > len(data):
         raise FrameError(f"a message of {len(data)} bytes that is to have {end}")
-    facts = frames.unpack_facts(data[_LENGTH.size : end])
-    if end >= len(data):
-        return facts, []
+    facts, source, arrays = frames.unpack_facts(data[_LENGTH.size : end]), io.BytesIO(data), []
+    source.seek(end)
     try:
-        with np.load(io.BytesIO(data[end:]), allow_pickle=False) as found:
-            return facts, [found[f"arr_{number}"] for number in range(len(found.files))]
-    except (ValueError, KeyError, OSError, EOFError) as error:
+        while source.tell() < len(data):
+            arrays.append(np.load(source, allow_pickle=False))
+    except (ValueError, OSError, EOFError) as error:
         raise FrameError(f"no arrays: {error}") from None
+    return facts, arrays

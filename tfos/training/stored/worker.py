@@ -44,6 +44,8 @@ class Worker:
             moved()
             done, left = 0, []
             if kind == OVER:
+                if "error" in facts:
+                    raise StoreError(f"the chief has not come to the end: {facts['error']}")
                 return facts, arrays
             if kind == UNIT:
                 unit = Unit.of(facts, arrays)
