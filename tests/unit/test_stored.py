@@ -181,7 +181,7 @@ def test_models_that_share_a_layer_share_its_rows(stored):
     ids = keras.Input([], dtype="int64", name="id")
     encoder = keras.Model({"id": ids}, table(ids))
     model = keras.Model({"id": ids}, keras.layers.Dense(1)(encoder({"id": ids})))
-    model.compile(optimizers.SGD(0.5), "mse")
+    model.compile(optimizers.SGD(0.05), "mse")
     context = stored.context()
     dataset = stored.dataset(features=["id"])
     context.fit(model, dataset, 2)
