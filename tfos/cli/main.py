@@ -46,7 +46,7 @@ def submit(submission: Submission) -> Result:
     """
     submission.check_environment()
     if submission.options.pack:
-        pack(Path(submission.options.pack).absolute(), _tell)
+        pack(Path(submission.options.pack).absolute(), _tell, submission.options.conda)
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")
     archive = submission.write_archive()
     try:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         given = parser().parse_args(argv)
         if given.pack and not given.app:
-            pack(Path(given.pack).absolute(), _tell)
+            pack(Path(given.pack).absolute(), _tell, given.conda)
             return 0
         find_java()
         submission = Submission(argv)

@@ -18,6 +18,9 @@ SPARK_OPTIONS = (
     *("executor-memory", "executor-cores", "principal", "keytab", "proxy-user"),
 )
 
+# ours with a value that are no options of a run
+_WITH_VALUE = ("conf", "param", "class", "pack", "submission", "conda")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -68,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
         " first if it is not there or the environment has changed; without app.py only that",
     )  # fmt: skip
     ours.add_argument(
+        "--conda", metavar="ENV",
+        help="the conda environment that --pack packs, with conda-pack: its name or folder; without"
+        " it the environment of pl_submit itself",
+    )  # fmt: skip
+    ours.add_argument(
         "--json", action="store_true", help="print result.json as the last line of stdout"
     )
     ours.add_argument(
@@ -91,8 +99,7 @@ def parser() -> argparse.ArgumentParser:
 
 def before_app(argv: Sequence[str]) -> Sequence[str]:
     """The words that are ours, of a command line that cannot be parsed."""
-    ours = ("conf", "param", "class", "pack", "submission")
-    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, *ours)}
+    with_value = {f"--{name}" for name in (*SPARK_OPTIONS, *_WITH_VALUE)}
     with_value.update(flag(each.name) for each in options() if not isinstance(each.default, bool))
     for at, word in enumerate(argv):
         if word.endswith(".py") and not (at and argv[at - 1] in with_value):

@@ -17,6 +17,7 @@ from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
 from tfos.lake.hdfs import is_hdfs
 from tfos.lake.storage import absolute
+from tfos.packing.conda import conda_prefix
 from tfos.runtime.java import spark_home
 from tfos.runtime.roles import all_tasks, local_master
 from tfos.spec.job import (
@@ -134,6 +135,10 @@ class Submission:
                 count = -(-len(all_tasks(spec)) // slots)
                 self._conf["spark.executor.instances"] = str(count)
         self._archives = given.archives
+        if given.conda and not given.pack:
+            raise UsageError(
+                f"--conda {given.conda} names what --pack packs: pass --pack ENV.tar.gz, too"
+            )
         if given.pack:
             self._use_packed(given.pack, conf)
         for key in _WAITS:
@@ -157,7 +162,8 @@ class Submission:
                 self.uploaded = f".submitted-{self.run_id}"
                 self._conf[_UPLOAD] = f"{self._hadoops_lake()}/{self.uploaded}"
         else:  # the executors' Python may lie inside an archive
-            self._conf.setdefault("spark.pyspark.driver.python", sys.executable)
+            of_conda = given.conda and str(conda_prefix(given.conda) / "bin" / "python")
+            self._conf.setdefault("spark.pyspark.driver.python", of_conda or sys.executable)
         files = sources(self.app.parent) if self.is_cluster_mode else []
         self._modules = [file for file in files if file.parent == self.app.parent]
         self._packages = [file for file in files if file.parent != self.app.parent]

@@ -6,11 +6,13 @@ Its first member says of what it was made: whether another one is needed is know
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import os
 import secrets
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -23,6 +25,9 @@ from tfos.packing.gzip_writer import GzipWriter
 
 _ABOUT = "tfos-environment.json"
 _READ_BYTES = 1 << 18
+
+# what is told of an archive; its "fingerprint" is of what it was made of
+Told = dict[str, Any]
 
 
 def fingerprint(files: Files, *parts: object) -> str:
@@ -37,7 +42,7 @@ def fingerprint(files: Files, *parts: object) -> str:
     return digest.hexdigest()
 
 
-def about(path: Path) -> dict[str, Any] | None:
+def about(path: Path) -> Told | None:
     """What write() was told of an archive; None where it did not make this file. Raises OSError."""
     try:
         with tarfile.open(path, "r|gz") as archive:
@@ -50,7 +55,21 @@ def about(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def write(path: Path, files: Files, told: dict[str, Any]) -> None:
+def write_with(path: Path, packed: Path, told: Told) -> None:
+    """Writes an archive of what is told and the members of another one, as they are.
+
+    Files of gzip may follow each other (RFC 1952), as may members of tar before its end. Raises
+    OSError, and then leaves nothing.
+    """
+    with _replacing(path) as file, open(packed, "rb") as members:
+        first = io.BytesIO()
+        archive = tarfile.TarFile(None, "w", first, tarfile.GNU_FORMAT)
+        _add(archive, _ABOUT, json.dumps(told).encode(), 0o644, time.time())
+        file.write(gzip.compress(first.getvalue()))  # never closed: that would end the archive
+        shutil.copyfileobj(members, file, _READ_BYTES)
+
+
+def write(path: Path, files: Files, told: Told) -> None:
     """Writes the archive: whole, or not at all. Raises OSError, and then leaves nothing."""
     with _replacing(path) as file, GzipWriter(file) as packed:
         stream = cast("IO[bytes]", packed)

@@ -50,12 +50,6 @@ def check_machine() -> None:
             f"--pack makes archives on Linux with glibc, and this is {platform.platform()}: make it"
             " on a machine like those of the cluster"
         )
-    if Path(sys.prefix, "conda-meta").is_dir():
-        raise PreflightError(
-            f"{sys.prefix} is a conda environment, which --pack does not know: make the archive"
-            f" with conda-pack -p {sys.prefix} -o E.tar.gz, and pass --archives"
-            " E.tar.gz#environment --conf spark.pyspark.python=./environment/bin/python"
-        )
 
 
 def interpreter() -> Files:

@@ -1,80 +1,59 @@
-"""pl_submit --pack: the environment that this process runs in, as an archive."""
+"""pl_submit --pack: an environment as an archive, made when it is not there or has changed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import platform
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tfos.errors import PreflightError, UsageError
-from tfos.packing.archive import about, fingerprint, write
-from tfos.packing.interpreter import (
-    PROGRAM,
-    certificates,
-    check_machine,
-    interpreter,
-    libraries,
-    packages_at,
-    relocatable,
-)
-from tfos.packing.packages import packages, site_folders
-from tfos.version import __version__
+from tfos.packing.archive import Told, about
+from tfos.packing.conda import CondaEnvironment, conda_prefix, is_conda
+from tfos.packing.environment import OwnEnvironment
+from tfos.packing.interpreter import check_machine
 
 # the name of what an archive is made of, and how; a new one makes all archives anew
 _FORMAT = 1
 
 
-def pack(path: Path, tell: Callable[[str], None]) -> None:
+def pack(path: Path, tell: Callable[[str], None], conda: str | None = None) -> None:
     """Makes the archive, unless it is there and was made of the same environment.
 
-    path: a file *.tar.gz. Raises PreflightError; then it is as it was before.
+    path: a file *.tar.gz. conda: the name or the folder of a conda environment, in place of the
+    environment of this process. Raises PreflightError or UsageError; then it is as it was before.
     """
     check_machine()
     begun, before = time.monotonic(), _about(path)
+    prefix = conda_prefix(conda) if conda else Path(sys.prefix)
     try:
-        files = interpreter()
-        at = packages_at(files)
-        files.update({**packages(site_folders(), at), **certificates(at)})
-        if f"{at}/tfos/__init__.py" not in files:
-            raise PreflightError(
-                f"tfos is imported from {Path(__file__).parents[1]} and is not installed in"
-                f" {sys.prefix}, which --pack makes an archive of: install it there, with pip"
-            )
-        needed = libraries(files)
-        made_of = fingerprint({**files, **needed.carried}, _FORMAT, sys.version, needed.along)
-        if before is not None and before["fingerprint"] == made_of:
+        of_conda = is_conda(prefix)
+        environment = CondaEnvironment(prefix, _FORMAT) if of_conda else OwnEnvironment(_FORMAT)
+        if before is not None and before["fingerprint"] == environment.told["fingerprint"]:
             tell(f"{path} has this environment already")
             return
-        tell(f"packing {sys.prefix} into {path}{'' if before is None else ', as it has changed'}")
-        files.update(relocatable(files, needed))
+        tell(f"packing {prefix} into {path}{'' if before is None else ', as it has changed'}")
     except OSError as error:
         raise PreflightError(
-            f"the environment {sys.prefix} cannot be packed: {error.filename}: {error.strerror}"
+            f"the environment {prefix} cannot be packed: {error.filename}: {error.strerror}"
         ) from error
-    told = {
-        "fingerprint": made_of, "program": Path(PROGRAM).name, "prefix": sys.prefix,
-        "python": platform.python_version(), "machine": platform.machine(),
-        "glibc": "{}.{}".format(*needed.glibc), "tfos": __version__,
-    }  # fmt: skip
     try:
         with _ended_in_order():
-            write(path, files, told)
+            environment.write(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     tell(
         f"{path}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - begun:.0f} s; for"
-        f" Linux on {told['machine']} with glibc {told['glibc']} or newer"
+        f" {environment.runs_on}"
     )
 
 
-def _about(path: Path) -> dict[str, Any] | None:
+def _about(path: Path) -> Told | None:
     """What is known of the archive that is there, if one is."""
     if not path.name.endswith((".tar.gz", ".tgz")):
         raise UsageError(f"--pack {path}: the archive's name must end with .tar.gz")
