@@ -9,61 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import psutil
-import pytest
 from conftest import ROOT, free_port, our_processes, poll
+from hadoop_conf import PAIR, YARN, HadoopConf
+from hadoop_jars import jars
+from realm import Realm
 
 from tfos.runtime.java import find_java
 from tfos.runtime.process import ChildProcess
 
-_POM = Path(__file__).with_name("pom.xml")
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfos-tests", "hadoop")
 _SERVER = "org.apache.hadoop.hdfs.server"
-_YARN = "org.apache.hadoop.yarn.server"
-_NODE_MB, _NODE_CORES = 10_240, 8
-# of the NodeManager that says nothing; its containers go on until then
-_EXPIRY_MS = 20_000
-_FETCH_SECS = 300
-
-
-def jars() -> Path:
-    """The folder of Hadoop's jars; fetched on first use. Skips the test where Maven is missing."""
-    folder = _CACHE / "jars"
-    done = _CACHE / _POM.read_text().partition("<hadoop>")[2].partition("<")[0]
-    if done.exists():
-        return folder
-    if shutil.which("mvn") is None:
-        pytest.skip("Hadoop's jars are not here, and without Maven (mvn) cannot be fetched")
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    command = ["mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"]
-    command += ["-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
-    try:
-        fetched = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_SECS)
-    except subprocess.TimeoutExpired:
-        pytest.skip(
-            f"Maven has not fetched Hadoop's jars within {_FETCH_SECS} s; it goes on next time"
-        )
-    if fetched.returncode != 0:
-        pytest.skip(f"Maven cannot fetch Hadoop's jars: {fetched.stdout[-500:]}")
-    done.touch()
-    return folder
-
-
-def _site(path: Path, values: Mapping[str, object]) -> None:
-    rows = (
-        f"<property><name>{name}</name><value>{escape(str(value))}</value></property>\n"
-        for name, value in values.items()
-    )
-    path.write_text(f"<configuration>\n{''.join(rows)}</configuration>\n")
 
 
 # a mount namespace of its own: there are jars at $1, and nothing in the folders and files after it
@@ -91,10 +52,17 @@ class HadoopCluster:
     nodes: how the paths of what nodes have unpacked begin.
 
     has_python: whether the nodes have this machine's Python and this checkout. Where they have
-    none only root can make the cluster, and `jars` are Spark's there.
+    none only root can make the cluster, and `jars` are Spark's there. has_kerberos: whether all
+    have to say who they are, to `realm`. is_paired: see HadoopConf.
     """
 
-    def __init__(self, home: Path, has_python: bool = True) -> None:
+    def __init__(
+        self,
+        home: Path,
+        has_python: bool = True,
+        has_kerberos: bool = False,
+        is_paired: bool = False,
+    ) -> None:
         self._home = home
         self.nodes = f"{home}/node-"
         self.jars = home / "spark-jars"
@@ -102,18 +70,23 @@ class HadoopCluster:
         self._jars = jars()
         self._daemons: dict[str, ChildProcess] = {}
         self._ports: dict[str, int] = {}
-        self.url = f"hdfs://127.0.0.1:{self._port('namenode')}"
-        self._conf = self._write_conf(None)
-        self.environment = {
-            "HADOOP_CONF_DIR": str(self._conf),
-            "SPARK_CONF_DIR": str(self._spark_conf()),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-        }
-        self._run_once(f"{_SERVER}.namenode.NameNode", "-format", "-nonInteractive")
+        self.realm: Realm | None = None
         try:
-            self._start("namenode", f"{_SERVER}.namenode.NameNode", self._conf)
-            self._start("datanode", f"{_SERVER}.datanode.DataNode", self._conf)
-            self._start("resourcemanager", f"{_YARN}.resourcemanager.ResourceManager", self._conf)
+            if has_kerberos:
+                self.realm = Realm(home / "realm", self._java(home))
+            self._hadoop = HadoopConf(home, self._port, self.realm, is_paired)
+            self.url = self._hadoop.url
+            self._conf = self._hadoop.write()
+            self.environment = {
+                "HADOOP_CONF_DIR": str(self._conf),
+                "SPARK_CONF_DIR": str(self._spark_conf()),
+                "SPARK_LOCAL_IP": "127.0.0.1",
+            }
+            if self.realm is not None:
+                options = f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} {self.realm.java_options}"
+                self.environment.update({**self.realm.environment, "SPARK_SUBMIT_OPTS": options})
+            self._start_hdfs()
+            self._start("resourcemanager", f"{YARN}.resourcemanager.ResourceManager", self._conf)
             for number in (1, 2):
                 self.start_node(number)
             self._await_up()
@@ -124,93 +97,40 @@ class HadoopCluster:
     def _port(self, name: str) -> int:
         return self._ports.setdefault(name, free_port())
 
-    def _write_conf(self, node: int | None) -> Path:
-        conf = self._home / (f"conf-{node}" if node else "conf")
-        # the web pages that the jars of HDFS lack, and its daemons look for
-        for page in ("hdfs", "datanode"):
-            (conf / "webapps" / page).mkdir(parents=True)
-        at = "127.0.0.1"
-        _site(
-            conf / "core-site.xml",
-            {
-                "fs.defaultFS": self.url,
-                "hadoop.tmp.dir": self._home / f"tmp-{node or 0}",
-                "hadoop.http.staticuser.user": "root",
-            },
-        )
-        _site(
-            conf / "hdfs-site.xml",
-            {
-                "dfs.replication": 1,
-                "dfs.namenode.name.dir": f"file://{self._home}/namenode",
-                "dfs.datanode.data.dir": f"file://{self._home}/datanode",
-                "dfs.namenode.http-address": f"{at}:{self._port('namenode-http')}",
-                "dfs.datanode.address": f"{at}:{self._port('datanode')}",
-                "dfs.datanode.ipc.address": f"{at}:{self._port('datanode-ipc')}",
-                "dfs.datanode.http.address": f"{at}:{self._port('datanode-http')}",
-                "dfs.datanode.http.internal-proxy.port": self._port("datanode-proxy"),
-                "dfs.datanode.hostname": at,
-                "dfs.namenode.datanode.registration.ip-hostname-check": "false",
-            },
-        )
-        manager = {
-            f"yarn.resourcemanager.{part}address": f"{at}:{self._port('rm-' + part)}"
-            for part in ("", "scheduler.", "resource-tracker.", "admin.", "webapp.")
-        }
-        host = f"127.0.0.{1 + (node or 0)}"
-        nodes = {
-            "yarn.nodemanager.hostname": host,
-            "yarn.nodemanager.bind-host": host,
-            **{
-                f"yarn.nodemanager.{part}address": f"{host}:{self._port(f'nm{node}-{part}')}"
-                for part in ("", "localizer.", "webapp.", "collector-service.")
-            },
-            "yarn.nodemanager.local-dirs": self._home / f"node-{node}" / "local",
-            "yarn.nodemanager.log-dirs": self._home / f"node-{node}" / "logs",
-        }
-        _site(
-            conf / "yarn-site.xml",
-            {
-                **manager,
-                "yarn.resourcemanager.hostname": at,
-                "yarn.resourcemanager.am.max-attempts": 4,
-                "yarn.resourcemanager.scheduler.class": f"{_YARN}.resourcemanager.scheduler"
-                ".capacity.CapacityScheduler",
-                "yarn.scheduler.minimum-allocation-mb": 128,
-                "yarn.scheduler.maximum-allocation-mb": _NODE_MB,
-                "yarn.nm.liveness-monitor.expiry-interval-ms": _EXPIRY_MS,
-                "yarn.resourcemanager.nodemanagers.heartbeat-interval-ms": 500,
-                "yarn.application.classpath": "$PWD",
-                "yarn.nodemanager.delete.debug-delay-sec": 0,
-                # 2.1 times a container's size: a JVM and TensorFlow map far more
-                "yarn.nodemanager.vmem-check-enabled": "false",
-                "yarn.nodemanager.pmem-check-enabled": "true",
-                # that is left to cgroups by default, whether there are any or not
-                "yarn.nodemanager.resource.memory.enforced": "false",
-                "yarn.nodemanager.resource.memory-mb": _NODE_MB,
-                "yarn.nodemanager.resource.cpu-vcores": _NODE_CORES,
-                "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 99,
-                **(nodes if node else {}),
-            },
-        )
-        queue = "yarn.scheduler.capacity"
-        _site(
-            conf / "capacity-scheduler.xml",
-            {
-                f"{queue}.root.queues": "default",
-                f"{queue}.root.default.capacity": 100,
-                f"{queue}.maximum-am-resource-percent": 0.8,
-                f"{queue}.resource-calculator": "org.apache.hadoop.yarn.util.resource"
-                ".DominantResourceCalculator",
-            },
-        )
-        (conf / "log4j.properties").write_text(
-            "log4j.rootLogger=INFO,c\n"
-            "log4j.appender.c=org.apache.log4j.ConsoleAppender\n"
-            "log4j.appender.c.layout=org.apache.log4j.PatternLayout\n"
-            "log4j.appender.c.layout.ConversionPattern=%d %p %c{1}: %m%n\n"
-        )
-        return conf
+    def _start_hdfs(self) -> None:
+        main = f"{_SERVER}.namenode.NameNode"
+        if self._hadoop.is_paired:
+            for number, name in enumerate(PAIR):
+                conf = self._hadoop.write(namenode=name)
+                words = ["-bootstrapStandby"] if number else ["-format"]
+                self._run_once(main, *words, "-nonInteractive", conf=conf)
+                self.start_namenode(name)
+                if not number:
+                    self.make_active(name)
+        else:
+            self._run_once(main, "-format", "-nonInteractive")
+            self._start("namenode", main, self._conf)
+        self._start("datanode", f"{_SERVER}.datanode.DataNode", self._conf)
+
+    def start_namenode(self, name: str) -> None:
+        """One of a pair; it stands by."""
+        conf = self._home / f"conf-{name}"
+        self._start(f"namenode-{name}", f"{_SERVER}.namenode.NameNode", conf)
+
+    def kill_namenode(self, name: str) -> None:
+        daemon = self._daemons.pop(f"namenode-{name}")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+
+    def make_active(self, name: str) -> None:
+        """What an administrator does by hand where no controller does it."""
+        tool = "org.apache.hadoop.hdfs.tools.DFSHAAdmin"
+
+        def is_active() -> bool:
+            command = self._java(self._conf, tool, "-transitionToActive", name)
+            return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+
+        poll(is_active, 90, f"NameNode {name} is active")
 
     def _spark_conf(self) -> Path:
         from tfos.runtime.java import spark_home
@@ -221,14 +141,17 @@ class HadoopCluster:
         told = {"SPARK_LOCAL_IP": "127.0.0.1"}
         told["TFOS_TESTS"] = os.environ["TFOS_TESTS"]
         places = ("spark.yarn.appMasterEnv", "spark.executorEnv")
+        options = self.realm.java_options if self.realm else ""
+        jvms = [f"spark.{jvm}.extraJavaOptions" for jvm in ("driver", "yarn.am", "executor")]
         (conf / "spark-defaults.conf").write_text(
             # else each submission takes half a gigabyte of jars to HDFS
-            f"spark.yarn.jars local:{spark_home()}/jars/*\n"
+            f"spark.yarn.jars local:{self.jars if self._hides else spark_home() / 'jars'}/*\n"
             "spark.driver.memory 512m\nspark.driver.memoryOverhead 1g\n"
             "spark.executor.memory 512m\nspark.executor.memoryOverhead 1400m\n"
             + "".join(
                 f"{place}.{name} {value}\n" for place in places for name, value in told.items()
             )
+            + "".join(f"{jvm} {options}\n" for jvm in jvms if options)
         )
         return conf
 
@@ -238,8 +161,10 @@ class HadoopCluster:
             "-Djava.net.preferIPv4Stack=true",
             "--add-opens=java.base/java.lang=ALL-UNNAMED",
         ]
-        logs = [f"-D{name}.log.dir={self._home}/logs" for name in ("hadoop", "yarn")]
-        return [find_java(), *options, *logs, "-cp", f"{conf}:{self._jars}/*", *argv]
+        options += [f"-D{name}.log.dir={self._home}/logs" for name in ("hadoop", "yarn")]
+        if self.realm is not None:
+            options.append(self.realm.java_options)
+        return [find_java(), *options, "-cp", f"{conf}:{self._jars}/*", *argv]
 
     def _start(self, name: str, main: str, conf: Path) -> None:
         env = {**os.environ, "JAVA_HOME": str(Path(find_java()).resolve().parents[1])}
@@ -262,8 +187,8 @@ class HadoopCluster:
     def start_node(self, number: int) -> None:
         conf = self._home / f"conf-{number}"
         if not conf.exists():
-            self._write_conf(number)
-        self._start(f"node-{number}", f"{_YARN}.nodemanager.NodeManager", conf)
+            self._hadoop.write(number)
+        self._start(f"node-{number}", f"{YARN}.nodemanager.NodeManager", conf)
 
     def kill_node(self, number: int, is_whole: bool) -> None:
         """SIGKILL to a NodeManager; is_whole: to all that runs in its containers, too."""
@@ -289,12 +214,27 @@ class HadoopCluster:
         """The number of the node in whose container a process runs."""
         return next(number for number in (1, 2) if pid in self.processes(number))
 
-    def _run_once(self, *argv: str) -> str:
+    def _run_once(self, *argv: str, conf: Path | None = None) -> str:
         ended = subprocess.run(
-            self._java(self._conf, *argv), capture_output=True, text=True, timeout=120
-        )
+            self._java(conf or self._conf, *argv), capture_output=True, text=True, timeout=120,
+            env={**os.environ, **self.realm.environment} if self.realm else None,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr[-2000:]
         return ended.stdout
+
+    def log_in(self) -> None:
+        """Gets a ticket for the user, where the environment of a client has one."""
+        assert self.realm is not None
+        look = "from hdfs_native import Client; Client().get_file_info('/')"
+        env = {**os.environ, **self.environment, "KRB5_CLIENT_KTNAME": str(self.realm.keytab)}
+        # kinit would have to be installed; the library under it does the same for a keytab
+        subprocess.run([sys.executable, "-c", look], env=env, check=True, timeout=60)
+
+    def token(self, file: Path) -> Path:
+        """Writes what containers have in place of a ticket, of who is logged in."""
+        fetcher = "org.apache.hadoop.hdfs.tools.DelegationTokenFetcher"
+        self._run_once(fetcher, "--renewer", "yarn", str(file))
+        return file
 
     def yarn(self, *argv: str) -> str:
         """What `yarn application ...` or `yarn node ...` prints."""
@@ -334,6 +274,8 @@ class HadoopCluster:
     def close(self) -> None:
         for daemon in reversed(self._daemons.values()):
             daemon.end()
+        if self.realm is not None:
+            self.realm.close()
 
     def processes(self, node: int | None = None) -> dict[int, str]:
         """What runs in containers, of one node or of both: pid -> command line."""

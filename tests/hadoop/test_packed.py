@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import textwrap
 import venv
 from collections.abc import Iterator
 from importlib import metadata
@@ -45,19 +46,32 @@ class Where(tfos.TFOnSparkApp):
 """
 
 
+PROGRAMS = {"pl_submit": "tfos.cli.main:entry_point", "hdfsn": "hdfs_native.cli:main"}
+
+
 class Edge:
-    """The environment of a user on an edge node: tfos[hdfs], without what tests need."""
+    """The environment of a user on an edge node: tfos[hdfs], without what tests need.
+
+    home: the user's, where it is in tfos/.
+    """
 
     def __init__(self, home: Path) -> None:
+        self.home, home = home, home / "tfos"
         venv.create(home, with_pip=False, symlinks=True)
         (site,) = home.glob("lib/python*/site-packages")
         for name in requirements("tfos", "hdfs"):
             for file in metadata.files(name) or ():
                 target = Path(os.path.normpath(site / file))
-                if os.path.exists(file.locate()):
+                # programs name the Python that they were installed for
+                if os.path.exists(file.locate()) and target.parent != home / "bin":
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.link(os.path.realpath(file.locate()), target)
         self.python = str(home / "bin" / "python")
+        for name, main in PROGRAMS.items():
+            module, _, function = main.partition(":")
+            program = home / "bin" / name
+            program.write_text(f"#!{self.python}\nfrom {module} import {function}\n{function}()\n")
+            program.chmod(0o755)
 
     def start(self, *argv: object) -> subprocess.Popen[str]:
         """Starts pl_submit there."""
@@ -82,7 +96,7 @@ def requirements(name: str, *extras: str) -> set[str]:
 @pytest.fixture(scope="module")
 def user() -> Iterator[Edge]:
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:  # where files can be linked
-        yield Edge(Path(folder, "user"))
+        yield Edge(Path(folder))
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +171,11 @@ def edge(bare: HadoopCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hadoo
     yield from from_edge(bare, monkeypatch)
 
 
-def on_yarn(edge: HadoopCluster, packed: Path, run_id: str) -> list[object]:
+def on_yarn(packed: Path, run_id: str) -> list[object]:
     """A node that has to unpack it may take its time for that."""
     return [
-        "--master", "yarn", "--conf", f"spark.yarn.jars=local:{edge.jars}/*", "--pack", packed,
-        "--start-timeout-secs", 400, "--lake", "hdfs:///runs", "--run-id", run_id,
+        "--master", "yarn", "--pack", packed, "--start-timeout-secs", 400, "--lake",
+        "hdfs:///runs", "--run-id", run_id,
     ]  # fmt: skip
 
 
@@ -178,7 +192,7 @@ def test_the_nodes_have_no_python(bare):
 def test_driver_and_roles_are_in_their_containers(edge, user, packed, tmp_path):
     app = tmp_path / "where.py"
     app.write_text(APP)
-    process = user.start(*on_yarn(edge, packed, "where"), "--deploy-mode", "cluster", app)
+    process = user.start(*on_yarn(packed, "where"), "--deploy-mode", "cluster", app)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert f"{packed} has this environment already" in stderr
@@ -187,3 +201,33 @@ def test_driver_and_roles_are_in_their_containers(edge, user, packed, tmp_path):
         (line,) = [line for line in run.logs(log) if "Python is" in line]
         assert edge.nodes in line
         assert f"{ROOT}/" not in line
+
+
+def test_the_ten_commands_of_the_page(edge, user, packed, tmp_path):
+    """But for the first two, which make the environment: that is here already."""
+    script = page_commands("From an edge node to a trained model")
+    head, export, rest = script.partition("export PATH")
+    assert head == "python3 -m venv ~/tfos\n~/tfos/bin/pip install '.[hdfs]'\n"
+    assert len(re.sub(r"\\\n", "", script).splitlines()) == 10
+    conf = edge.environment["HADOOP_CONF_DIR"]
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    os.link(packed, tmp_path / "env.tar.gz")
+    ran = subprocess.run(
+        ["bash", "-e", "-c", (export + rest).replace("/etc/hadoop/conf", conf)],
+        cwd=tmp_path, env={**os.environ, "HOME": str(user.home)}, capture_output=True, text=True,
+        timeout=700,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "env.tar.gz has this environment already" in ran.stderr
+    assert "succeeded: hdfs://" in ran.stderr
+    state, *_ = ran.stdout.splitlines()
+    assert "nightly" in state and "succeeded" in state
+    assert "Total params" in ran.stdout
+
+
+def page_commands(title: str) -> str:
+    """The first block of code under a title of docs/YARN.md."""
+    text = (ROOT / "docs" / "YARN.md").read_text().partition(f"## {title}\n")[2]
+    block = re.search(r"(?:^    .*\n)+", text, re.MULTILINE)
+    assert block is not None
+    return textwrap.dedent(block[0])

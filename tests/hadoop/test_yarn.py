@@ -124,6 +124,21 @@ def test_a_driver_that_dies_is_continued(edge):
 
 
 @pytest.mark.full
+def test_files_are_of_who_submits(edge, monkeypatch):
+    """Not of whom the NodeManagers run as, where nobody has to say who they are."""
+    admin = Storage(f"{edge.url}/")._fs.client
+    for folder in ("/user/alice", "/of-alice"):
+        admin.mkdirs(folder, 0o755, True)
+        admin.set_owner(folder, owner="alice")
+    monkeypatch.setenv("HADOOP_USER_NAME", "alice")
+    process = submit("hers", "hdfs:///of-alice", args=("--epochs", 3))
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    files = Storage(f"{edge.url}/of-alice")._fs.find("/of-alice/hers", detail=True)
+    assert {name: file["owner"] for name, file in files.items()} == dict.fromkeys(files, "alice")
+
+
+@pytest.mark.full
 def test_an_exception_of_train_ends_the_run_once(edge, tmp_path):
     app = tmp_path / "failing.py"
     app.write_text(
@@ -216,6 +231,6 @@ def test_without_hadoops_configuration_it_says_what_is_missing(monkeypatch):
 
 
 def test_jars_are_cached_outside_the_tree():
-    from hadoop_cluster import jars
+    from hadoop_jars import jars
 
     assert not jars().is_relative_to(Path(ROOT))

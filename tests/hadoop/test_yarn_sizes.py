@@ -80,3 +80,19 @@ def test_sizes_that_no_node_has_are_told_of(edge):
     last = stderr.rpartition("tfos: the run failed")[2]
     assert "100 GiB" in last, stderr
     assert "chief" in last
+
+
+def test_dynamic_allocation_without_sizes(edge):
+    """What most clusters have; the executors of roles are not idle for as long as these run."""
+    process = start_submit(
+        "--master", "yarn", "--deploy-mode", "cluster", "--strategy", "ps", "--num-ps", 1,
+        "--num-workers", 1, "--conf", "spark.dynamicAllocation.enabled=true",
+        "--conf", "spark.dynamicAllocation.shuffleTracking.enabled=true",
+        "--conf", "spark.dynamicAllocation.executorIdleTimeout=2s",
+        "--lake", "hdfs:///runs", "--run-id", "dynamic", COUNTING, "--epochs", 30,
+    )  # fmt: skip
+    _, stderr = process.communicate(timeout=280)
+    assert process.returncode == 0, stderr
+    result = RunDirectory("hdfs:///runs", "dynamic").result()
+    check_counts(result, worker_deaths=0)
+    assert result["attempts"] == 1

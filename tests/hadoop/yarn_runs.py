@@ -56,6 +56,15 @@ class Training:
 
         poll(trains, 240, "it trains")
 
+    def wait_for_checkpoint(self, after: str | None) -> None:
+        """Waits for a newer one than that."""
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, "".join(self.lines)
+            return self.lake.newest_checkpoint() != after
+
+        poll(is_there, 120, "there is a checkpoint")
+
     def pid(self, task: str) -> int:
         """Of the task's TensorFlow process."""
         return role_pids(self.run_id)[task]

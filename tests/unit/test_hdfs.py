@@ -12,6 +12,7 @@ import pytest
 from tfos.errors import LakeError
 from tfos.lake import hdfs
 from tfos.lake.run_directory import RunDirectory
+from tfos.lake.storage import Storage
 
 
 class Memory:
@@ -109,6 +110,65 @@ print(fs.protocol, path, os.environ["HADOOP_CONF_DIR"], os.environ["HADOOP_USER_
 """
         said = elsewhere(code, tmp_path, HADOOP_CONF_DIR="/of/the/nodemanager", SPARK_USER="alice")
         assert said == [f"hdfs /runs {conf} alice"]
+
+
+class TestTokens:
+    """hdfs-native takes those of the very address that it is told."""
+
+    @pytest.mark.parametrize(
+        ("host", "taken"),
+        [
+            ("localhost", "127.0.0.1"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("no.such.host.", "no.such.host."),
+        ],
+    )
+    def test_a_namenode_has_the_name_that_its_token_has(self, monkeypatch, tmp_path, host, taken):
+        (tmp_path / "tokens").write_bytes(b"HDTS\0\x15HDFS_DELEGATION_TOKEN\x0e127.0.0.1:8020\0")
+        monkeypatch.setenv("HADOOP_TOKEN_FILE_LOCATION", str(tmp_path / "tokens"))
+        fs, _ = hdfs.open_url(f"hdfs://{host}:8020/x")
+        assert (fs.host, fs.port) == (taken, 8020)
+
+    def test_without_a_token_for_it_it_keeps_its_own(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HADOOP_TOKEN_FILE_LOCATION", str(tmp_path / "none"))
+        assert hdfs.open_url("hdfs://localhost:8020/x")[0].host == "localhost"
+
+
+class TestRefusals:
+    DENIED = (
+        'RPCError("org.apache.hadoop.security.AccessControlException", "Permission denied:'
+        ' user=me, access=WRITE, inode=\\"/\\":hdfs:supergroup:drwxr-xr-x\\n\\tat org.apache")'
+    )
+
+    def test_they_are_told_at_once_and_in_a_line(self, monkeypatch):
+        tries = []
+
+        def deny(path):
+            tries.append(path)
+            raise RuntimeError(self.DENIED)
+
+        lake = Storage("hdfs://127.0.0.1:1/x")
+        monkeypatch.setattr(lake._fs, "cat_file", deny)
+        with pytest.raises(LakeError) as raised:
+            lake.read("file")
+        assert str(raised.value) == (
+            "cannot read hdfs://127.0.0.1:1/x/file: Permission denied: user=me, access=WRITE,"
+            ' inode="/":hdfs:supergroup:drwxr-xr-x'
+        )
+        assert len(tries) == 1
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ('GSSAPIError(.. "GSS_S_NO_CRED" ..)', "run kinit"),
+            ('RPCError("...SecretManager$InvalidToken", "token can\'t be found")', "--resume"),
+        ],
+    )
+    def test_they_have_a_remedy(self, text, words):
+        assert words in hdfs.refusal(RuntimeError(text))
+
+    def test_other_errors_may_pass(self):
+        assert hdfs.refusal(RuntimeError("connection refused")) is None
 
 
 def test_processes_can_be_forked_beside_an_open_client(tmp_path):

@@ -18,6 +18,8 @@ _SUBMITTED = re.compile(
 )
 _PHASE = re.compile(rb"\(phase: (\w+)\)")
 _TRACKING = re.compile(rb"tracking URL: (\S+)")
+# the last one tells how it ended; "[...]" is of the scheduler, while it waits
+_DIAGNOSTICS = re.compile(rb"^\s+diagnostics: ((?!N/A)[^\[\s].*)")
 
 
 def name_in(line: bytes) -> str | None:
@@ -36,6 +38,12 @@ def address_in(line: bytes) -> str | None:
     """Where YARN shows an application, in such a line."""
     found = _TRACKING.search(line)
     return None if found is None or found[1] == b"N/A" else found[1].decode()
+
+
+def diagnostics_in(line: bytes) -> str | None:
+    """What YARN says of an application that has ended badly, in such a line."""
+    found = _DIAGNOSTICS.search(line)
+    return found and found[1].decode(errors="replace").strip()
 
 
 @dataclass(frozen=True)

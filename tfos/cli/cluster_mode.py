@@ -75,6 +75,8 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             f"spark-submit {describe_status(status)}, but the run goes on; look at it with:"
             f" pl_submit status {_named(submission)}"
         )
+    if submitted.diagnostics:
+        return f"the run left no result; YARN says: {submitted.diagnostics}"
     return f"spark-submit {describe_status(status)} and the run left no result; see above"
 
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from tfos.cli.application import address_in, name_in, phase_in
+from tfos.cli.application import address_in, diagnostics_in, name_in, phase_in
 from tfos.cli.chatter import Filter
 from tfos.client.logs import Tail
 from tfos.errors import LakeError
@@ -38,6 +38,8 @@ class Submitted:
         self._lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
         self._rest = b""
         self.application = ""
+        # what YARN says of its end
+        self.diagnostics = ""
         self._address = ""
         self._pending: float | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -72,6 +74,7 @@ class Submitted:
         self._lines.extend(line + b"\n" for line in lines)
 
     def _search(self, line: bytes) -> None:
+        self.diagnostics = diagnostics_in(line) or self.diagnostics
         if not self.application and (name := name_in(line)):
             self.application = name
             self._told("application", name)

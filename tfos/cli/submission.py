@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tfos.cli.parser import SPARK_OPTIONS, parser
 from tfos.cli.pod import Pod
@@ -35,6 +36,7 @@ _RUNNER = Path(__file__).with_name("script.py")
 # where Spark unpacks an environment, below the directory that a driver or executor begins in
 _ENVIRONMENT = "environment"
 _UPLOAD = "spark.kubernetes.file.upload.path"
+_TOKENS_FOR = "spark.kerberos.access.hadoopFileSystems"
 _WAITS = (
     "spark.yarn.submit.waitAppCompletion",
     "spark.kubernetes.submission.waitAppCompletion",
@@ -134,6 +136,11 @@ class Submission:
             if "spark.executor.instances" not in conf:
                 count = -(-len(all_tasks(spec)) // slots)
                 self._conf["spark.executor.instances"] = str(count)
+        self.keytab = given.keytab or conf.get("spark.kerberos.keytab", "")
+        if self.master.startswith("yarn") and is_hdfs(self.lake) and urlsplit(self.lake).netloc:
+            # for which Spark gets a token, where there is Kerberos; the default one has one anyhow
+            theirs = conf.get(_TOKENS_FOR)
+            self._conf[_TOKENS_FOR] = f"{theirs},{self.lake}" if theirs else self.lake
         self._archives = given.archives
         if given.conda and not given.pack:
             raise UsageError(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import re
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def open_url(url: str) -> tuple[Any, str]:
     kind = HdfsFileSystem if parts.scheme == "hdfs" else ViewfsFileSystem
     # not parts.hostname: a name service may have capitals
     host, _, port = parts.netloc.partition(":")
+    host = _as_tokens_name_it(host, port)
     # not of fsspec's cache, which is emptied in each forked process, such as the one that becomes
     # Spark's JVM: there the end of this client waits for threads that only its parent has
     try:
@@ -51,11 +54,48 @@ def open_url(url: str) -> tuple[Any, str]:
     return fs, parts.path or "/"
 
 
+def _as_tokens_name_it(host: str, port: str) -> str:
+    """The host of a NameNode by its IP address, where the container's token is for that.
+
+    Hadoop names tokens so (hadoop.security.token.service.use_ip), and hdfs-native, which compares
+    texts, takes no other.
+    """
+    file = os.environ.get("HADOOP_TOKEN_FILE_LOCATION")
+    if file and host and port:
+        with contextlib.suppress(OSError):
+            address = socket.gethostbyname(host)
+            if f"{address}:{port}".encode() in Path(file).read_bytes():
+                return address
+    return host
+
+
+# what the client raises of NameNodes and Kerberos, and what is to be done; a second try is no use
+_REFUSALS = {
+    "GSS_S_NO_CRED": "there is no Kerberos ticket here: run kinit, or set KRB5_CLIENT_KTNAME to the"
+    " file of a keytab",
+    "GSS_S_CREDENTIALS_EXPIRED": "the Kerberos ticket has expired: run kinit",
+    "KRB5KRB_AP_ERR_TKT_EXPIRED": "the Kerberos ticket has expired: run kinit",
+    "SecretManager$InvalidToken": "HDFS takes this application's delegation token no longer"
+    " (dfs.namenode.delegation.token.max-lifetime): continue the run with --resume",
+    "AccessControlException": "",
+}
+_DENIED = re.compile(r'^.*AccessControlException", "')
+
+
+def refusal(error: Exception) -> str | None:
+    """A refusal by HDFS or Kerberos in one line; None for another error, which may pass."""
+    text = str(error)
+    for sign, words in _REFUSALS.items():
+        if sign in text:
+            return words or _DENIED.sub("", text).partition("\\n")[0].replace('\\"', '"')
+    return None
+
+
 def _act_as_spark_does() -> None:
     """In a container: with the configuration of who submitted, and in their name."""
     if _SHIPPED_CONF.is_dir():  # YARN gives the NodeManager's
         os.environ["HADOOP_CONF_DIR"] = str(_SHIPPED_CONF.resolve())
-    if "SPARK_USER" in os.environ and "HADOOP_TOKEN_FILE_LOCATION" not in os.environ:
+    if "SPARK_USER" in os.environ:
         # without Kerberos it is whom a client says it is; the process may be the NodeManager's
         os.environ.setdefault("HADOOP_USER_NAME", os.environ["SPARK_USER"])
 

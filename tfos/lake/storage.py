@@ -109,6 +109,15 @@ class Storage:
                 "cannot %s %s, trying again: %s: %s", verb, where, type(error).__name__, error
             )
 
+        def attempt() -> T:
+            try:
+                return act()
+            except Exception as error:
+                refusal = hdfs.refusal(error) if hdfs.is_hdfs(self.url) else None
+                if refusal is None:
+                    raise
+                raise LakeError(f"cannot {verb} {where}: {refusal}") from error
+
         retrying = tenacity.Retrying(
             # a remote filesystem lets its client library's exceptions through: any may be passing
             retry=tenacity.retry_if_exception(
@@ -122,7 +131,7 @@ class Storage:
             reraise=True,
         )
         try:
-            return retrying(act)
+            return retrying(attempt)
         except LakeError:
             raise
         except Exception as error:
