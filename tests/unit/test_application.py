@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfos.cli.application import Application, address_in, name_in, phase_in
+from tfos.cli.application import Application, address_in, diagnostics_in, name_in, phase_in
 
 WATCHER = (
     "INFO LoggingPodStatusWatcherImpl: Waiting for application app with application ID spark-1f"
@@ -38,6 +38,21 @@ def test_the_phase_of_its_pod():
 def test_its_address():
     assert address_in(b"\t tracking URL: http://rm:8088/proxy/a/") == "http://rm:8088/proxy/a/"
     assert address_in(b"\t tracking URL: N/A") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "\t diagnostics: Application a was killed by me at h",
+            "Application a was killed by me at h",
+        ),
+        ("\t diagnostics: N/A", None),
+        ("\t diagnostics: [Sun Nov 29] Scheduler has assigned a container for AM", None),
+    ],
+)
+def test_how_it_ended(line, said):
+    assert diagnostics_in(line.encode()) == said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -86,6 +87,15 @@ def test_the_driver_is_followed_and_its_result_is_ours(submit, lake):
     assert "of the driver before" not in stderr
     assert "Application report" not in stderr
     assert stderr.splitlines()[-1] == "tfos: the run failed: chief 0 on h: ValueError: x"
+
+
+def test_what_yarn_says_of_an_end_without_a_result_is_the_cause(submit):
+    said = "Application application_1_0007 was killed by user me at 10.0.0.7"
+    process = submit(f"printf '\\t diagnostics: N/A\\n\\t diagnostics: {said}\\n' >&2; exit 1")
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    words = f"tfos: the run failed: driver 0 on [^:]+: the run left no result; YARN says: {said}"
+    assert re.fullmatch(words, stderr.splitlines()[-1])
 
 
 def test_what_spark_submit_says_is_shown_where_there_is_no_result(submit):
