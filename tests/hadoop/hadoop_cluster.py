@@ -123,11 +123,11 @@ class HadoopCluster:
         daemon.wait()
 
     def make_active(self, name: str) -> None:
-        """What an administrator does by hand where no controller does it."""
+        """What an administrator does by hand, with the other one down, where no controller does."""
         tool = "org.apache.hadoop.hdfs.tools.DFSHAAdmin"
+        command = self._java(self._conf, tool, "-transitionToActive", "--forceactive", name)
 
         def is_active() -> bool:
-            command = self._java(self._conf, tool, "-transitionToActive", name)
             return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
         poll(is_active, 90, f"NameNode {name} is active")

@@ -87,8 +87,13 @@ def refusal(error: Exception) -> str | None:
     text = str(error)
     for sign, words in _REFUSALS.items():
         if sign in text:
-            return words or _DENIED.sub("", text).partition("\\n")[0].replace('\\"', '"')
+            return words or _DENIED.sub("", briefly(error)).replace('\\"', '"')
     return None
+
+
+def briefly(error: BaseException | None) -> str:
+    """What an error says, without the trace of the NameNode's Java."""
+    return str(error).partition("\\n\\tat ")[0]
 
 
 def _act_as_spark_does() -> None:

@@ -106,8 +106,9 @@ class Storage:
         def warn(state: tenacity.RetryCallState) -> None:
             error = state.outcome and state.outcome.exception()
             _log.warning(
-                "cannot %s %s, trying again: %s: %s", verb, where, type(error).__name__, error
-            )
+                "cannot %s %s, trying again: %s: %s",
+                verb, where, type(error).__name__, hdfs.briefly(error),
+            )  # fmt: skip
 
         def attempt() -> T:
             try:
@@ -139,7 +140,7 @@ class Storage:
             secs = retrying.statistics["delay_since_first_attempt"]
             tried = f" (tried {tries} times in {secs:.1f} s)" if tries > 1 else ""
             raise LakeError(
-                f"cannot {verb} {where}: {type(error).__name__}: {error}{tried}; "
+                f"cannot {verb} {where}: {type(error).__name__}: {hdfs.briefly(error)}{tried}; "
                 f"{self._remedy(error)}"
             ) from error
 
