@@ -85,6 +85,18 @@ def test_a_run_with_a_ticket(edge, mode):
     check_counts(json.loads(stdout.splitlines()[-1]), worker_deaths=0)
 
 
+@pytest.mark.parametrize("mode", ["cluster", "client"])
+def test_a_run_without_a_ticket_is_refused_before_it_begins(edge, monkeypatch, tmp_path, mode):
+    monkeypatch.setenv("KRB5CCNAME", f"FILE:{tmp_path / 'none'}")
+    process = submit("refused", "hdfs:///runs", "--deploy-mode", mode, args=())
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert stderr == (
+        "tfos: cannot look at hdfs:///runs: there is no Kerberos ticket here: run kinit, or set"
+        " KRB5_CLIENT_KTNAME to the file of a keytab\n"
+    )
+
+
 def test_a_run_with_a_keytab(edge, monkeypatch, tmp_path):
     """... and no ticket, as a scheduler submits it."""
     monkeypatch.setenv("KRB5CCNAME", f"FILE:{tmp_path / 'none'}")

@@ -45,8 +45,6 @@ def submit(submission: Submission) -> Result:
     Ctrl-C ends the run; in cluster mode it raises cluster_mode.Interrupted.
     """
     submission.check_environment()
-    if submission.keytab:  # Spark's JVM logs in with it by itself, the client of HDFS needs to know
-        os.environ.setdefault("KRB5_CLIENT_KTNAME", submission.keytab)
     if submission.options.pack:
         pack(Path(submission.options.pack).absolute(), _tell, submission.options.conda)
     scratch = tempfile.mkdtemp(prefix="tfos-submit-")

@@ -16,7 +16,7 @@ from tfos.cli.pod import Pod
 from tfos.driver import allocation
 from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
-from tfos.lake.hdfs import is_hdfs
+from tfos.lake.hdfs import check_access, is_hdfs
 from tfos.lake.storage import absolute
 from tfos.packing.conda import conda_prefix
 from tfos.runtime.java import spark_home
@@ -234,7 +234,7 @@ class Submission:
         self._archives = ",".join([*([others] if others else []), packed])
 
     def check_environment(self) -> None:
-        """Raises PreflightError where spark-submit would only show a trace of Java's."""
+        """Raises PreflightError or LakeError where spark-submit would show a trace of Java's."""
         home = os.environ.get("SPARK_CONF_DIR") or str(spark_home() / "conf")
         is_set = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys()
         # spark-submit reads that file, which may set it
@@ -247,6 +247,10 @@ class Submission:
                 "--master yarn needs the configuration of the Hadoop cluster: set HADOOP_CONF_DIR"
                 " to the folder of its core-site.xml and yarn-site.xml, e.g. /etc/hadoop/conf"
             )
+        if self.keytab:  # Spark logs in with it by itself, the client of HDFS has to be told
+            os.environ.setdefault("KRB5_CLIENT_KTNAME", self.keytab)
+        if self.master.startswith("yarn") and is_hdfs(self.lake):
+            check_access(self.lake)
 
     def write_archive(self) -> Path | None:
         """Writes the packages that travel to the driver, which command() names, if there are any.

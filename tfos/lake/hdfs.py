@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tfos.errors import LakeError
+
 SCHEMES = ("hdfs", "viewfs")
 REFUSED = ("webhdfs", "swebhdfs")
 # where Spark on YARN puts the configuration of Hadoop into a container's directory
@@ -91,7 +93,17 @@ def refusal(error: Exception) -> str | None:
     return None
 
 
-def briefly(error: BaseException | None) -> str:
+def check_access(url: str) -> None:
+    """Raises LakeError where HDFS, or Kerberos, refuses to show a path; other errors may pass."""
+    try:
+        fs, path = open_url(url)
+        fs.info(path)
+    except Exception as error:
+        if why := refusal(error):
+            raise LakeError(f"cannot look at {url}: {why}") from error
+
+
+def briefly(error: object) -> str:
     """What an error says, without the trace of the NameNode's Java."""
     return str(error).partition("\\n\\tat ")[0]
 
