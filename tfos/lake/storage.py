@@ -304,11 +304,15 @@ class Storage:
     def _remove(self, path: str, retry_secs: float | None = None) -> None:
         def act() -> None:
             target = self.path(path)
-            with contextlib.suppress(FileNotFoundError):  # somebody else removes it too
-                if self._exists(posixpath.join(target, COMMIT)):
+            # somebody else may remove it too
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                self._fs.invalidate_cache()
+                # HDFS denies who is no superuser to look for something below a file
+                if self._fs.info(target)["type"] == "directory" and self._exists(
+                    posixpath.join(target, COMMIT)
+                ):
                     self._fs.rm_file(posixpath.join(target, COMMIT))
-                if self._exists(target):
-                    self._fs.rm(target, recursive=True)
+                self._fs.rm(target, recursive=True)
 
         self._try("remove", path, act, retry_secs)
 
