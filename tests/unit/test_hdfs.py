@@ -74,6 +74,8 @@ class TestNameNode:
     def test_of_a_cluster_without_hdfs_there_is_none(self):
         with pytest.raises(ValueError, match=r"fs\.defaultFS is 'file:///': write hdfs://HOST"):
             hdfs.with_namenode("hdfs:///runs", "file:///")
+        with pytest.raises(ValueError, match=r"Spark Connect does not: write hdfs://HOST:PORT"):
+            hdfs.with_namenode("hdfs:///runs", "")
 
     def test_name_services_keep_their_capitals(self, tmp_path):
         """fsspec would look for the NameNodes of "prod"."""
@@ -108,7 +110,11 @@ except LakeError as error:
 fs, path = hdfs.open_url("hdfs:///runs")
 print(fs.protocol, path, os.environ["HADOOP_CONF_DIR"], os.environ["HADOOP_USER_NAME"])
 """
-        said = elsewhere(code, tmp_path, HADOOP_CONF_DIR="/of/the/nodemanager", SPARK_USER="alice")
+        given = {"HADOOP_CONF_DIR": "/of/the/nodemanager", "SPARK_USER": "alice"}
+        # which all containers have, with Kerberos or without
+        said = elsewhere(
+            code, tmp_path, **given, HADOOP_TOKEN_FILE_LOCATION=str(tmp_path / "tokens")
+        )
         assert said == [f"hdfs /runs {conf} alice"]
 
 

@@ -118,7 +118,8 @@ def _act_as_spark_does() -> None:
 
 
 def with_namenode(url: str, default: str) -> str:
-    """`url` with the NameNode that it leaves out. default: fs.defaultFS of the cluster.
+    """`url` with the NameNode that it leaves out. default: fs.defaultFS of the cluster, or nothing
+    where the session does not tell it.
 
     Raises ValueError where that is no HDFS.
     """
@@ -126,10 +127,10 @@ def with_namenode(url: str, default: str) -> str:
     if parts.scheme not in SCHEMES or parts.netloc:
         return url
     if not is_hdfs(default):
-        raise ValueError(
-            f"{url} names no NameNode, and the cluster's fs.defaultFS is {default!r}: write"
-            " hdfs://HOST:PORT/PATH"
+        known = (
+            f"the cluster's fs.defaultFS is {default!r}" if default else "Spark Connect does not"
         )
+        raise ValueError(f"{url} names no NameNode, and {known}: write hdfs://HOST:PORT/PATH")
     root = urlsplit(default)
     return f"{root.scheme}://{root.netloc}{parts.path}"
 
