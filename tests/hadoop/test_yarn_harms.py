@@ -65,8 +65,12 @@ def test_an_application_that_yarn_is_told_to_kill(edge, tmp_path):
     (application,) = edge.applications()
     edge.yarn("application", "-kill", application)
     assert run.process.wait(120) == 1
-    text = "".join(run.lines)
-    assert f"{application}" in text.splitlines()[-1] or "KILLED" in text, text[-3000:]
+    poll(lambda: "the run failed" in run.lines[-1], 30, "the cause is told")
+    assert re.fullmatch(
+        r"tfos: the run failed: driver 0 on \S+: the run left no result; YARN says: Application"
+        rf" {application} was killed by user root at 127\.0\.0\.1\n",
+        run.lines[-1],
+    ), run.lines[-5:]
     poll(lambda: not edge.processes(), 60, "nothing runs in containers")
 
 
