@@ -50,13 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quick", action="store_const", const=1, dest="turns", help="one turn")
-    parser.add_argument("--only", default="", help="ways that begin with this")
+    parser.add_argument("--only", action="append", choices=_WAYS, help="one way; may be repeated")
     given = parser.parse_args()
-    ways = [way for way in _WAYS if way.startswith(given.only)]
+    ways = given.only or list(_WAYS)
     taken: dict[str, list[list[float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="tfos-first-step-") as home:
         archive = Path(home, "env.tar.gz")
-        subprocess.run([ROOT / "bin" / "pl_submit", "--pack", archive], check=True)
+        if any(_WAYS[way] and _WAYS[way][-1] == "--pack" for way in ways):
+            subprocess.run([ROOT / "bin" / "pl_submit", "--pack", archive], check=True)
+            print(f"the archive has {archive.stat().st_size / 1e6:.0f} MB")
         for kind in ("yarn", "standalone"):
             if not any(way.startswith(kind) for way in ways):
                 continue
@@ -78,8 +80,7 @@ def main() -> None:
                             print(f"  {way}: {taken[way][-1][-1]:.1f} s", file=sys.stderr)
             finally:
                 cluster.close()
-        size = archive.stat().st_size / 1e6
-    print(f"seconds from the command, medians of {given.turns}; the archive has {size:.0f} MB:")
+    print(f"seconds from the command, medians of {given.turns}:")
     print(f"{'':24s}{'pre_train()':>13s}{'train()':>13s}{'first steps':>13s}")
     first: dict[str, float] = {}
     for way, found in taken.items():
