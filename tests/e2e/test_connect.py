@@ -113,10 +113,10 @@ class TestStandalone:
         lake = RunDirectory(str(home), "night")
         night = kernel.begin(f"{run})")
         poll_beside(night, lake.newest_checkpoint, "a checkpoint")
-        at = lake.newest_checkpoint()
         parents = supervisor_of(role_pids("night")["worker-0"]).parents()
         next(process for process in parents if process.name() == "java").kill()
         poll_beside(night, lambda: (lake.generation() or {})["attempt"] == 2, "a new attempt")
+        at = lake.newest_checkpoint()  # from now on the chief before saves no more
         poll_beside(night, lambda: lake.newest_checkpoint() != at, "a checkpoint")
 
         # whoever has the session is gone: the roles end; the server is not ours
