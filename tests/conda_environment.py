@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import tarfile
-from importlib import metadata
 from pathlib import Path
 
 import rattler
@@ -86,7 +85,8 @@ def install_tfos(prefix: Path, is_editable: bool = False) -> Path:
     shutil.copytree(Path(tfos.__file__).parent, site / "tfos", dirs_exist_ok=True)
     info = site / f"tfos-{tfos.__version__}.dist-info"
     info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(metadata.distribution("tfos").read_text("METADATA") or "")
+    told = f"Metadata-Version: 2.1\nName: tfos\nVersion: {tfos.__version__}\n"
+    (info / "METADATA").write_text(told)
     url = {"url": prefix.as_uri(), "dir_info": {"editable": is_editable}}
     (info / "direct_url.json").write_text(json.dumps(url))
     return site

@@ -6,7 +6,6 @@ import platform
 import sys
 from pathlib import Path
 
-import tfos
 from tfos.errors import PreflightError
 from tfos.packing.archive import Told, fingerprint, write
 from tfos.packing.interpreter import (
@@ -30,7 +29,7 @@ class OwnEnvironment:
         self._files.update({**packages(site_folders(), at), **certificates(at)})
         if f"{at}/tfos/__init__.py" not in self._files:
             raise PreflightError(
-                f"tfos is imported from {Path(tfos.__file__).parent} and is not installed in"
+                f"tfos is imported from {Path(__file__).parents[1]} and is not installed in"
                 f" {sys.prefix}, which --pack makes an archive of: install it there, with pip"
             )
         self._needed = libraries(self._files)
