@@ -148,7 +148,9 @@ class Process:
         if lost is not None:
             self.fail(FailureKind.PEER, f"failed to connect{hop(lost)}")
         elif any(peer is None or not peer.runs for peer in needed):
-            self.fail(FailureKind.PEER, f"lost a peer of {task.role}")
+            echoes = self.world.spec.topology.echoes(task.role)
+            kind = FailureKind.EXCEPTION if echoes else FailureKind.PEER
+            self.fail(kind, f"lost a peer of {task.role}")
         elif self.world.breaks and self.world.spec.topology.trains(task.role):
             self.fail(FailureKind.EXCEPTION, "no such column")
         elif task.role == CHIEF:

@@ -40,6 +40,28 @@ class TestTold:
         failures = {f"worker-1.{life}": told.as_json()}
         assert found(detector, failures=failures) == ([told] if counts else [])
 
+    @pytest.mark.parametrize(
+        ("strategy", "kind", "may_echo"),
+        [
+            ("gang", "exception", True), ("gang", "crash", True), ("gang", "signal", False),
+            ("gang", "exit", False), ("gang", "hang", False), ("gang", "peer", False),
+            ("multi-worker", "exception", False), ("multi-worker", "crash", False),
+        ],
+    )  # fmt: skip
+    def test_may_be_an_echo_where_the_strategy_says_so(self, strategy, kind, may_echo):
+        detector = Detector(JobSpec.of(strategy, num_workers=3), 1, 0.0)
+        members = {str(task): {"host": "h"} for task in detector.lives}
+        told = Failure("worker", 1, "h", kind, "x", life=1)
+        (seen,) = found(detector, members=members, failures={"worker-1.1": told.as_json()})
+        assert seen.may_echo is may_echo
+        assert seen.as_json() == told.as_json()
+
+    def test_alone_in_a_gang_there_is_nobody_to_hear(self):
+        detector = Detector(JobSpec.of("gang", num_workers=1), 1, 0.0)
+        told = Failure("chief", 0, "h", "exception", "x", life=1)
+        (seen,) = found(detector, members={"chief-0": {}}, failures={"chief-0.1": told.as_json()})
+        assert not seen.may_echo
+
 
 class TestGone:
     def test_is_who_was_there_and_is_missing_for_long(self, detector):

@@ -46,6 +46,15 @@ class TestRootCause:
         for order in itertools.permutations(failures):
             assert root_cause(order).kind == "exception"
 
+    @pytest.mark.parametrize("kind", ["exception", "crash"])
+    def test_what_may_be_an_echo_comes_after_any_end(self, kind):
+        echo = failure(kind, 1.0, may_echo=True)
+        for direct in ("signal", "exit", "hang", "preempted", "start", "spark"):
+            end = failure(direct, 9.0)
+            assert root_cause([echo, end]) is end
+        assert root_cause([failure("peer", 0.5), echo]) is echo
+        assert may_be_consequence(echo)
+
     def test_takes_any_iterable(self):
         assert root_cause(failure("peer", t) for t in (3.0, 1.0, 2.0)).time == 1.0
 

@@ -20,6 +20,7 @@ DETERMINISTIC = ["exception", "crash", "exit", "start", "hang"]
 ACCIDENTAL = ["signal", "preempted", "spark", "peer"]
 BUDGET = 3
 PS, MULTI_WORKER, SINGLE = (find(name).of({}) for name in ("ps", "multi-worker", "single"))
+GANG = find("gang").of({"num_workers": 3})
 
 
 def failure(task, kind="signal", message=None, time=1.0):
@@ -191,6 +192,74 @@ class TestUnreachable:
         decision = decide([incident(complaint("worker-1", "chief-0"))] * 2, BUDGET, MULTI_WORKER)
         assert taken(decision, [("chief", 0), ("worker", 0)]) == ["chief-0", "worker-0"]
         assert decision.pause_secs == 0
+
+
+def echo(task, message="RuntimeError: Connection reset by peer", kind="exception", time=1.0):
+    """As the driver has what a process of a gang told: another one's end may have raised it."""
+    return dataclasses.replace(failure(task, kind, message, time), may_echo=True)
+
+
+class TestGang:
+    """Equal processes, whose frameworks tell in words of their own that another one is gone."""
+
+    ALL = (("chief", 0), ("worker", 0), ("worker", 1))
+
+    def is_restart(self, decision):
+        return isinstance(decision, Restart) and len(taken(decision, self.ALL)) == 3
+
+    @pytest.mark.parametrize("kind", ["signal", "exit", "hang", "preempted"])
+    def test_exceptions_beside_an_end_never_count(self, kind):
+        """However often, and though they were told earlier."""
+        told = incident(echo("chief-0", time=0.5), failure("worker-1", kind), echo("worker-0"))
+        assert told.cause.task == "worker-1"
+        assert self.is_restart(decide([told], 10, GANG))
+        other = incident(echo("chief-0"), failure("worker-0", kind))
+        assert self.is_restart(decide([told, other], 10, GANG))
+
+    def test_exceptions_beside_a_lost_executor_do_not_count(self):
+        told = incident(echo("chief-0"), failure("worker-1", "spark"))
+        assert told.cause.kind == "spark"
+        assert decide([told, told], 10, GANG) == NewAttempt()
+
+    def test_alone_an_exception_is_tried_once_more(self):
+        told = incident(echo("worker-0", "ValueError: no such column"))
+        assert self.is_restart(decide([told], 10, GANG))
+        decision = decide([told, told], 10, GANG)
+        assert isinstance(decision, GiveUp)
+        assert decision.cause.message == (
+            "ValueError: no such column (twice, with no checkpoint in between)"
+        )
+
+    def test_it_is_the_same_in_whichever_process_and_whoever_tells_first(self):
+        reset = "RuntimeError: Connection reset by peer [10.0.0.1]:"
+        first = incident(
+            echo("worker-0", "ValueError: x", time=1.0), echo("chief-0", f"{reset}5", time=1.1)
+        )
+        second = incident(
+            echo("chief-0", f"{reset}6", time=1.0), echo("worker-1", "ValueError: x", time=1.1)
+        )
+        decision = decide([first, second], 10, GANG)
+        assert isinstance(decision, GiveUp)
+        assert decision.cause.message.startswith("ValueError: x (twice")
+        assert decision.cause.task == "worker-1"
+
+    def test_others_at_another_place_are_tried_again(self):
+        one, other = (incident(echo("worker-0", words)) for words in ("a", "b"))
+        assert self.is_restart(decide([one, other], 10, GANG))
+        later = incident(echo("worker-0", "a"), step=5)
+        assert self.is_restart(decide([one, later], 10, GANG))
+
+    def test_a_crash_is_taken_for_no_echo_of_its_echoes(self):
+        told = incident(echo("chief-0", "SIGSEGV", "crash"), echo("worker-0", time=2.0))
+        assert told.cause.kind == "crash"
+        assert self.is_restart(decide([told], 10, GANG))
+        assert isinstance(decide([told, told], 10, GANG), GiveUp)
+        lost = incident(failure("chief-0", "peer"), echo("worker-0"))
+        assert self.is_restart(decide([told, lost], 10, GANG))
+
+    def test_what_lost_a_peer_is_no_cause_of_an_exception(self):
+        told = incident(failure("chief-0", "peer", time=0.1), echo("worker-0", "ValueError: x"))
+        assert told.cause.task == "worker-0"
 
 
 class TestNewAttempt:

@@ -9,7 +9,7 @@ from simulated import STEPS, World
 
 from tfos.spec.roles import Task
 
-STRATEGIES = ["single", "ps", "multi-worker"]
+STRATEGIES = ["single", "ps", "multi-worker", "gang"]
 # with no more harm a run has ended by then: an attempt takes 60 ticks, a missing member 12 or 20
 MOST_TICKS = 1500
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tfos.compat.texts import FAILED_BARRIER_TASK
@@ -12,6 +13,9 @@ from tfos.runtime.roles import all_tasks, role_jobs
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.times import TIMES
+
+# what another process's end may bring about: its framework raises, or aborts
+_ECHOES = (FailureKind.EXCEPTION, FailureKind.CRASH)
 
 
 class Detector:
@@ -63,7 +67,7 @@ class Detector:
             of, _, life = name.rpartition(".")
             # a process that was to be replaced may fail in its own way before it is; 0: never begun
             if int(life) in (0, self.lives[Task.parse(of)]):
-                found.append(Failure.from_json(record))
+                found.append(self._told(Failure.from_json(record)))
         told = {failure.task for failure in found}
         for name in self._gone(now) if is_settled else []:
             if name not in told:
@@ -82,6 +86,10 @@ class Detector:
             late = self._late(nodes, now)
             found += [self._failure(task, words, at, FailureKind.START) for task in late]
         return found
+
+    def _told(self, failure: Failure) -> Failure:
+        echoes = self._spec.topology.echoes(failure.role)
+        return replace(failure, may_echo=echoes and failure.kind in _ECHOES)
 
     def not_up(self, nodes: AttemptNodes) -> str:
         """What has not come up of what the training waits for, in words."""

@@ -18,6 +18,9 @@ from tfos.compat.texts import (
     RAISED_IN_PYTHON,
 )
 
+# the distance of what may be an echo: it says more than a lost peer does, and less than all else
+_ECHO = 3
+
 
 class FailureKind(str, Enum):
     """What happened to a role, by what was seen of it."""
@@ -41,7 +44,7 @@ class FailureKind(str, Enum):
         A role that lost its peer, or whose Spark job ended, is most often the consequence of
         another role's failure.
         """
-        far = {FailureKind.START: 1, FailureKind.SPARK: 2, FailureKind.PEER: 3}
+        far = {FailureKind.START: 1, FailureKind.SPARK: 2, FailureKind.PEER: 4}
         return far.get(self, 0)
 
     @property
@@ -67,6 +70,7 @@ class Failure:
     kind: also by its value; ValueError for one that there is not.
     time: seconds since the epoch, on the clock of `host`.
     attempt, life: which launch of the roles, and which process of the task in it; from 1.
+    may_echo: whether its role fails in this way, too, when another one has; see Topology.echoes.
     """
 
     role: str
@@ -78,6 +82,7 @@ class Failure:
     time: float = 0.0
     attempt: int = 0
     life: int = 0
+    may_echo: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", FailureKind(self.kind))
@@ -87,12 +92,19 @@ class Failure:
         return f"{self.role}-{self.index}"
 
     @property
+    def distance(self) -> int:
+        """That of its kind; where it may tell of another's end, that of any such end is less."""
+        return _ECHO if self.may_echo else self.kind.distance
+
+    @property
     def headline(self) -> str:
         """The first line of its message."""
         return self.message.partition("\n")[0]
 
     def as_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "kind": self.kind.value}
+        record = {**dataclasses.asdict(self), "kind": self.kind.value}
+        del record["may_echo"]  # a fact of the topology
+        return record
 
     def as_error(self) -> dict[str, Any]:
         """What result.json says of a root cause."""
@@ -162,12 +174,12 @@ def root_cause(failures: Iterable[Failure]) -> Failure:
 
     Raises ValueError when there is no failure.
     """
-    return min(failures, key=lambda failure: (failure.kind.distance, failure.time))
+    return min(failures, key=lambda failure: (failure.distance, failure.time))
 
 
 def may_be_consequence(failure: Failure) -> bool:
     """Whether waiting a moment may bring a failure that explains this one better."""
-    return failure.kind.distance > 0
+    return failure.distance > 0
 
 
 def error_message(error: BaseException) -> str:

@@ -43,6 +43,13 @@ class Incident:
     def cause(self) -> Failure:
         return root_cause(self.failures)
 
+    @property
+    def causes(self) -> list[Failure]:
+        """The cause, first, and what may as well be it: of echoes which was first is chance."""
+        cause = self.cause
+        others = (f for f in self.failures if f.may_echo and f.kind is cause.kind and f != cause)
+        return [cause, *others] if cause.may_echo else [cause]
+
 
 @dataclass(frozen=True)
 class Restart:
@@ -80,17 +87,15 @@ def decide(history: Sequence[Incident], budget: int, topology: Topology) -> Deci
     """
     incident = history[-1]
     cause = incident.cause
-    if cause.kind is FailureKind.EXCEPTION and (
-        cause.role == EVALUATOR or topology.trains(cause.role)
-    ):
+    is_users = cause.role == EVALUATOR or topology.trains(cause.role)
+    if cause.kind is FailureKind.EXCEPTION and is_users and not cause.may_echo:
         return GiveUp(cause)
     stalled = [earlier for earlier in history if earlier.step == incident.step]
-    if any(_is_same(cause, earlier.cause, topology) for earlier in stalled[:-1]):
-        return GiveUp(
-            dataclasses.replace(
-                cause, message=f"{cause.message} (twice, with no checkpoint in between)"
-            )
-        )
+    before = [failure for earlier in stalled[:-1] for failure in earlier.causes]
+    for again in incident.causes:
+        if any(_is_same(again, other, topology) for other in before):
+            words = f"{again.message} (twice, with no checkpoint in between)"
+            return GiveUp(dataclasses.replace(again, message=words))
     if len(stalled) > budget:
         return GiveUp(_spent(stalled, budget, topology))
     return _mend(stalled, topology)

@@ -74,8 +74,19 @@ class Topology(abc.ABC):
         """
         return frozenset({role})
 
+    def echoes(self, role: str) -> bool:
+        """Whether an exception, or an abort, in `role` may be what another process's end has raised
+        there, in words that only its framework knows.
+
+        It is then the root cause where nothing else is, and not final the first time.
+        """
+        return False
+
     def trains(self, role: str) -> bool:
-        """Whether `role` runs train(), so that an exception in it is the user's, and final."""
+        """Whether `role` runs train(), so that an exception in it is the user's, and final.
+
+        Where it echoes(), the second one in the same words is.
+        """
         return role == CHIEF
 
     def computes(self, role: str) -> bool:

@@ -12,4 +12,5 @@ def num_ps() -> Any:
 
 
 def num_workers() -> Any:
-    return option(2, "workers; under multi-worker and between-graph the chief is one of them", "N")
+    text = "workers; under multi-worker, between-graph and gang the chief is one of them"
+    return option(2, text, "N")

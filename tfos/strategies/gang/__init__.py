@@ -1,0 +1,1 @@
+"""--strategy gang: equal processes, of any framework or none."""
