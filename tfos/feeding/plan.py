@@ -138,6 +138,23 @@ def share(rows: int, replica: int, replicas: int) -> tuple[int, int]:
     return rows * replica // replicas, rows * (replica + 1) // replicas
 
 
+def batches(rows: int, replica: int, replicas: int, size: int, start: int = 0) -> list[Range]:
+    """This replica's batches, as positions of an epoch, from `start` on; as many as all others get.
+
+    All have `size` rows, but for the last: what is left over of the rows goes there, where some
+    replicas get one more than `size` rather than none. Empty ones there are where fewer rows than
+    replicas are left, and then all have just one batch.
+    start: of full steps, replicas * size rows each, or of others' full steps.
+    """
+    first, last = share(rows, replica, replicas)
+    first, left_over = first + start // replicas, rows - start
+    if left_over <= 0:
+        return []
+    steps = max(1, -(-(left_over - replicas + 1) // (replicas * size)))
+    begins = [first + step * size for step in range(steps)]
+    return list(zip(begins, [*begins[1:], last], strict=True))
+
+
 @dataclass(frozen=True)
 class Part:
     """The steps at positions [start, stop) of an epoch, or of what is left of it."""
@@ -151,11 +168,11 @@ class Part:
         return self.stop - self.start
 
 
+# positions [start, stop) of a sequence
+Range = tuple[int, int]
 # (replicas, rows): so many processes in step took so many rows, all together, of those that were
 # left, each from the begin of its share
 Take = tuple[int, int]
-# positions [start, stop) of a sequence
-Range = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tfos.errors import FeedError
 from tfos.feeding.arrived import ArrivedReader
 from tfos.feeding.cache import CACHE_BYTES, ShardCache
 from tfos.feeding.convert import Rows, components, concat_rows, copy_rows, take_rows, to_numpy
-from tfos.feeding.plan import EpochOrder, Range, Slice, window_rows, within
+from tfos.feeding.plan import EpochOrder, Range, window_rows, within
 from tfos.feeding.schema import Column, Manifest, blocks
 from tfos.lake.run_directory import RunDirectory, arrived_path, manifest_path
 from tfos.lake.storage import retried
@@ -163,12 +163,7 @@ class FeedReader:
         column by itself those that convert.components() gives; strings are bytes objects. Nothing
         else has their memory: TensorFlow takes it for its own, and writes its results there.
         """
-        ranges = [(start, stop)]
-        if view.left is not None:
-            ranges = within(view.left, start, stop)
-            view = replace(view, left=None)
-        order = self._order(view, epoch, max((end for _, end in ranges), default=0))
-        windows = [window for each in ranges for window in order.rows.windows(*each)]
+        view, order, windows = self._located(view, epoch, start, stop)
         parts = []
         # no rows, too, have the dtypes and shapes of rows: those of none of the first window
         for window, first, last in windows or [(0, 0, 0)]:
@@ -184,6 +179,46 @@ class FeedReader:
             for block, rows in zip(self._blocks(view), read, strict=True)
             for array in components(rows, block[0])
         ]
+
+    def table(self, view: View, epoch: int, start: int, stop: int) -> pa.Table:
+        """The same rows as an Arrow table, of the canonical columns that feeding.convert makes.
+
+        Not shuffled they are slices of the mapped shards: nothing is copied.
+        """
+        view, order, windows = self._located(view, epoch, start, stop)
+        parts = []
+        for window, first, last in windows or [(0, 0, 0)]:
+            permutation = order.rows.permutation(window)
+            begin, end = order.rows.window_bounds(window)
+            if permutation is None:
+                parts.append(self._mapped(view, order, begin + first, begin + last))
+            else:
+                whole = self._mapped(view, order, begin, end)
+                parts.append(whole.take(pa.array(permutation[first:last])))
+        return pa.concat_tables(parts)
+
+    def _located(
+        self, view: View, epoch: int, start: int, stop: int
+    ) -> tuple[View, _ShardOrder, list[tuple[int, int, int]]]:
+        """Where positions of an epoch of `view` lie: as EpochOrder.windows, of the whole epoch."""
+        ranges = [(start, stop)]
+        if view.left is not None:
+            ranges = within(view.left, start, stop)
+            view = replace(view, left=None)
+        order = self._order(view, epoch, max((end for _, end in ranges), default=0))
+        return view, order, [window for each in ranges for window in order.rows.windows(*each)]
+
+    def _mapped(self, view: View, order: _ShardOrder, start: int, stop: int) -> pa.Table:
+        """The rows that lie at these positions before any are permuted inside windows."""
+        columns = list(dict.fromkeys(view.columns))
+        pieces = [
+            self._table(order.paths[part.shard])
+            .select(columns)
+            .slice(part.start, part.stop - part.start)
+            for part in order.rows.slices(start, stop)
+        ]
+        # of no rows, too, the columns have their types
+        return pa.concat_tables(pieces or [self._table(order.paths[0]).select(columns).slice(0, 0)])
 
     def _blocks(self, view: View) -> list[list[Column]]:
         manifest = self.manifest(view.feed)
@@ -255,18 +290,12 @@ class FeedReader:
     def _load(self, view: View, order: _ShardOrder, window: int) -> list[_Ordered]:
         found = self._blocks(view)
 
-        def parts(of: int) -> list[tuple[str, Slice]]:
+        def paths(of: int) -> list[str]:
             bounds = order.rows.window_bounds(of)
-            return [(order.paths[part.shard], part) for part in order.rows.slices(*bounds)]
+            return [order.paths[part.shard] for part in order.rows.slices(*bounds)]
 
-        self._cache.ahead([path for path, _ in [*parts(window), *parts(window + 1)]])
-        pieces = [
-            self._table(path)
-            .select(list(dict.fromkeys(view.columns)))
-            .slice(part.start, part.stop - part.start)
-            for path, part in parts(window)
-        ]
-        table = pa.concat_tables(pieces)
+        self._cache.ahead([*paths(window), *paths(window + 1)])
+        table = self._mapped(view, order, *order.rows.window_bounds(window))
         permutation = order.rows.permutation(window)
         content = []
         for block in found:
