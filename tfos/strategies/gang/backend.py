@@ -1,0 +1,48 @@
+"""Equal processes: each meets the others, is told what launchers tell, and runs train()."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from tfos.errors import LakeError
+from tfos.fault.failures import FailureKind
+from tfos.runtime.backend import Trained
+from tfos.runtime.host import Host
+from tfos.strategies.gang.context import GangContext
+from tfos.strategies.gang.world import PeerLost, join
+from tfos.strategies.returned import named
+
+
+class Gang:
+    def preload(self, role: str) -> None:
+        """What is slow to import is the app's: it names that itself."""
+
+    def run(self, host: Host) -> Trained:
+        if not host.is_chief:
+            host.ask_to_save_at_sigterm()
+        with join(host) as world:
+            os.environ.update(world.environment)
+            app = host.app()  # whose modules may look at the environment
+            with host.reports.quiet():
+                context = GangContext(host, world)
+                world.agree(context.checkpoint.step)
+            if host.is_chief:
+                host.save_on_demand(context.checkpoint.hurry)
+            host.reports.progress({"phase": "train() begins"})
+            try:
+                returned = app.train(context)
+            except BaseException:
+                # what train() raised is the root cause
+                with contextlib.suppress(LakeError), host.reports.quiet():
+                    context.close()
+                raise
+            with host.reports.quiet():
+                context.close()
+            # not quiet: who hangs in the last steps keeps the others here
+            host.reports.progress({"phase": "waiting for the other processes to end"})
+            world.leave()
+        return Trained({**context.reported, **named(returned)})
+
+    def failure_kind(self, error: BaseException) -> FailureKind:
+        return FailureKind.PEER if isinstance(error, PeerLost) else FailureKind.EXCEPTION

@@ -1,0 +1,99 @@
+"""How the processes of a gang meet: at the begin, over what they restored, and at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator, Mapping
+
+from tfos.runtime.host import Host
+from tfos.spec.roles import CHIEF
+from tfos.strategies.gang.places import Place, place_of, variables
+from tfos.strategies.gang.store import Store, serving
+
+# how long rank 0 stays until the others have heard that all are done
+_LEAVE_SECS = 10.0
+
+
+class PeerLost(ConnectionError):
+    """Another process of the gang does not answer, or has gone another way."""
+
+
+class World:
+    """The gang of one life, as one of its processes sees it; made by join().
+
+    place: of this process. master: "host:port" on which rank 0 may listen, and nobody does yet.
+    environment: what launchers tell their processes.
+    """
+
+    def __init__(self, place: Place, store: Store, master: str, environment: Mapping[str, str]):
+        self.place, self.master, self.environment = place, master, environment
+        self._store = store
+
+    def tell(self, key: str, value: str) -> None:
+        """For the others, from whom wait() gets it. Each key once in a life."""
+        with _peers():
+            self._store.put(key, value)
+
+    def wait(self, key: str) -> str:
+        """What another process tells, for as long as it takes. Raises PeerLost without rank 0."""
+        with _peers():
+            return self._store.wait(key)
+
+    def agree(self, step: int) -> None:
+        """Waits for all, and raises PeerLost unless they have read the checkpoint of this step."""
+        steps = [int(value) for value in self._gather("step", str(step))]
+        if set(steps) != {step}:
+            raise PeerLost(f"the processes have read checkpoints of different steps: {steps}")
+
+    def leave(self) -> None:
+        """Waits until all have called it: none goes while another one may still need it."""
+        self._gather("done", "")
+        if self.place.rank:
+            self.tell(f"gone-{self.place.rank}", "")
+            return
+        with contextlib.suppress(ConnectionError):  # who is killed now has done its work
+            for rank in range(1, self.place.size):
+                self._store.wait(f"gone-{rank}", _LEAVE_SECS)
+
+    def _gather(self, what: str, value: str) -> list[str]:
+        """The values of all ranks, in each."""
+        self.tell(f"{what}-{self.place.rank}", value)
+        if self.place.rank == 0:
+            values = [self.wait(f"{what}-{rank}") for rank in range(self.place.size)]
+            self.tell(what, json.dumps(values))
+        return list(json.loads(self.wait(what)))
+
+
+@contextlib.contextmanager
+def join(host: Host) -> Iterator[World]:
+    """Meets the others of this life; rank 0 serves their store until the block ends."""
+    place = place_of(host.task, host.addresses)
+    address = host.addresses[CHIEF][0]  # which the supervisor holds: only Python's own can bind it
+    store, key = Store(address), f"master-{host.attempt}.{host.life}"
+    with contextlib.ExitStack() as stack:
+        with host.meeting(), _peers():
+            if place.rank == 0:
+                stack.enter_context(serving(address))
+                store.put(key, _free(place.host))
+            master = store.wait(key, up=False)
+        secs = host.spec.start_timeout_secs
+        yield World(place, store, master, variables(place, master, address, secs))
+
+
+@contextlib.contextmanager
+def _peers() -> Iterator[None]:
+    try:
+        yield
+    except PeerLost:
+        raise
+    except ConnectionError as error:
+        raise PeerLost(str(error)) from error
+
+
+def _free(host: str) -> str:
+    """A port of `host` that no process holds: frameworks bind theirs alone."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
