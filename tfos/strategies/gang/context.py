@@ -113,18 +113,16 @@ class GangContext:
         """
         from xgboost.tracker import RabitTracker
 
-        key = f"rabit-{len(self._trackers)}"
-        secs = 0 if self.timeout is None else round(self.timeout.total_seconds())
-        tracker = None
+        key, tracker = f"rabit-{len(self._trackers)}", None
         if self.rank == 0:
-            host = self.coordinator.rpartition(":")[0]
-            tracker = RabitTracker(host, self.world_size, sortby="task", timeout=secs)
+            tracker = RabitTracker(self._world.place.host, self.world_size, sortby="task")
             tracker.start()
             self._world.tell(key, json.dumps(tracker.worker_args()))
         self._trackers.append(tracker)
-        # sorted as text
-        task = f"{self.rank:09d}"
-        return {**json.loads(self._world.wait(key)), "dmlc_task_id": task, "dmlc_timeout": secs}
+        found = {**json.loads(self._world.wait(key)), "dmlc_task_id": f"{self.rank:09d}"}  # as text
+        if self.timeout is not None:
+            found["dmlc_timeout"] = round(self.timeout.total_seconds())
+        return found
 
     def close(self) -> None:
         """Takes what was written to the lake."""

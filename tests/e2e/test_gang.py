@@ -1,0 +1,85 @@
+"""A gang without a framework: launched, fed, killed, recovered; no TensorFlow in its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import APPS, submit
+from runs import Run
+
+sys.path.insert(0, str(APPS))
+from gang_counts import ROWS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
+APP = APPS / "gang_counts.py"
+
+
+def check_counts(result):
+    """Weights and ledger agree: each row once in each epoch, whatever was killed."""
+    metrics, feed = result["metrics"], result["feeds"]["train"]
+    assert (metrics["low"], metrics["high"]) == (metrics["epochs"], metrics["epochs"])
+    assert feed["rows_trained"] == [ROWS] * metrics["epochs"]
+    assert feed["rows_missed"] == [0] * metrics["epochs"]
+
+
+def told(result):
+    """The causes, without what the others raised at the same time."""
+    return [
+        (f"{f['role']}-{f['index']}", f["kind"])
+        for f in result["failures"]
+        if f["kind"] not in ("exception", "peer")
+    ]
+
+
+def test_any_process_may_die(tmp_path, is_full):
+    options = ["--strategy", "gang", "--num-workers", 3 if is_full else 2, "--hang-secs", 16]
+    run = Run(tmp_path, "gang", *options, app=APP, args=())
+    harms = [("worker-0", "signal"), ("chief-0", "signal")]
+    try:
+        run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
+        run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGKILL))
+        if is_full:
+            run.survive(lambda: os.kill(run.pid("worker-1"), signal.SIGTERM))
+            run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGSTOP))
+            run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGSTOP))
+            run.survive(lambda: os.kill(run.supervisor("worker-0"), signal.SIGKILL))
+            harms += [("worker-1", "preempted"), ("worker-0", "hang"), ("chief-0", "hang")]
+        result = run.finish()
+    finally:
+        run.close()
+    check_counts(result)
+    assert told(result)[: len(harms)] == harms
+    assert result["attempts"] == (2 if is_full else 1)
+    assert result["restarts"] == dict.fromkeys(["chief", "worker"], len(harms))
+    metrics = result["metrics"]
+    size = 3 if is_full else 2
+    assert metrics["begun"] > 0, "it went on from a checkpoint"
+    assert (metrics["modules"], metrics["with_tensorflow"]) == ([], 0)
+    assert metrics["ranks"] == sum(range(size))
+    assert metrics["met"] == [f"{rank}/{size} gloo" for rank in range(size)]
+    assert metrics["place"] == [0, size, 0, size]
+
+
+def test_the_last_to_end_ends_the_run_and_exceptions_end_it_the_second_time(tmp_path):
+    slow = submit(
+        "--json", "--strategy", "gang", "--num-workers", 2, "--lake", tmp_path, "--run-id", "slow",
+        APP, "--epochs", 1, "--step-secs", 0, "--linger", 3,
+    )  # fmt: skip
+    assert slow.status == 0, slow.stderr
+    assert Path(tmp_path, "slow", "output", "lingered").exists()
+    assert slow.result["attempts"] == 1
+    assert slow.result["restarts"] == {"chief": 0, "worker": 0}
+    check_counts(slow.result)
+    failed = submit(
+        "--json", "--strategy", "gang", "--num-workers", 2, "--lake", tmp_path, APP, "--fail", 1
+    )
+    assert failed.status == 1
+    assert failed.result["error"]["message"] == (
+        "ValueError: no such row (twice, with no checkpoint in between)"
+    )
+    assert failed.result["error"]["role"] == "worker"
+    assert failed.result["restarts"] == {"chief": 1, "worker": 1}
