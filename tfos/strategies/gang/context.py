@@ -115,7 +115,8 @@ class GangContext:
 
         key, tracker = f"rabit-{len(self._trackers)}", None
         if self.rank == 0:
-            tracker = RabitTracker(self._world.place.host, self.world_size, sortby="task")
+            place = self._world.place
+            tracker = RabitTracker(n_workers=place.size, host_ip=place.host, sortby="task")
             tracker.start()
             self._world.tell(key, json.dumps(tracker.worker_args()))
         self._trackers.append(tracker)
