@@ -152,7 +152,7 @@ class TestEpochs:
     @pytest.mark.parametrize("columns", [["id", "pair"], ["id", "tags"], ["id", "text"]])
     @pytest.mark.parametrize("at_a_time", [1, 2, 3, 100])
     def test_batches_that_are_read_together(self, make, monkeypatch, columns, at_a_time):
-        monkeypatch.setattr("tfos.feeding.elements._READ_VALUES", 8 * at_a_time)
+        monkeypatch.setattr("tfos.feeding.selection._READ_VALUES", 8 * at_a_time)
         dataset = make(features=columns, label="y")
         whole = ids(features for features, _ in dataset.positions(0, ROWS, 3))
         for start in (0, 3, 8):
