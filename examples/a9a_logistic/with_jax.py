@@ -23,7 +23,7 @@ class A9aJax(A9aLogistic):
 
         args = self.args
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(ctx.coordinator, ctx.world_size, ctx.rank)
+        jax.distributed.initialize(ctx.master, ctx.world_size, ctx.rank)
         train = ctx.dataset("train", args.batch_size // ctx.world_size, label="label")
         steps = args.epochs * train.steps_per_epoch
         penalty = 0.5 / (args.cost * self.train_rows)

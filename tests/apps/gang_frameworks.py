@@ -41,7 +41,7 @@ def jax_sum(ctx: Any) -> Callable[[np.ndarray], np.ndarray]:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_x64", True)
-    jax.distributed.initialize(ctx.coordinator, ctx.world_size, ctx.rank)
+    jax.distributed.initialize(ctx.master, ctx.world_size, ctx.rank)
     from jax.experimental.multihost_utils import process_allgather
 
     return lambda array: np.asarray(process_allgather(array)).sum(0)

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tfos.errors import UsageError
 from tfos.runtime.ports import hold_port
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
 from tfos.strategies.gang.backend import Gang
+from tfos.strategies.gang.context import GangContext
 from tfos.strategies.gang.places import place_of, variables
 from tfos.strategies.gang.store import Store, serving
 from tfos.strategies.gang.world import PeerLost, join
@@ -130,6 +132,18 @@ class World:
             return [future.exception(30) or future.result() for future in found]
 
 
+class TestContext:
+    def test_tells_what_takes_the_place_of_what_other_strategies_have(self):
+        ctx = GangContext.__new__(GangContext)
+        assert not hasattr(ctx, "fit")
+        with pytest.raises(UsageError, match=r"--strategy gang has no ctx.fit: .* multi-worker"):
+            ctx.fit(None, None)
+        with pytest.raises(UsageError, match=r"no ctx.export: .* ctx.output_dir"):
+            _ = ctx.export
+        with pytest.raises(AttributeError, match="no attribute 'x'"):
+            _ = ctx.x
+
+
 class TestWorld:
     def test_all_have_one_port_that_can_be_bound(self, address):
         def act(world):
@@ -144,7 +158,14 @@ class TestWorld:
         found = World(address, 3).run(act)
         assert [each["RANK"] for each in found] == ["0", "1", "2"]
         assert len({each["MASTER_PORT"] for each in found}) == 1
+        assert {each["GLOO_SOCKET_IFNAME"] for each in found} == {"lo"}
         assert found[0]["MASTER_PORT"] != found[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+
+    def test_an_interface_that_is_named_stays(self, address, monkeypatch):
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+        (found,) = World(address, 1).run(lambda world: world.environment)
+        assert "GLOO_SOCKET_IFNAME" not in found
+        assert found["HOROVOD_GLOO_IFACE"] == "lo"
 
     def test_other_checkpoints_are_found_out_by_all(self, address):
         found = World(address, 3).run(lambda world: world.agree(world.place.rank // 2))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfos.errors import UsageError
 from tfos.fault.checkpoint.files import FileCheckpoints
 from tfos.feeding.arrival import Arrival
 from tfos.feeding.schema import Manifest
@@ -20,6 +21,19 @@ from tfos.training.outputs import Outputs
 _PROGRESS_SECS = 0.5
 # of state.json: how far the feeds are
 _POSITIONS = "positions"
+# of TrainContext, and what is to be used here
+_INSTEAD = {
+    **dict.fromkeys(
+        ("fit", "evaluate", "predict", "run_epoch", "mean", "strategy", "coordinator"),
+        "train with your framework's own means, on ctx.dataset(...).numpy() or .torch(), or use"
+        " --strategy multi-worker for TensorFlow",
+    ),
+    "export": "write the model's files below ctx.output_dir",
+}
+
+
+class _NotInAGang(UsageError, AttributeError):
+    """For hasattr(), too, there is no such thing."""
 
 
 class GangContext:
@@ -30,8 +44,8 @@ class GangContext:
     role, index: "chief", 0 of rank 0, "worker", I of rank I + 1. num_workers: the world size.
     is_chief: whether this process checkpoints and reports; elsewhere these do nothing.
     attempt: 1, and one more for each time the roles were launched again.
-    coordinator: "host:port" at which rank 0 may listen, once, and nobody does yet: MASTER_ADDR and
-    MASTER_PORT. For jax.distributed.initialize(ctx.coordinator, ctx.world_size, ctx.rank).
+    master: "host:port" at which rank 0 may listen, once, and nobody does yet: MASTER_ADDR and
+    MASTER_PORT. For jax.distributed.initialize(ctx.master, ctx.world_size, ctx.rank).
     timeout: --hang-secs, for operations that wait for other processes; None where it is 0.
     params, log_dir, output_dir: as in tfos.context.TrainContext; files are those of rank 0.
     checkpoint: save_dir() and newest(), see tfos.fault.checkpoint.files.FileCheckpoints.
@@ -47,7 +61,7 @@ class GangContext:
         self.is_chief = host.is_chief
         self.attempt = host.attempt
         self.params = host.spec.params
-        self.coordinator = world.master
+        self.master = world.master
         secs = host.spec.hang_secs
         self.timeout = datetime.timedelta(seconds=secs) if secs else None
         self._world = world
@@ -96,6 +110,12 @@ class GangContext:
             weight, shuffle, seed, rank=self.rank, size=self.world_size, positions=self._positions,
             on_given=self._given,
         )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises UsageError, with what to do instead, for what other strategies have."""
+        if name not in _INSTEAD:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise _NotInAGang(f"--strategy gang has no ctx.{name}: {_INSTEAD[name]}")
 
     def report(self, **metrics: Any) -> None:
         """Adds JSON-able values to the metrics of the run's result; of rank 0's they are there.

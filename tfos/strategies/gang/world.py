@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 
 from tfos.runtime.host import Host
@@ -14,6 +17,10 @@ from tfos.strategies.gang.store import Store, serving
 
 # how long rank 0 stays until the others have heard that all are done
 _LEAVE_SECS = 10.0
+# of PyTorch, and of Horovod
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "HOROVOD_GLOO_IFACE")
+# netdevice(7); the answer's address is behind the name, 16 bytes, a family and a port
+_SIOCGIFADDR = 0x8915
 
 
 class PeerLost(ConnectionError):
@@ -78,8 +85,8 @@ def join(host: Host) -> Iterator[World]:
                 stack.enter_context(serving(address))
                 store.put(key, _free(place.host))
             master = store.wait(key, up=False)
-        secs = host.spec.start_timeout_secs
-        yield World(place, store, master, variables(place, master, address, secs))
+        told = variables(place, master, address, host.spec.start_timeout_secs)
+        yield World(place, store, master, {**told, **_interface(place.host)})
 
 
 @contextlib.contextmanager
@@ -90,6 +97,21 @@ def _peers() -> Iterator[None]:
         raise
     except ConnectionError as error:
         raise PeerLost(str(error)) from error
+
+
+def _interface(address: str) -> dict[str, str]:
+    """Variables that name the network interface with this address, but for those that are set.
+
+    Gloo would take the address of this host's name, which in Debian's /etc/hosts is 127.0.1.1.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # one that has no address
+                asked = struct.pack("256s", name.encode())
+                found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, asked)[20:24]
+                if socket.inet_ntoa(found) == address:
+                    return {each: name for each in _INTERFACES if each not in os.environ}
+    return {}
 
 
 def _free(host: str) -> str:
