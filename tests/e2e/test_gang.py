@@ -6,7 +6,6 @@ import importlib.util
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import APPS, ROOT, submit
@@ -34,17 +33,17 @@ def check_counts(result):
 
 
 def told(result):
-    """The causes, without what the others raised at the same time."""
+    """The causes, without what the others raised, or died of, at the same time."""
     return [
         (f"{f['role']}-{f['index']}", f["kind"])
         for f in result["failures"]
-        if f["kind"] not in ("exception", "peer")
+        if f["kind"] not in ("exception", "crash", "peer")
     ]
 
 
 def test_any_process_may_die(tmp_path, is_full):
     options = ["--strategy", "gang", "--num-workers", 3 if is_full else 2, "--hang-secs", 16]
-    run = Run(tmp_path, "gang", *options, app=APP, args=())
+    run = Run(tmp_path, "gang", *options, app=APP, args=("--linger", 2))
     harms = [("worker-0", "signal"), ("chief-0", "signal")]
     try:
         run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
@@ -61,26 +60,20 @@ def test_any_process_may_die(tmp_path, is_full):
     check_counts(result)
     assert told(result)[: len(harms)] == harms
     assert result["attempts"] == (2 if is_full else 1)
-    assert result["restarts"] == dict.fromkeys(["chief", "worker"], len(harms))
+    # Spark tells of a lost task later than the others of its process
+    assert result["restarts"]["chief"] == result["restarts"]["worker"]
+    assert result["restarts"]["chief"] - len(harms) in ({0, 1} if is_full else {0})
     metrics = result["metrics"]
     size = 3 if is_full else 2
     assert metrics["begun"] > 0, "it went on from a checkpoint"
+    assert run.lake.exists("output/lingered"), "rank 0 ended the run before rank 1 had ended"
     assert (metrics["modules"], metrics["with_tensorflow"]) == ([], 0)
     assert metrics["ranks"] == sum(range(size))
     assert metrics["met"] == [f"{rank}/{size} gloo" for rank in range(size)]
     assert metrics["place"] == [0, size, 0, size]
 
 
-def test_the_last_to_end_ends_the_run_and_exceptions_end_it_the_second_time(tmp_path):
-    slow = submit(
-        "--json", "--strategy", "gang", "--num-workers", 2, "--lake", tmp_path, "--run-id", "slow",
-        APP, "--epochs", 1, "--step-secs", 0, "--linger", 3,
-    )  # fmt: skip
-    assert slow.status == 0, slow.stderr
-    assert Path(tmp_path, "slow", "output", "lingered").exists()
-    assert slow.result["attempts"] == 1
-    assert slow.result["restarts"] == {"chief": 0, "worker": 0}
-    check_counts(slow.result)
+def test_an_exception_ends_the_run_the_second_time(tmp_path):
     failed = submit(
         "--json", "--strategy", "gang", "--num-workers", 2, "--lake", tmp_path, APP, "--fail", 1
     )
