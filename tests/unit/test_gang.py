@@ -15,6 +15,7 @@ from tfos.errors import UsageError
 from tfos.runtime.ports import hold_port
 from tfos.spec.job import JobSpec
 from tfos.spec.roles import Task
+from tfos.strategies.gang import store
 from tfos.strategies.gang.backend import Gang
 from tfos.strategies.gang.context import GangContext
 from tfos.strategies.gang.places import place_of, variables
@@ -102,6 +103,27 @@ class TestStore:
             with serving(address):
                 Store(address).put("k", "v")
                 assert waiting.result(20) == "v"
+
+    def test_one_that_is_slow_to_answer_is_waited_for(self, address, monkeypatch):
+        """As where rank 0's train() holds Python's lock."""
+        slow = threading.Event()
+        get = store._Keys.get
+
+        def get_slowly(keys, *where):
+            if not slow.is_set():
+                slow.set()
+                asked_again.wait(20)
+            else:
+                asked_again.set()
+            return get(keys, *where)
+
+        asked_again = threading.Event()
+        monkeypatch.setattr(store, "_REQUEST_SECS", 0.1)
+        monkeypatch.setattr(store._Keys, "get", get_slowly)
+        with serving(address):
+            Store(address).put("k", "v")
+            assert Store(address).get("k") == "v"
+        assert asked_again.is_set()
 
     def test_says_which_key_did_not_come(self, address):
         with serving(address), pytest.raises(ConnectionError, match="'k' did not come"):

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 _SCOPE = "tfos"
 _REQUEST_SECS = 10.0
-_POLL_SECS = 0.02
+# from one to the other, doubled each time: many processes may wait for rank 0 for long
+_POLL_SECS, _MOST_POLL_SECS = 0.02, 0.32
 
 
 class _Keys:
@@ -98,6 +102,10 @@ class _Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self.socket.bind(self.server_address)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # who asked may be gone
+            super().handle_error(request, client_address)
+
 
 @contextlib.contextmanager
 def serving(address: str) -> Iterator[None]:
@@ -116,7 +124,8 @@ def serving(address: str) -> Iterator[None]:
 class Store:
     """The keys of tfos in the store at "host:port".
 
-    Raises ConnectionError when it does not answer, and when a key does not come in time.
+    Raises ConnectionError when nobody listens there, and when a key does not come in time. One that
+    is slow to answer is waited for: whether its process hangs its supervisor knows.
     """
 
     def __init__(self, address: str) -> None:
@@ -135,7 +144,8 @@ class Store:
         secs: how long it is waited for; for ever when not given. up: whether the store is known to
         be served; else it may come up in this time, too.
         """
-        deadline = None if secs is None else time.monotonic() + secs
+        deadline = math.inf if secs is None else time.monotonic() + secs
+        pause = _POLL_SECS
         while True:
             value = None
             try:
@@ -146,17 +156,21 @@ class Store:
                     raise
             if value is not None:
                 return value
-            if deadline is not None and time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise ConnectionError(f"{key!r} did not come from rank 0 within {secs:g} s")
-            time.sleep(_POLL_SECS)
+            time.sleep(pause)
+            pause = min(2 * pause, _MOST_POLL_SECS)
 
     def _ask(self, method: str, key: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._address, timeout=_REQUEST_SECS)
-        try:
-            connection.request(method, f"/{_SCOPE}/{key}", body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise ConnectionError(f"rank 0 at {self._address} does not answer: {error}") from error
-        finally:
-            connection.close()
+        while True:
+            connection = http.client.HTTPConnection(self._address, timeout=_REQUEST_SECS)
+            with contextlib.closing(connection):
+                try:
+                    connection.request(method, f"/{_SCOPE}/{key}", body)
+                    answer = connection.getresponse()
+                    return answer.status, answer.read()
+                except TimeoutError:  # rank 0's train() may hold Python's lock for long
+                    continue
+                except (OSError, http.client.HTTPException) as error:
+                    words = f"rank 0 at {self._address} does not answer: {error}"
+                    raise ConnectionError(words) from error
