@@ -35,18 +35,26 @@ def address():
 
 class TestPlaces:
     def test_local_ranks_are_those_of_a_machine_and_cross_ranks_of_several(self):
-        places = [place_of(task, ADDRESSES) for task in TASKS]
+        places = [place_of(task, ADDRESSES, [""] * 4) for task in TASKS]
         assert [(p.rank, p.size) for p in places] == [(0, 4), (1, 4), (2, 4), (3, 4)]
         assert [(p.local_rank, p.local_size) for p in places] == [(0, 3), (0, 1), (1, 3), (2, 3)]
         assert [(p.cross_rank, p.cross_size) for p in places] == [(0, 2), (1, 2), (0, 1), (0, 1)]
         assert [(p.node, p.host) for p in places] == [(0, "a"), (1, "b"), (0, "a"), (0, "a")]
 
+    def test_gpus_of_their_own_make_processes_nodes_of_their_own(self):
+        """Code takes the GPU with the number of its local rank, and sees no other than its own."""
+        places = [place_of(task, ADDRESSES, ["2", "0", "1,3", "2"]) for task in TASKS]
+        assert [(p.local_rank, p.local_size) for p in places] == [(0, 2), (0, 1), (0, 1), (1, 2)]
+        assert [(p.cross_rank, p.cross_size) for p in places] == [(0, 3), (1, 3), (2, 3), (0, 1)]
+        assert [p.node_name for p in places] == ["a-gpu-2", "b", "a-gpu-1-3", "a-gpu-2"]
+        assert [p.node for p in places] == [0, 1, 2, 0]
+
     def test_one_process_is_a_gang(self):
-        place = place_of(Task("chief", 0), {"chief": ["a:1"]})
+        place = place_of(Task("chief", 0), {"chief": ["a:1"]}, ["0,1"])
         assert (place.rank, place.size, place.local_size, place.cross_size) == (0, 1, 1, 1)
 
     def test_variables(self):
-        place = place_of(TASKS[2], ADDRESSES)
+        place = place_of(TASKS[2], ADDRESSES, ["0"] * 4)
         assert variables(place, "a:77", "a:1", 120.0) == {
             "RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "3",
             "GROUP_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "77",

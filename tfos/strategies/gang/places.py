@@ -16,9 +16,10 @@ from tfos.spec.roles import CHIEF, Task
 class Place:
     """A process among the `size` of its gang.
 
-    rank: 0 is the chief. local_rank, local_size: among those of its machine. cross_rank,
-    cross_size: among those of the same local rank, one of each machine that has so many. node: the
-    number of its machine, by the lowest rank there. host: that machine's address.
+    rank: 0 is the chief. node: of processes that share a machine and see the same GPUs, by number,
+    that of rank 0 first, and by name. local_rank, local_size: among those of its node. cross_rank,
+    cross_size: among those of the same local rank, one of each node that has so many. host: the
+    machine's address.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class Place:
     cross_rank: int
     cross_size: int
     node: int
+    node_name: str
     host: str
 
 
@@ -35,16 +37,23 @@ def rank_of(task: Task) -> int:
     return 0 if task.role == CHIEF else 1 + task.index
 
 
-def place_of(task: Task, addresses: Mapping[str, Sequence[str]]) -> Place:
-    """The place of `task`. addresses: "host:port" by role, as the runtime has them."""
+def place_of(task: Task, addresses: Mapping[str, Sequence[str]], visible: Sequence[str]) -> Place:
+    """The place of `task`. addresses: "host:port" by role, as the runtime has them.
+
+    visible: CUDA_VISIBLE_DEVICES of each rank, "" where it is not set. Code takes the GPU with the
+    number of its local rank: where each process sees one of its own, that is 0 in each.
+    """
     hosts = [at.rpartition(":")[0] for at in (*addresses[CHIEF], *addresses.get("worker", ()))]
+    pairs = list(zip(hosts, visible, strict=True))
     rank = rank_of(task)
-    host, local_rank = hosts[rank], hosts[:rank].count(hosts[rank])
-    nodes = list(dict.fromkeys(hosts))
-    across = [node for node in nodes if hosts.count(node) > local_rank]
+    host, sees = pair = pairs[rank]
+    is_divided = any(other != sees for at, other in pairs if at == host)
+    name = f"{host}-gpu-{sees.replace(',', '-')}" if is_divided else host
+    local_rank, nodes = pairs[:rank].count(pair), list(dict.fromkeys(pairs))
+    across = [node for node in nodes if pairs.count(node) > local_rank]
     return Place(
-        rank, len(hosts), local_rank, hosts.count(host), across.index(host), len(across),
-        nodes.index(host), host,
+        rank, len(hosts), local_rank, pairs.count(pair), across.index(pair), len(across),
+        nodes.index(pair), name, host,
     )  # fmt: skip
 
 
@@ -70,7 +79,7 @@ def variables(place: Place, master: str, store: str, start_secs: float) -> dict[
         "HOROVOD_LOCAL_SIZE": place.local_size,
         "HOROVOD_CROSS_RANK": place.cross_rank,
         "HOROVOD_CROSS_SIZE": place.cross_size,
-        "HOROVOD_HOSTNAME": place.host,
+        "HOROVOD_HOSTNAME": place.node_name,
         # one that is built with MPI, too, would take that, and train N worlds of one process
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",

@@ -10,9 +10,10 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 
+from tfos.runtime.devices import VISIBLE
 from tfos.runtime.host import Host
 from tfos.spec.roles import CHIEF
-from tfos.strategies.gang.places import Place, place_of, variables
+from tfos.strategies.gang.places import Place, place_of, rank_of, variables
 from tfos.strategies.gang.store import Store, serving
 
 # how long rank 0 stays until the others have heard that all are done
@@ -34,9 +35,12 @@ class World:
     environment: what launchers tell their processes.
     """
 
-    def __init__(self, place: Place, store: Store, master: str, environment: Mapping[str, str]):
-        self.place, self.master, self.environment = place, master, environment
-        self._store = store
+    place: Place
+    master: str
+    environment: Mapping[str, str]
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self._store, self._rank, self._size = store, rank, size
 
     def tell(self, key: str, value: str) -> None:
         """For the others, from whom wait() gets it. Each key once in a life."""
@@ -48,45 +52,49 @@ class World:
         with _peers():
             return self._store.wait(key)
 
+    def gather(self, what: str, value: str) -> list[str]:
+        """The values of all ranks, in each, when all have called it."""
+        self.tell(f"{what}-{self._rank}", value)
+        if self._rank == 0:
+            values = [self.wait(f"{what}-{rank}") for rank in range(self._size)]
+            self.tell(what, json.dumps(values))
+        return list(json.loads(self.wait(what)))
+
     def agree(self, step: int) -> None:
         """Waits for all, and raises PeerLost unless they have read the checkpoint of this step."""
-        steps = [int(value) for value in self._gather("step", str(step))]
+        steps = [int(value) for value in self.gather("step", str(step))]
         if set(steps) != {step}:
             raise PeerLost(f"the processes have read checkpoints of different steps: {steps}")
 
     def leave(self) -> None:
         """Waits until all have called it: none goes while another one may still need it."""
-        self._gather("done", "")
-        if self.place.rank:
-            self.tell(f"gone-{self.place.rank}", "")
+        self.gather("done", "")
+        if self._rank:
+            self.tell(f"gone-{self._rank}", "")
             return
         with contextlib.suppress(ConnectionError):  # who is killed now has done its work
-            for rank in range(1, self.place.size):
+            for rank in range(1, self._size):
                 self._store.wait(f"gone-{rank}", _LEAVE_SECS)
-
-    def _gather(self, what: str, value: str) -> list[str]:
-        """The values of all ranks, in each."""
-        self.tell(f"{what}-{self.place.rank}", value)
-        if self.place.rank == 0:
-            values = [self.wait(f"{what}-{rank}") for rank in range(self.place.size)]
-            self.tell(what, json.dumps(values))
-        return list(json.loads(self.wait(what)))
 
 
 @contextlib.contextmanager
 def join(host: Host) -> Iterator[World]:
     """Meets the others of this life; rank 0 serves their store until the block ends."""
-    place = place_of(host.task, host.addresses)
+    rank, size = rank_of(host.task), sum(map(len, host.addresses.values()))
     address = host.addresses[CHIEF][0]  # which the supervisor holds: only Python's own can bind it
     store, key = Store(address), f"master-{host.attempt}.{host.life}"
+    world = World(store, rank, size)
     with contextlib.ExitStack() as stack:
         with host.meeting(), _peers():
-            if place.rank == 0:
+            if rank == 0:
                 stack.enter_context(serving(address))
-                store.put(key, _free(place.host))
-            master = store.wait(key, up=False)
-        told = variables(place, master, address, host.spec.start_timeout_secs)
-        yield World(place, store, master, {**told, **_interface(place.host)})
+                store.put(key, _free(address.rpartition(":")[0]))
+            world.master = store.wait(key, up=False)
+            visible = world.gather("visible", os.environ.get(VISIBLE, ""))
+        world.place = place = place_of(host.task, host.addresses, visible)
+        told = variables(place, world.master, address, host.spec.start_timeout_secs)
+        world.environment = {**told, **_interface(place.host)}
+        yield world
 
 
 @contextlib.contextmanager
