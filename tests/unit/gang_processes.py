@@ -70,7 +70,7 @@ class Processes:
                 lambda _, message, rank=rank: events.put((rank, message)),
                 lambda _, status, rank=rank: events.put((rank, status)),
             )  # fmt: skip
-            process.begin(self.life, 0)
+            process.begin(self.life, self.spec.hang_secs)
             self.processes.append(process)
         for task, process in zip(self.tasks, self.processes, strict=True):
             order = StartOrder(

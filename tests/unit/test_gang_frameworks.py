@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import time
 
 import pytest
+from conftest import poll
 from gang_processes import Processes, app_of
 
 from tfos.fault.failures import FailureKind
@@ -47,3 +49,20 @@ def test_the_others_fail_at_once_and_all_go_on(framework, tmp_path, victim):
     assert metrics["begun"] > 0
     assert metrics["seen"] == [n * metrics["epochs"] for n in (ROWS, ROWS * (ROWS - 1) // 2)]
     assert outcome["feeds"]["train"]["rows_trained"] == [ROWS] * metrics["epochs"]
+
+
+def test_one_that_stands_still_is_found_and_the_others_fail_with_its_end(framework, tmp_path):
+    app = app_of("gang_frameworks", "GangFrameworks", framework=framework)
+    with Processes(tmp_path, app, 2, ROWS, hang_secs=8.0) as gang:
+        gang.begin()
+        gang.wait(is_saved, "checkpoints are saved")
+        gang.signal(1, signal.SIGSTOP)
+        silent = gang.processes[1]
+        verdict = poll(lambda: silent.watch.verdict(time.monotonic()), 20, "it is found")
+        assert "no sign of life for 4 s" in verdict
+        assert gang.processes[0].watch.verdict(time.monotonic()) is None
+        assert gang.processes[0].is_running
+        silent.kill()  # as its supervisor does
+        failed, status = gang.ended(0)
+    assert status == 1, gang.logs
+    assert failed.kind is FailureKind.EXCEPTION
