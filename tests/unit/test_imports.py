@@ -60,7 +60,6 @@ PURE = {
     "tfos.cli.chatter",
     "tfos.strategies.environment",
     "tfos.strategies.workers",
-    "tfos.strategies.returned",
     "tfos.strategies.single.topology",
     "tfos.strategies.ps.topology",
     "tfos.strategies.multi_worker.topology",

@@ -12,7 +12,6 @@ from tfos.errors import LakeError
 from tfos.feeding.reads import serve_reads
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
-from tfos.strategies.returned import named
 from tfos.training.runner import Runner
 
 
@@ -50,7 +49,6 @@ def train(host: Host, runner: Runner) -> Trained:
         context.close()
         check_agreement(runner, 0)  # none goes while another one still trains
     return Trained.of(returned, context.reported, context.model_uri)
-    return Trained({**context.reported, **named(returned)}, context.model_uri)
 
 
 def check_agreement(runner: Runner, value: int) -> None:

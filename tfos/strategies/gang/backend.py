@@ -11,7 +11,6 @@ from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.strategies.gang.context import GangContext
 from tfos.strategies.gang.world import PeerLost, join
-from tfos.strategies.returned import named
 
 
 class Gang:
@@ -42,7 +41,7 @@ class Gang:
             # not quiet: who hangs in the last steps keeps the others here
             host.reports.progress({"phase": "waiting for the other processes to end"})
             world.leave()
-        return Trained({**context.reported, **named(returned)})
+        return Trained.of(returned, context.reported, None)
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return FailureKind.PEER if isinstance(error, PeerLost) else FailureKind.EXCEPTION
