@@ -27,7 +27,7 @@ from tfos.training.fit import Fit, FitOptions
 from tfos.training.loop import Loop
 from tfos.training.outputs import Outputs
 from tfos.training.programs import make_program
-from tfos.training.runner import SECTION, Runner
+from tfos.training.runner import Runner
 from tfos.training.serving import ServedFeatures, warn_of_export
 from tfos.training.step import has_call, prepare
 from tfos.training.validation import validation_of
@@ -85,7 +85,7 @@ class TrainContext:
             on_commit=lambda: host.reports.saved(self.checkpoint.stats),
             parts=runner.parts,
         )
-        runner.continue_from(self.checkpoint.state(SECTION))
+        runner.continue_from(self.checkpoint)
         host.reports.saved(self.checkpoint.stats)
         self._outputs = Outputs(host.lake, host.scratch, self.is_chief or self.role == EVALUATOR)
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output

@@ -300,6 +300,10 @@ class Here:
         yield
 
 
+def run_epoch(loop: Loop, step: Callable[..., Any], dataset: FeedDataset, epoch: int) -> float:
+    return loop.run_epoch(loop.prepare_epoch(step, dataset), dataset, epoch)
+
+
 class Interrupted(Exception):
     """In place of a crash."""
 
@@ -421,7 +425,8 @@ def main(index: int, ports: list[str], root: Path) -> None:
             validation = data("many", "x", shuffle=True)
             step = prepare(model, validation, runner, "test_step")
             logs = own.evaluate(Program(step, validation, runner), validation)
-            predicted = own.predict(model, data("many", "x", shuffle=True))
+            rows = data("many", "x", shuffle=True)
+            predicted = own.predict(own.prepare_predict(model, rows), rows)
             leave("evaluated", None, **logs, predicted=predicted)
 
     with contextlib.suppress(Interrupted):
@@ -450,7 +455,7 @@ def main(index: int, ports: list[str], root: Path) -> None:
         return loss
 
     own, _ = loop("custom")
-    losses = [own.run_epoch(step, data("many", "x"), epoch) for epoch in range(2)]
+    losses = [run_epoch(own, step, data("many", "x"), epoch) for epoch in range(2)]
     leave("custom", None, weight=weight.numpy(), losses=losses)
 
     with runner.strategy.scope():
@@ -461,7 +466,7 @@ def main(index: int, ports: list[str], root: Path) -> None:
 
     own, _ = loop("constant_step")
     with pytest.raises(UsageError) as caught:
-        own.run_epoch(constant_step, data("many", "x"), 0)
+        run_epoch(own, constant_step, data("many", "x"), 0)
     leave("constant_step", error=str(caught.value))
 
     rows = data("many", "x", shuffle=True).map(lambda features, label: features["x"])
@@ -487,7 +492,7 @@ def main(index: int, ports: list[str], root: Path) -> None:
 
     own, _ = loop("two_tables")
     both = data("many", ["id", "tags"])
-    losses = [own.run_epoch(step, both, epoch) for epoch in range(2)]
+    losses = [run_epoch(own, step, both, epoch) for epoch in range(2)]
     leave("two_tables", None, losses=losses, id=weights[0].numpy(), tags=weights[1].numpy())
     check_agreement(runner, 0)
     sys.stdout.flush()

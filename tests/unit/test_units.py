@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import poll
 
-from tfos.errors import StoreError
+from tfos.errors import StoreError, UsageError
 from tfos.kv.connection import Connection
 from tfos.kv.frames import FrameError
 from tfos.training.stored.coordinator import Coordinator
@@ -193,3 +193,23 @@ def test_section_that_fails_ends_for_its_workers_and_leaves_no_unit(coordinator,
     with pytest.raises(StoreError, match="not come to the end: OSError: the disk is full"):
         worker.section(lambda unit: [], lambda: None)
     worker.close()
+
+
+@pytest.mark.parametrize("sections", [None, {"user": {"epoch": 3, "loss": float("inf")}}])
+def test_worker_continues_from_what_the_chief_does(coordinator, listener, sections):
+    found: list[Any] = []
+    worker = Worker(listener.getsockname(), SECRET)
+    asking = threading.Thread(target=lambda: found.append(worker.begun()), daemon=True)
+    asking.start()
+    coordinator.begin(sections)
+    asking.join(20)
+    assert found == [sections]
+    worker.close()
+
+
+def test_outputs_that_no_message_can_hold_are_refused(coordinator):
+    class Large:
+        nbytes = 5 << 30
+
+    with pytest.raises(UsageError, match=r"5,120 MiB of outputs, of 4,095 at most"):
+        coordinator.section(lambda: None, lambda _: ({}, [Large()]))

@@ -16,6 +16,7 @@ from tfos.errors import UsageError
 from tfos.tables.embedding import tables_without_rows
 
 if TYPE_CHECKING:
+    from tfos.fault.checkpoint.checkpointer import Checkpointer
     from tfos.training.stored.store import ModelStore
 
 
@@ -68,8 +69,8 @@ class Runner(Protocol):
     def store_of(self, model: keras.Model) -> ModelStore | None:
         """The key-value store that the model's weights are in; None for those in variables."""
 
-    def continue_from(self, state: Any) -> None:
-        """Called once, before anything is trained, with what a checkpoint has of the store."""
+    def continue_from(self, checkpoint: Checkpointer) -> None:
+        """Called once, before anything is trained."""
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Any]]:
@@ -108,7 +109,7 @@ class Base:
     def store_of(self, model: keras.Model) -> ModelStore | None:
         return None
 
-    def continue_from(self, state: Any) -> None:
+    def continue_from(self, checkpoint: Checkpointer) -> None:
         pass
 
     @property

@@ -12,6 +12,7 @@ from tfos.tables.embedding import tables_without_rows
 from tfos.training.runner import SECTION, Alone, LocalRunner
 
 if TYPE_CHECKING:
+    from tfos.fault.checkpoint.checkpointer import Checkpointer
     from tfos.kv.client import Client
     from tfos.training.stored.snapshots import Snapshots
     from tfos.training.stored.store import ModelStore
@@ -42,8 +43,8 @@ class SingleRunner(Alone, LocalRunner):
             self._snapshots.load(self._begun)
         return self._store
 
-    def continue_from(self, state: Any) -> None:
-        self._begun = state
+    def continue_from(self, checkpoint: Checkpointer) -> None:
+        self._begun = checkpoint.state(SECTION)
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Any]]:

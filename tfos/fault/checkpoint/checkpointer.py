@@ -73,6 +73,7 @@ class Checkpointer:
         self._quiet = quiet
         self._on_commit = on_commit
         self._parts = dict(parts or {})
+        self._follows = False
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
         self._last_secs = 0.0
@@ -100,6 +101,18 @@ class Checkpointer:
             self._shared[1](state["shared"])
 
     @property
+    def sections(self) -> Mapping[str, Any] | None:
+        """The state of all sections that the run continues from; None when it begins."""
+        return None if self._restored is None else self._restored[1]["sections"]
+
+    def follow(self, sections: Mapping[str, Any] | None) -> None:
+        """The run continues from this, which another process has read: restore() gives the state
+        alone, as the weights are elsewhere.
+        """
+        self._follows = True
+        self._sections = dict(sections or {})
+
+    @property
     def step(self) -> int:
         """The step of the checkpoint that the run continues from; 0 when it begins."""
         return int(self._restored[1]["step"]) if self._restored else 0
@@ -112,6 +125,8 @@ class Checkpointer:
         optimizer its variables. A table of tfos.layers is whole, whatever shards it has.
         Returns the state last saved for the section, or None when the run begins.
         """
+        if self._follows:
+            return self._sections.get(section)
         large: dict[str, list[Any]] = {}
         named = {}
         for name, value in objects.items():

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from tfos.errors import UsageError
 from tfos.kv.connection import Connection, SecretError
 from tfos.kv.frames import ERROR, FrameError, pack_facts
 from tfos.training.stored.orders import Order
-from tfos.training.stored.wire import ASK, OVER, UNIT, WAIT, Unit, pack, unpack
+from tfos.training.stored.wire import ASK, BEGUN, MOST_BYTES, OVER, UNIT, WAIT, Unit, pack, unpack
 
 _log = logging.getLogger(__name__)
 # programs whose rows the store counts
@@ -68,12 +69,19 @@ class Coordinator:
         self._given: dict[int, _Pending] = {}
         self._again: list[_Pending] = []
         self._section = -1
+        self._begun: Mapping[str, Any] | None = None
         self._results: list[tuple[Mapping[str, Any], Sequence[np.ndarray]]] = []
         self._connections: dict[str, Connection] = {}
         # the last section whose end each worker has heard of
         self._told: dict[str, int] = {}
         self._numbers = itertools.count(1)
         threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
+
+    def begin(self, sections: Mapping[str, Any] | None) -> None:
+        """Tells workers what the run continues from; JSON, None for nothing. Before any section."""
+        with self._changed:
+            self._begun = {"sections": sections}
+            self._changed.notify_all()
 
     def section(
         self, lead: Callable[[], Any], told: Callable[[Any], tuple[Any, Sequence[np.ndarray]]]
@@ -88,6 +96,7 @@ class Coordinator:
         try:
             found = lead()
             result = told(found)
+            _check_size(result[1])
         except BaseException as error:
             self._end(({"error": f"{type(error).__name__}: {error}"}, []))
             raise
@@ -157,7 +166,13 @@ class Coordinator:
             name = connection.welcome(self._secret, {"server": "chief-0"}).hex()
             self._connections[name] = connection
             while True:
-                header, payload = connection.receive(waits=True)
+                header, payload = connection.receive(waits=True, most=MOST_BYTES)
+                if header.kind == BEGUN:
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._begun is not None, _WAIT_SECS)
+                        begun = self._begun
+                    connection.send(WAIT if begun is None else BEGUN, pack(begun or {}))
+                    continue
                 if header.kind != ASK:
                     raise FrameError(f"there is no question of kind {header.kind}")
                 facts, arrays = unpack(payload)
@@ -212,3 +227,12 @@ class Coordinator:
             self._given.pop(pending.unit.number, None)
             self._waiting.appendleft(pending)
             self._changed.notify_all()
+
+
+def _check_size(arrays: Sequence[np.ndarray]) -> None:
+    size = sum(array.nbytes for array in arrays)
+    if size > MOST_BYTES - (1 << 20):
+        raise UsageError(
+            f"ctx.predict() has {size >> 20:,} MiB of outputs, of {MOST_BYTES >> 20:,} at most"
+            " under --strategy kv: export the model, and use tfos.predict()"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfos.feeding.dataset import FeedDataset
-from tfos.training.stored.graphs import batches
+from tfos.training.stored.batches import Batches
 from tfos.training.stored.orders import Order
 from tfos.training.stored.store import ModelStore
 
@@ -26,6 +26,7 @@ class PythonProgram:
 
     def __init__(self, step: Callable[..., Any], dataset: FeedDataset, store: ModelStore) -> None:
         self._step, self._dataset, self._store = step, dataset, store
+        self._batches = Batches(dataset)
         self.function: Any = self
 
     @property
@@ -37,7 +38,7 @@ class PythonProgram:
     ) -> list[np.ndarray]:
         """The sum of the losses, each times its rows."""
         total = 0.0
-        for batch, rows in batches(self._dataset, *bounds):
+        for batch, rows in self._batches.of(*bounds):
             element = tf.nest.map_structure(_plain, self._dataset.unpacked(batch))
             loss = self._step(*element) if isinstance(element, tuple) else self._step(element)
             self._store.client.exchange(self._store.counting(order.number, rows))

@@ -24,6 +24,7 @@ from tfos.kv.visits import ADD, PUSH
 from tfos.tables import stored
 from tfos.training.checks import check_others
 from tfos.training.step import Step
+from tfos.training.stored.batches import Batches
 from tfos.training.stored.faster import Faster
 from tfos.training.stored.lanes import AtOnce, Lane
 from tfos.training.stored.scope import Given, StoredScope, Updates
@@ -47,8 +48,9 @@ class Read:
 
 
 class Graphs:
-    """Of one step, on batches as the dataset gives them.
+    """Of one step, on batches that dataset.unpacked() takes.
 
+    batch: the type of one.
     metrics, initial: variables of the model's metrics, and the state that they begin with.
     trains: whether gradients are asked for. adds_up: whether the metrics must keep sums.
     """
@@ -57,6 +59,7 @@ class Graphs:
         self,
         step: Step,
         dataset: FeedDataset,
+        batch: Any,
         store: ModelStore,
         metrics: Sequence[Any] = (),
         initial: Sequence[np.ndarray] = (),
@@ -65,7 +68,7 @@ class Graphs:
     ) -> None:
         self._step, self._store, self._trains, self._adds_up = step, store, trains, adds_up
         self._metrics, self._unpacked = metrics, dataset.unpacked
-        self._batch = dataset.positions(0, 0, 0, padded=True, packed=True).element_spec
+        self._batch = batch
         optimizers = self._trace_keys(initial)
         self._variables = store.variables(step.model, optimizers)
         self._trace_step(initial)
@@ -203,19 +206,12 @@ def _padded(rows: np.ndarray | None) -> np.ndarray:
     return padded
 
 
-def batches(dataset: FeedDataset, epoch: int, start: int, stop: int) -> Iterator[tuple[Any, int]]:
-    """The batches of positions [start, stop) of an epoch, and how many rows each has."""
-    found = iter(dataset.positions(start, stop, epoch, padded=True, packed=True))
-    for at in range(start, stop, dataset.step_rows):
-        yield next(found), min(dataset.step_rows, stop - at)
-
-
 def reads(
-    graphs: Graphs, lane: Lane, dataset: FeedDataset, bounds: Sequence[int]
+    graphs: Graphs, lane: Lane, batches: Batches, bounds: Sequence[int]
 ) -> Iterator[tuple[Read, int]]:
     """What each step of a unit is made of, and its rows; pulled while the step before is made."""
     epoch, start, stop = bounds
-    found = batches(dataset, epoch, start, stop)
+    found = batches.of(epoch, start, stop)
 
     def following() -> tuple[Read, int] | None:
         batch = next(found, None)

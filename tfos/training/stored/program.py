@@ -19,6 +19,7 @@ from tfos.feeding.dataset import FeedDataset
 from tfos.training.program import Program
 from tfos.training.runner import Runner
 from tfos.training.step import Step
+from tfos.training.stored.batches import Batches
 from tfos.training.stored.graphs import Graphs, reads
 from tfos.training.stored.orders import Order
 
@@ -32,7 +33,7 @@ class StoredProgram(Program):
 
     def __init__(self, step: Step, dataset: FeedDataset, runner: Runner, name: str) -> None:
         self.name, self.takes = name, dataset.takes
-        self._dataset, self._trains = dataset, name == "train"
+        self._batches, self._trains = Batches(dataset), name == "train"
         store = runner.store_of(step.model)
         assert store is not None, "make_program() asks"
         self._store = store
@@ -40,7 +41,14 @@ class StoredProgram(Program):
         self._graphs = store.made(
             step,
             lambda: Graphs(
-                step, dataset, store, self._metrics, self._initial, self._trains, not self._follows
+                step,
+                dataset,
+                self._batches.spec,
+                store,
+                self._metrics,
+                self._initial,
+                self._trains,
+                not self._follows,
             ),
         )
 
@@ -76,7 +84,7 @@ class StoredProgram(Program):
         others: Sequence[Any] = self._others
         pushed: Future[Any] | None = None
         with store.in_step(self._trains):
-            for read, rows in reads(graphs, store.ahead, self._dataset, bounds):
+            for read, rows in reads(graphs, store.ahead, self._batches, bounds):
                 left, others, gradients, differences = graphs.made(read, left)
                 if self._trains:
                     rates = self._rates(order, steps)

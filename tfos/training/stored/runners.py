@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.kv.client import Client
 from tfos.training.runner import SECTION, Alone, Pending
 from tfos.training.stored.coordinator import Coordinator
@@ -54,8 +55,9 @@ class ChiefRunner(InStore):
         super().__init__(store, workers)
         self._coordinator, self._snapshots = units, snapshots
 
-    def continue_from(self, state: Any) -> None:
-        self._snapshots.load(state)
+    def continue_from(self, checkpoint: Checkpointer) -> None:
+        self._snapshots.load(checkpoint.state(SECTION))
+        self._coordinator.begin(checkpoint.sections)
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Any]]:
@@ -83,6 +85,10 @@ class WorkerRunner(InStore):
     ) -> None:
         super().__init__(store, workers)
         self._worker, self._moved = worker, moved
+
+    def continue_from(self, checkpoint: Checkpointer) -> None:
+        # the newest one may have come since the chief has begun
+        checkpoint.follow(self._worker.begun())
 
     def together(
         self, lead: Any, make: Callable[[Any], Any], tell: Any, told: Callable[..., Any]

@@ -1,9 +1,10 @@
 """What the chief and the workers of --strategy kv say to each other, over a tfos.kv.connection.
 
-A worker asks for a unit of the section that its train() has come to (a call of fit, evaluate,
-predict or run_epoch; they are numbered), with the result of the last one; the chief answers with a
-unit, or with what the section gave when it is over. Both are a JSON object, in which a loss may be
-NaN, and arrays, one after the other as NumPy's files.
+A worker first asks what the run continues from (BEGUN). Then it asks for a unit of the section that
+its train() has come to (a call of fit, evaluate, predict or run_epoch; they are numbered), with the
+result of the last one; the chief answers with a unit, or with what the section gave when it is
+over. All are a JSON object, in which a loss may be NaN, and arrays, one after the other as NumPy's
+files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tfos.kv.frames import FrameError
 from tfos.training.stored.orders import Order
 
 # kinds of frames
-ASK, UNIT, OVER, WAIT = 32, 33, 34, 35
+ASK, UNIT, OVER, WAIT, BEGUN = range(32, 37)
+# of a message: a header says its length in 32 bits
+MOST_BYTES = (1 << 32) - 1
 _LENGTH = struct.Struct("<I")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tfos.errors import StoreError
 from tfos.kv.connection import CLIENT_BYTES, Connection
 from tfos.kv.frames import ERROR, FrameError, unpack_facts
-from tfos.training.stored.wire import ASK, OVER, UNIT, Unit, pack, unpack
+from tfos.training.stored.wire import ASK, BEGUN, MOST_BYTES, OVER, UNIT, Unit, pack, unpack
 
 _CONNECT_SECS = 10.0
 _PAUSE_SECS = 0.1
@@ -29,6 +29,14 @@ class Worker:
         self._name = secrets.token_bytes(CLIENT_BYTES)
         self._connection: Connection | None = None
         self._section = -1
+
+    def begun(self) -> dict[str, Any] | None:
+        """What the run continues from, as the chief has it: the sections of a checkpoint."""
+        while True:
+            kind, facts, _ = self._ask({}, [], BEGUN)
+            if kind == BEGUN:
+                found: dict[str, Any] | None = facts["sections"]
+                return found
 
     def section(
         self, make: Callable[[Unit], Sequence[Any]], moved: Callable[[], None]
@@ -57,7 +65,7 @@ class Worker:
             self._connection.close()
 
     def _ask(
-        self, facts: dict[str, Any], arrays: list[np.ndarray]
+        self, facts: dict[str, Any], arrays: list[np.ndarray], kind: int = ASK
     ) -> tuple[int, dict[str, Any], list[np.ndarray]]:
         until = time.monotonic() + self._retry_secs
         while True:
@@ -66,8 +74,8 @@ class Worker:
                     sock = socket.create_connection(self._address, _CONNECT_SECS)
                     self._connection = Connection(sock, _STALL_SECS)
                     self._connection.greet(self._name, self._secret)
-                self._connection.send(ASK, pack(facts, arrays))
-                header, payload = self._connection.receive()
+                self._connection.send(kind, pack(facts, arrays))
+                header, payload = self._connection.receive(most=MOST_BYTES)
                 if header.kind == ERROR:
                     raise FrameError(str(unpack_facts(payload).get("message")))
                 return header.kind, *unpack(payload)
