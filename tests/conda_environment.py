@@ -1,8 +1,7 @@
 """A conda environment, as rattler, which is pixi's, makes it of a channel on this disk.
 
-The package is this machine's own Python: neither micromamba nor conda's channels are to be had from
-the registries that tests may use. What makes an environment conda's, its records and their files'
-links to the package cache, is rattler's.
+The package is this machine's own Python, so that no channel of conda's is needed. What makes an
+environment conda's, its records and their files' links to the package cache, is rattler's.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ ASKED = [
     ("tfos", {"spark.kubernetes.namespace": "other"}, r"tfos may not .* in the namespace other"),
     ("tfos", {CLAIM: "lake"}, rf"no PersistentVolumeClaim lake in the namespace .*{CLAIM}"),
     ("tfos", {CLAIM: "OnDemand"}, r"none"),
-    ("tfos", {"spark.executor.instances": "9"}, r"Quota small .* 8 pods of its 8 pods left"),
+    ("tfos", {"spark.executor.instances": "9"}, r"Quota small .* 8 pods "),
     (
         "tfos",
         {"spark.executor.memory": "4g", "spark.executor.memoryOverhead": "2g"},
-        r"8\.0 GiB of memory of its 8\.0 GiB of memory left \(limits.memory\), .* 12\.0 GiB",
+        r"8\.0 GiB of memory \(limits.memory\), .* 12\.0 GiB",
     ),
 ]  # fmt: skip
 

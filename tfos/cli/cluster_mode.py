@@ -43,6 +43,9 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
     with _Interrupts() as interrupts:
         output.skip()
         before = _result(lake)  # of an earlier submission
+        if before is not None and _has_ended(lake, submission.name, before):
+            _tell("run", f"{submission.run_id} in {submission.lake} has ended already")
+            return Result.from_json(before)
         while True:
             submitted, status, said = _follow(submission, env, scratch, output, interrupts)
             if interrupts.count:
@@ -128,16 +131,27 @@ class Deaths:
         )
 
 
+def _is_of(lake: RunDirectory, name: str) -> bool:
+    """Whether the run that is there was begun by the submission of this name."""
+    try:
+        return (lake.spec() or {}).get("submission") == name
+    except LakeError:
+        return False
+
+
+def _has_ended(lake: RunDirectory, name: str, record: dict[str, Any]) -> bool:
+    """Whether this submission's run has a result, and a driver of it could only say so again."""
+    return Result.from_json(record).is_definite and _is_of(lake, name)
+
+
 def _has_died(lake: RunDirectory, name: str, record: dict[str, Any] | None) -> bool:
     """Whether a run that had begun was left by its driver, and not brought to an end.
 
     name: of this submission. record: the run's result.
     """
-    try:
-        begun = (lake.spec() or {}).get("submission") == name
-    except LakeError:
+    if not _is_of(lake, name):
         return False
-    if not begun or (record is not None and Result.from_json(record).is_definite):
+    if record is not None and Result.from_json(record).is_definite:
         return False
     return record is not None or not has_driver(lake)
 

@@ -31,8 +31,13 @@ class Pod:
         except OSError:
             return None
 
-    def settings(self) -> dict[str, str]:
-        """Of Spark's: its executors' pods belong to this one, and go with it."""
+    def settings(self, namespace: str | None) -> dict[str, str]:
+        """Of Spark's: its executors' pods belong to this one, and go with it.
+
+        namespace: the one that the conf names; in another one than this pod's they cannot.
+        """
+        if namespace not in (None, self.namespace):
+            return {}
         return {
             "spark.kubernetes.driver.pod.name": self.name,
             "spark.kubernetes.namespace": self.namespace,

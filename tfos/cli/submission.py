@@ -37,6 +37,8 @@ _RUNNER = Path(__file__).with_name("script.py")
 _ENVIRONMENT = "environment"
 _UPLOAD = "spark.kubernetes.file.upload.path"
 _TOKENS_FOR = "spark.kerberos.access.hadoopFileSystems"
+# its earlier names, which it hides
+_TOKENS_ONCE = ("spark.yarn.access.hadoopFileSystems", "spark.yarn.access.namenodes")
 _WAITS = (
     "spark.yarn.submit.waitAppCompletion",
     "spark.kubernetes.submission.waitAppCompletion",
@@ -111,7 +113,7 @@ class Submission:
         }
         if self.is_on_kubernetes:  # pods have the Python of their image
             if not self.is_cluster_mode and (pod := Pod.here()):
-                defaults.update(pod.settings())
+                defaults.update(pod.settings(conf.get("spark.kubernetes.namespace")))
         else:
             defaults["spark.pyspark.python"] = sys.executable
         self._conf = {
@@ -139,7 +141,7 @@ class Submission:
         self.keytab = given.keytab or conf.get("spark.kerberos.keytab", "")
         if self.master.startswith("yarn") and is_hdfs(self.lake) and urlsplit(self.lake).netloc:
             # for which Spark gets a token, where there is Kerberos; the default one has one anyhow
-            theirs = conf.get(_TOKENS_FOR)
+            theirs = next((conf[key] for key in (_TOKENS_FOR, *_TOKENS_ONCE) if key in conf), None)
             self._conf[_TOKENS_FOR] = f"{theirs},{self.lake}" if theirs else self.lake
         self._archives = given.archives
         if given.conda and not given.pack:

@@ -86,6 +86,11 @@ def give_back(context: Any) -> None:
     scala.killExecutors(scala.getExecutorIds())
 
 
+def executors_of(context: Any) -> int:
+    """How many executors an application on YARN or Kubernetes has."""
+    return int(context._jsc.sc().getExecutorIds().size())
+
+
 def ask_for(context: Any, count: int) -> None:
     """Asks for `count` executors of the conf's size, in place of what was asked for."""
     nobody = context._jvm.PythonUtils.toScalaMap({})

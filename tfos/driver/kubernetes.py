@@ -38,6 +38,8 @@ def check_kubernetes(jvm: Any, conf: Any) -> None:
     """
     settings = dict(conf.getAll())
     with kubernetes_api(jvm, conf._jconf, settings) as api:
+        if _asked(lambda: api.may("get", "pods"), None) is None:
+            return  # nobody answers; Spark says so, and each question would wait for long
         for problem in (_rights(api), _claims(api, settings), _quotas(api, settings)):
             if problem is not None:
                 raise PreflightError(problem)
@@ -117,19 +119,22 @@ def what_exceeds(
     asked: Mapping[str, float],
     namespace: str,
 ) -> str | None:
-    """The first quota under which not all executors can come, and what to do. Pure.
+    """The first quota under which not all executors can ever come, and what to do. Pure.
+
+    What others use of it, such as executors of a driver that has died, may be free in a moment, and
+    is waited for.
 
     quotas: see KubernetesApi.quotas().
     """
     for name, limits in quotas.items():
         for what, keys in _LIMITED.items():
             for key in keys:
-                most, used = limits.get(key, (float("inf"), 0.0))
-                if asked[what] > most - used:
+                most, _ = limits.get(key, (float("inf"), 0.0))
+                if asked[what] > most:
                     return (
                         f"the ResourceQuota {name} of the namespace {namespace} has"
-                        f" {_amount(max(0.0, most - used), what)} of its {_amount(most, what)} left"
-                        f" ({key}), and the executors ask for {_amount(asked[what], what)}: ask for"
+                        f" {_amount(most, what)} ({key}), and the executors ask for"
+                        f" {_amount(asked[what], what)}: ask for"
                         " fewer or smaller ones (--num-executors, --executor-cores,"
                         " --executor-memory, spark.executor.memoryOverhead), or have it raised"
                     )

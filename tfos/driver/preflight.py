@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tfos.compat.spark import ask_for, give_back
+from tfos.compat.spark import ask_for, executors_of, give_back
 from tfos.compat.texts import NO_MODULE
 from tfos.driver import allocation
 from tfos.driver.cluster import cluster_of
@@ -102,16 +102,19 @@ def check_slots(
         waited = time.monotonic() - begun
         if fixed or waited >= spec.start_timeout_secs:
             raise PreflightError(_too_few(spark, spec, for_feed, wanted, fixed))
-        if may_step_back and there and waited > spec.start_timeout_secs / 2:
+        lacks_executors = may_step_back and executors_of(spark.sparkContext) < (count or 0)
+        if there and lacks_executors and waited > spec.start_timeout_secs / 2:
             may_step_back = False  # once
             secs = random.uniform(*_STEP_BACK_SECS)
             tell(
                 f"{describe_slots(spark, spec, for_feed)} after {waited:.0f} s: its executors are"
                 f" given back for {secs:.0f} s, as another run may wait for them as this one does"
             )
-            give_back(spark.sparkContext)
-            time.sleep(secs)
-            ask_for(spark.sparkContext, count or 0)
+            try:
+                give_back(spark.sparkContext)
+                time.sleep(secs)
+            finally:  # also in a notebook's session, whose user has had enough
+                ask_for(spark.sparkContext, count or 0)
             begun += secs
         time.sleep(0.1)
 
