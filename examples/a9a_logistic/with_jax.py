@@ -50,7 +50,13 @@ class A9aJax(A9aLogistic):
 
         update = jax.jit(adam)
 
+        saved = -1
+
         def save() -> None:
+            nonlocal saved
+            if saved == step:  # at the end of an epoch one may have been due as well
+                return
+            saved = step
             with tempfile.TemporaryDirectory() as local:
                 np.save(Path(local, "state.npy"), np.asarray(state))
                 ctx.checkpoint.save_dir(local, step)

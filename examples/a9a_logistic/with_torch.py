@@ -39,7 +39,13 @@ class A9aTorch(A9aLogistic):
             for name, part in parts.items():
                 part.load_state_dict(state[name])
 
+        saved = -1
+
         def save() -> None:
+            nonlocal saved
+            if saved == schedule.last_epoch:  # at the end of an epoch one may have been due as well
+                return
+            saved = schedule.last_epoch
             with tempfile.TemporaryDirectory() as local:
                 state = {name: part.state_dict() for name, part in parts.items()}
                 torch.save(state, Path(local, "state.pt"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tfos.fault.failures import FailureKind
 from tfos.runtime.host import Host
+
+# a node of ZooKeeper holds 1 MiB
+_METRICS_BYTES = 900_000
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class Trained:
         if not isinstance(returned, Mapping):
             returned = {} if returned is None else {"returned": returned}
         return cls({**reported, **returned}, model)
+
+    def plain_metrics(self) -> dict[str, Any]:
+        """The metrics as the result has them. Raises ValueError, TypeError for what no JSON is."""
+        try:
+            text = json.dumps(self.metrics, default=_plain)
+        except Exception as error:  # also of a framework, that its tensor is none that can be had
+            raise TypeError(f"train() must return JSON-able values: {error}") from error
+        if len(text) > _METRICS_BYTES:
+            raise ValueError(
+                f"train() returned {len(text):,} bytes of metrics, more than {_METRICS_BYTES:,}:"
+                " write large results to the lake, into ctx.output_dir"
+            )
+        return dict(json.loads(text))
 
 
 class Backend(Protocol):
@@ -51,3 +68,12 @@ def load(path: str) -> Backend:
     module, _, name = path.partition(":")
     backend: Backend = getattr(importlib.import_module(module), name)()
     return backend
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars and arrays, and those of frameworks, as Python's."""
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r} ({type(value).__name__}) is not JSON-able")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import importlib
-import json
 import os
 import sys
 import threading
@@ -41,8 +40,6 @@ from tfos.spec.roles import Task
 from tfos.spec.topology import find
 
 _ALIVE_SECS = 1.0
-# a node of ZooKeeper holds 1 MiB
-_METRICS_BYTES = 900_000
 
 
 class Channel:
@@ -122,30 +119,12 @@ def _leave(status: int) -> NoReturn:
 
 def _outcome(host: Host, trained: Trained) -> dict[str, Any]:
     """What goes into the result. Raises ValueError, or TypeError for what is not JSON-able."""
-    try:
-        text = json.dumps(trained.metrics, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"train() must return JSON-able values: {error}") from error
-    if len(text) > _METRICS_BYTES:
-        raise ValueError(
-            f"train() returned {len(text):,} bytes of metrics, more than {_METRICS_BYTES:,}: write"
-            " large results to the lake, into ctx.output_dir"
-        )
     return {
-        "metrics": json.loads(text),
+        "metrics": trained.plain_metrics(),
         "model": trained.model,
         "feeds": host.ledger.as_json(),
         "checkpoints": host.reports.stats,
     }
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's scalars and arrays, and those of frameworks, as Python's."""
-    if hasattr(value, "numpy"):
-        value = value.numpy()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{value!r} ({type(value).__name__}) is not JSON-able")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ each one that TensorFlow has written gets a record there, which names it.
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 import threading
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfos.errors import FencedError, LakeError
 from tfos.lake.storage import remove_local
 from tfos.runtime.host import Host
 from tfos.strategies.between_graph.reads import CountedReader
 
+_log = logging.getLogger(__name__)
 _LOOK_SECS = 1.0
 _STEP = re.compile(r"-(\d+)$")
 
@@ -51,7 +54,12 @@ class Checkpoints:
     def _follow(self) -> None:
         try:
             while not self._over.wait(_LOOK_SECS):
-                self._note()
+                try:
+                    self._note()
+                except FencedError:
+                    raise
+                except LakeError as error:  # the next look may find the lake there
+                    _log.warning("a checkpoint of the session is not noted yet: %s", error)
             self._note()
         except BaseException as error:
             self._error = error

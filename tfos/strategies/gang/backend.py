@@ -36,12 +36,14 @@ class Gang:
                 with contextlib.suppress(LakeError), host.reports.quiet():
                     context.close()
                 raise
+            trained = Trained.of(returned, context.reported, None)
+            trained.plain_metrics()  # raises while the others are here yet
             with host.reports.quiet():
                 context.close()
             # not quiet: who hangs in the last steps keeps the others here
             host.reports.progress({"phase": "waiting for the other processes to end"})
             world.leave()
-        return Trained.of(returned, context.reported, None)
+        return trained
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return FailureKind.PEER if isinstance(error, PeerLost) else FailureKind.EXCEPTION

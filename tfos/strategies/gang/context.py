@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import numbers
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ class GangContext:
         secs = host.spec.hang_secs
         self.timeout = datetime.timedelta(seconds=secs) if secs else None
         self._world = world
+        self._take_sigterm_back, self._has_begun = host.take_sigterm_back, False
         self._reader, self._ledger, self._reports = host.reader(), host.ledger, host.reports
         self._positions = Positions()
         self._outputs = Outputs(host.lake, host.scratch, self.is_chief)
@@ -150,6 +152,9 @@ class GangContext:
         self._outputs.upload()
 
     def _given(self, given: Given) -> None:
+        if not self._has_begun and threading.current_thread() is threading.main_thread():
+            self._has_begun = True
+            self._take_sigterm_back()  # from JAX, whose distributed runtime has taken it by now
         if not given.trains:
             self._ledger.read(given.feed, given.epoch, given.rows)
             self._reports.moved()
