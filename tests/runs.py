@@ -22,7 +22,8 @@ from tfos.lake.run_directory import RunDirectory
 class Run:
     """A run of `app` with a lake on this machine.
 
-    An app that takes `--until FILE` goes on until finish() makes the file; args: () for others.
+    An app that takes `--until FILE` goes on until finish() makes the file; takes_until: False for
+    others.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Run:
         app: Path = APPS / "counting.py",
         args: tuple[object, ...] = ("--epochs", 10_000),
         where: Callable[..., list[str]] = lambda *argv: list(argv),
+        takes_until: bool = True,
     ):
         self.lake = RunDirectory(str(lake), run_id)
         self._until = lake / f"{run_id}.finish"
@@ -40,7 +42,8 @@ class Run:
         sink, self._stderr = tempfile.mkstemp(prefix=f"{run_id}-")
         self._process = start_submit(
             "--json", "--run-id", run_id, "--lake", lake, "--checkpoint-secs", 2, *options,
-            app, *(("--until", self._until, *args) if args else ()), stderr=sink, where=where,
+            app, *(("--until", self._until) if takes_until else ()), *args,
+            stderr=sink, where=where,
         )  # fmt: skip
         os.close(sink)
 

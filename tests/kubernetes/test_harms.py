@@ -71,6 +71,7 @@ def test_a_process_that_is_over_its_pods_memory_says_so(start):
     run = start(
         "hungry", *IN_CLUSTER, "--num-executors", 1, "--strategy", "single", "--max-restarts", 0,
         "--conf=spark.executor.memoryOverhead=1g", app=APPS / "hungry.py", args=(),
+        takes_until=False,
     )  # fmt: skip
     _, words = run.fail(200)
     assert "memory" in words

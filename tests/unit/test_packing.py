@@ -138,7 +138,10 @@ class TestUnpacked:
         code = "from importlib.metadata import distribution as d; t = d('tfos'); print(t.version,"
         code += " t.read_text('direct_url.json'), *sorted(e.name for e in t.entry_points))"
         said = run(unpacked / "bin" / "python", "-c", code)
-        assert said == f"{tfos.__version__} None multi-worker pl_submit ps single"
+        assert (
+            said
+            == f"{tfos.__version__} None between-graph gang kv multi-worker pl_submit ps single"
+        )
 
     def test_compiled_code_holds_whatever_time_its_source_gets(self, unpacked):
         (source,) = unpacked.rglob("extra.py")

@@ -248,8 +248,7 @@ class Checkpointer:
     def _snapshot(self, step: int, state: Any, section: str) -> str:
         """Writes weights and state as they are now to a new local directory; returns it."""
         self._sections[section] = state
-        with self._quiet():
-            self._sections.update({name: take() for name, take in self._parts.items()})
+        self._sections.update({name: take() for name, take in self._parts.items()})
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)

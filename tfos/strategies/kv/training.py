@@ -29,8 +29,9 @@ def lead(host: Host, topology: Topology) -> Trained:
     first = (host.attempt * 1024 + host.life) * _UNITS
     store = ModelStore(client_of(host), topology.most_ahead is not None, first)
     units = Coordinator(listen(host.addresses["chief"][0]), host.secret)
+    writer = f"{host.attempt}.{host.life}"
     snapshots = Snapshots(
-        snapshot_client_of(host), host.lake, f"{host.attempt}.{host.life}", host.store.fence
+        snapshot_client_of(host), host.lake, writer, host.store.fence, host.reports.quiet
     )
     runner = ChiefRunner(store, topology.num_workers, units, snapshots)
     trained = _train(host, topology, runner)

@@ -45,5 +45,6 @@ def _store(host: Host) -> tuple[ModelStore, Snapshots]:
     client = Client({"ps-0": server.address}, secret)
     # a server may write for long before it answers that a snapshot is there
     patient = Client({"ps-0": server.address}, secret, stall_secs=24 * 3600.0)
-    snapshots = Snapshots(patient, host.lake, f"{host.attempt}.{host.life}", host.store.fence)
+    writer = f"{host.attempt}.{host.life}"
+    snapshots = Snapshots(patient, host.lake, writer, host.store.fence, host.reports.quiet)
     return ModelStore(client), snapshots

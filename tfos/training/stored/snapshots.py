@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tfos.errors import LakeError
@@ -22,11 +23,18 @@ class Snapshots:
 
     client: one that waits for replies as long as it takes to write. writer: "<attempt>.<life>" of
     this process, which is part of the names. fence: raises when another one has taken its place.
+    quiet: made around what may take long and has nothing to report.
     """
 
     def __init__(
-        self, client: Client, lake: RunDirectory, writer: str, fence: Callable[[], None]
+        self,
+        client: Client,
+        lake: RunDirectory,
+        writer: str,
+        fence: Callable[[], None],
+        quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        self._quiet = quiet
         self._client, self._lake, self._writer, self._fence = client, lake, writer, fence
         attempt, life = writer.split(".")
         self._name = f"{int(attempt):06d}-{int(life):06d}"
@@ -40,7 +48,8 @@ class Snapshots:
         self._fence()
         self._saved += 1
         path = posixpath.join(DIRECTORY, f"{self._name}-{self._saved:06d}")
-        parts = self._client.save(path)
+        with self._quiet():
+            parts = self._client.save(path)
         self._fence()
         snapshot.commit(self._lake, path, parts)
         try:
@@ -64,4 +73,5 @@ class Snapshots:
     def load(self, state: dict[str, Any] | None) -> None:
         """Gives empty servers the rows of the snapshot that a checkpoint names, if it names one."""
         if state is not None:
-            self._client.load([state["path"]])
+            with self._quiet():
+                self._client.load([state["path"]])
