@@ -35,9 +35,7 @@ def home(tmp_path_factory):
 def environment(home):
     """One named `mine`, with tfos."""
     if "deb_system" in sysconfig.get_scheme_names():
-        pytest.skip(
-            "Debian's Python looks for packages elsewhere than a conda environment has them"
-        )
+        pytest.skip("Debian's Python looks for packages elsewhere than conda has them")
     prefix = home / "envs" / "mine"
     make_conda_environment(prefix, home)
     install_tfos(prefix)
