@@ -71,6 +71,10 @@ class CannotFork(TFOSError):
     """There is no forked process; the message says why, and a new process is what to use."""
 
 
+class _ServerEnded(CannotFork):
+    pass
+
+
 @dataclass(frozen=True)
 class ForkServer:
     """The fork server of the executor that this process belongs to. Picklable.
@@ -263,6 +267,14 @@ class ForkedProcess(GuardedProcess):
             "born": _born(os.getpid()),
             "scratch": scratch,
         }
+        try:
+            self._ask(server, order, log, channel)
+        except _ServerEnded:  # it was killed with our order; its keeper has begun the next one
+            self._ask(server, order, log, channel)
+        self._guardian.settimeout(None)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _ask(self, server: ForkServer, order: Mapping[str, object], log: int, channel: int) -> None:
         self._guardian, theirs = socket.socketpair()
         self._words = self._guardian.makefile("r")
         stdin, write_end = os.pipe()
@@ -280,16 +292,16 @@ class ForkedProcess(GuardedProcess):
             self.stdin.close()
             self._dismiss_guardian()  # a process that comes up too late ends at once
             raise
-        self._guardian.settimeout(None)
-        threading.Thread(target=self._listen, daemon=True).start()
 
     def _first_words(self) -> int:
         try:
             said = self._words.readline().strip()
         except OSError as error:
             raise CannotFork(f"the fork server gave no process: {error}") from error
+        if not said:
+            raise _ServerEnded("the fork server ended before it gave a process")
         if not said.isdigit():
-            raise CannotFork(said or "the fork server ended before it gave a process")
+            raise CannotFork(said)
         return int(said)
 
     def _listen(self) -> None:
