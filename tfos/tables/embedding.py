@@ -19,6 +19,7 @@ from tfos.compat.keras import all_layers
 from tfos.compat.tensorflow import number_of_servers
 from tfos.errors import UsageError
 from tfos.tables import stored
+from tfos.tables.bags import combine, equally_ragged, of_ids_shape
 from tfos.tables.division import (
     MOST_ROWS,
     check_initializer,
@@ -212,8 +213,8 @@ class Embedding(keras.layers.Layer):
             if ids.values.shape.rank != 1:
                 inner = ids.values
                 if weights is not None:
-                    weights = self._of_ids_shape(ids, weights, weights.values)
-                    inner, weights = _equally_ragged(inner, weights)
+                    weights = of_ids_shape(self.name, ids, weights, weights.values)
+                    inner, weights = equally_ragged(inner, weights)
                 return ids.with_values(self._bags(inner, weights))
             flat, bags, count = ids.values, ids.value_rowids(), ids.nrows()
             lead: Any = None
@@ -225,51 +226,14 @@ class Embedding(keras.layers.Layer):
         if weights is not None:
             is_ragged = isinstance(weights, tf.RaggedTensor)
             values = weights.values if is_ragged else tf.reshape(weights, [-1])
-            weights = self._of_ids_shape(ids, weights, values)
+            weights = of_ids_shape(self.name, ids, weights, values)
             weights = tf.cast(weights, self.compute_dtype)[:, tf.newaxis]
         table, places = self._distinct(flat)
-        sums = self._combine(table, places, weights, bags, count)
+        sums = combine(str(self.combiner), table, places, weights, bags, count)
         if lead is None:
             return tf.ensure_shape(sums, [None, self.output_dim])
         sums = tf.reshape(sums, tf.concat([lead, [self.output_dim]], 0))
         return tf.ensure_shape(sums, [*ids.shape[:-1], self.output_dim])
-
-    def _of_ids_shape(self, ids: Any, weights: Any, values: Any) -> Any:
-        """`values`, of the weights, once these are seen to be of the ids' shape: if ragged, of the
-        same rows.
-        """
-        words = f"layer {self.name!r} got ids and weights of different shapes or row splits"
-        if not ids.shape.is_compatible_with(weights.shape):
-            raise ValueError(f"{words}: {ids.shape} and {weights.shape}")
-        if isinstance(ids, tf.RaggedTensor):
-            shapes = [tf.cast(each.row_splits, tf.int64) for each in (ids, weights)]
-        else:
-            shapes = [tf.shape(ids), tf.shape(weights)]
-        are_equal = tf.cond(
-            tf.size(shapes[0]) == tf.size(shapes[1]),
-            lambda: tf.reduce_all(shapes[0] == shapes[1]),
-            lambda: tf.constant(False),
-        )
-        asserted = tf.debugging.Assert(are_equal, [words, *shapes])
-        with tf.control_dependencies([asserted] if asserted is not None else []):
-            return tf.identity(values)
-
-    def _combine(self, table: Any, places: Any, weights: Any, bags: Any, count: Any) -> Any:
-        """[count, output_dim] from the vectors table[places], each of them in one of the bags."""
-        if weights is None:
-            fused = {
-                "sum": tf.sparse.segment_sum,
-                "mean": tf.sparse.segment_mean,
-                "sqrtn": tf.sparse.segment_sqrt_n,
-            }[str(self.combiner)]
-            return fused(table, places, bags, num_segments=count)
-        sums = tf.math.unsorted_segment_sum(tf.gather(table, places) * weights, bags, count)
-        if self.combiner == "sum":
-            return sums
-        if self.combiner == "mean":
-            return tf.math.divide_no_nan(sums, tf.math.unsorted_segment_sum(weights, bags, count))
-        squares = tf.math.unsorted_segment_sum(weights**2, bags, count)
-        return tf.math.divide_no_nan(sums, tf.sqrt(squares))
 
     def _vectors(self, ids: Any) -> Any:
         table, places = self._distinct(tf.reshape(ids, [-1]))
@@ -369,19 +333,6 @@ def tables_without_rows(model: keras.Model) -> list[Embedding]:
         layer
         for layer in all_layers(model)
         if isinstance(layer, Embedding) and layer.input_dim is None
-    ]
-
-
-def _equally_ragged(*both: Any) -> list[Any]:
-    """Where one of the two is ragged and the other dense, the dense one as a RaggedTensor."""
-    ragged = [each for each in both if isinstance(each, tf.RaggedTensor)]
-    return [
-        tf.RaggedTensor.from_tensor(
-            each, ragged_rank=ragged[0].ragged_rank, row_splits_dtype=ragged[0].row_splits.dtype
-        )
-        if ragged and not isinstance(each, tf.RaggedTensor)
-        else each
-        for each in both
     ]
 
 
