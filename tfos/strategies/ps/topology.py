@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tfos.spec.roles import CHIEF, RoleJob, Task
-from tfos.spec.sizes import cores_of, gpus_of, memory_of
-from tfos.spec.topology import Topology
-from tfos.strategies.environment import PRELOAD, check_keras, tensorflow_environment
+from tfos.spec.roles import CHIEF, Task
+from tfos.spec.sizes import cores_of, memory_of
+from tfos.strategies.environment import PRELOAD, check_keras
 from tfos.strategies.single.topology import BACKEND
-from tfos.strategies.workers import num_ps, num_workers
+from tfos.strategies.workers import WithServers
 
 # a server that lives on would keep the variables of the chief that is gone in its memory, beside
 # those of the new one
@@ -22,33 +20,15 @@ _ALL = _STATEFUL | {"worker"}
 
 
 @dataclass(frozen=True)
-class ParameterServers(Topology):
+class ParameterServers(WithServers):
     name: ClassVar[str] = "ps"
     summary: ClassVar[str] = "asynchronous parameter servers"
     backend: ClassVar[str] = "tfos.strategies.ps.backend:ParameterServers"
     evaluator: ClassVar[str] = BACKEND
     preload: ClassVar[tuple[str, ...]] = PRELOAD
-    smaller: ClassVar[str] = "fewer --num-workers and --num-ps"
 
-    num_ps: int = num_ps()
-    num_workers: int = num_workers()
-    ps_memory: str = memory_of("ps")
-    ps_cores: int = cores_of("ps")
-    worker_memory: str = memory_of("worker")
-    worker_cores: int = cores_of("worker")
-    worker_gpus: int = gpus_of("worker")
     chief_memory: str = memory_of(CHIEF)
     chief_cores: int = cores_of(CHIEF)
-
-    def __post_init__(self) -> None:
-        self.check_counts("num_ps", "num_workers")
-
-    def jobs(self) -> tuple[RoleJob, ...]:
-        workers = (Task("worker", i) for i in range(self.num_workers))
-        return (
-            RoleJob("ps", tuple(Task("ps", i) for i in range(self.num_ps))),
-            RoleJob("train", (Task(CHIEF, 0), *workers)),
-        )
 
     def waits_for(self, task: Task) -> frozenset[Task]:
         if task.role != CHIEF:
@@ -60,9 +40,6 @@ class ParameterServers(Topology):
 
     def computes(self, role: str) -> bool:
         return role not in _STATEFUL
-
-    def environment(self, task: Task, inherited: Mapping[str, str]) -> Mapping[str, str]:
-        return tensorflow_environment(inherited)
 
     def check_environment(self) -> None:
         check_keras(self.name)

@@ -59,14 +59,13 @@ class _Pending:
 class Coordinator:
     """Serves workers on a listening socket, in threads of its own, until close().
 
-    submit() and open() are called from one thread.
+    submit(), begin() and section() are called from one thread.
     """
 
     def __init__(self, listener: socket.socket, secret: bytes) -> None:
         self._listener, self._secret = listener, secret
         self._changed, self._closing = threading.Condition(), threading.Event()
         self._waiting: deque[_Pending] = deque()
-        self._given: dict[int, _Pending] = {}
         self._again: list[_Pending] = []
         self._section = -1
         self._begun: Mapping[str, Any] | None = None
@@ -177,7 +176,7 @@ class Coordinator:
                     raise FrameError(f"there is no question of kind {header.kind}")
                 facts, arrays = unpack(payload)
                 if mine is not None and facts.get("number") == mine.unit.number:
-                    self._bring(mine, arrays)
+                    mine.bring(arrays)
                     mine = None
                 at = int(facts["section"])
                 with self._changed:
@@ -214,17 +213,10 @@ class Coordinator:
         pending.given += 1
         if pending.given == 2 and pending.unit.program in COUNTED:
             self._again.append(pending)
-        self._given[pending.unit.number] = pending
         return pending
-
-    def _bring(self, pending: _Pending, value: list[np.ndarray]) -> None:
-        with self._changed:
-            self._given.pop(pending.unit.number, None)
-        pending.bring(value)
 
     def _take_back(self, pending: _Pending) -> None:
         with self._changed:
-            self._given.pop(pending.unit.number, None)
             self._waiting.appendleft(pending)
             self._changed.notify_all()
 

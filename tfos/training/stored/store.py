@@ -20,7 +20,7 @@ from tfos.training.stored.lanes import AtOnce, Lane
 from tfos.training.stored.variables import Variables, Weights
 
 T = TypeVar("T")
-# counts the rows of each unit's steps, as they are applied; see surplus()
+# counts the rows of each unit's steps, as they are applied; see counted()
 _COUNTS, _COUNTS_SECS = "tfos/rows", 24 * 3600.0
 
 
