@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, submit
+from conftest import APPS, DATA, ROOT, submit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
 KV = ("--strategy", "kv", "--num-workers", 2, "--num-ps", 2)
@@ -38,3 +38,13 @@ def test_sparse_logistic_regression_on_a9a(tmp_path):
     assert metrics["accuracy"] >= 0.847
     assert metrics["auc"] >= 0.9
     assert 60 < metrics["not_zero"] < metrics["features"] == 124  # with the bias
+
+
+def test_loop_of_ones_own_goes_on_from_its_checkpoint(tmp_path):
+    """The chief dies in the third epoch: all go back to the end of the second one."""
+    ended = submit("--json", "--lake", tmp_path, *KV, APPS / "kv_loop.py")
+    assert ended.status == 0, ended.stderr
+    result = ended.result
+    assert result["metrics"] == {"begun": 2, "low": 4, "high": 4}
+    assert result["feeds"]["train"]["rows_trained"] == [1000] * 4
+    assert result["restarts"] == {"ps": 2, "chief": 1, "worker": 2}
