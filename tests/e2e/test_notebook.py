@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -91,9 +92,20 @@ def new_kernel(
     """Makes a kernel with a session on a master, and with the app."""
     for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    # of a virtual environment that is not activated: the first python3 of PATH is another one
+    other = tmp_path / "bin" / "python3"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho another Python >&2\nexit 1\n")
+    other.chmod(0o755)
+    ours = Path(sys.executable).parent  # for the command of %tensorboard
+    monkeypatch.setenv("PATH", f"{other.parent}:{ours}:{os.environ['PATH']}")
     kernels: list[Kernel] = []
 
     def new(master: str = "") -> Kernel:
+        if master.startswith("spark:"):
+            monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+        else:
+            monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
         kernel = Kernel(tmp_path)
         kernels.append(kernel)
         for code in (SESSION.format(master=master), APP) if master else ():

@@ -6,11 +6,14 @@ Each test says what a new version breaks when it fails.
 from __future__ import annotations
 
 import errno
+import inspect
 import mmap
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import pytest
@@ -36,6 +39,35 @@ class TestSpark:
             field = f"L{spark_names.CONF.replace('.', '/')};".encode()
             assert field in classes.read(f"{path}.class")
             assert b"getMaxRegAttempts" in classes.read(f"{path}.class")
+
+    @pytest.mark.parametrize(
+        ("master", "named", "environ", "expected"),
+        [
+            ("local[4]", "python3", {}, sys.executable),
+            ("local-cluster[2,1,1024]", "python3", {}, sys.executable),
+            ("local[4]", "python3.12", {}, "python3.12"),
+            ("local[4]", "python3", {"PYSPARK_PYTHON": "python3"}, "python3"),
+            ("spark://a:7077", "python3", {}, "python3"),
+        ],
+    )
+    def test_python_that_nobody_named(self, monkeypatch, master, named, environ, expected):
+        monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        context = SimpleNamespace(master=master, pythonExec=named)
+        with spark_names.own_python(SimpleNamespace(_sc=context)):
+            assert context.pythonExec == expected
+        assert context.pythonExec == named
+        with spark_names.own_python(object()):  # of Spark Connect, which has no such name
+            pass
+
+    def test_python_is_read_when_a_function_is_sent(self):
+        """Else a notebook's local session runs under the first python3 of PATH."""
+        from pyspark.core import rdd
+        from pyspark.sql import udf
+
+        for module in (rdd, udf):
+            assert "sc.pythonExec" in inspect.getsource(module._wrap_function)
 
 
 class TestTensorFlow:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 APPLICATION_MASTER = "org.apache.spark.deploy.yarn.ApplicationMaster"
@@ -34,6 +37,30 @@ def answers(jvm: Any) -> bool:
         return jvm is None or bool(jvm.java.lang.System.nanoTime())
     except (Py4JError, OSError):  # of the connection; any other error has a cause of its own
         return False
+
+
+@contextlib.contextmanager
+def own_python(session: Any) -> Iterator[None]:
+    """What is sent to executors in the block runs, in a local session for which nobody named a
+    Python, under this one.
+
+    Spark would take the first python3 of PATH, which for a notebook's kernel, or in a virtual
+    environment that is not activated, is another one, without what is installed here.
+    """
+    context = getattr(session, "_sc", None)  # None: of a Spark Connect server
+    is_named = "PYSPARK_PYTHON" in os.environ
+    if context is None or is_named or not _is_local_with(context, "python3"):
+        yield
+        return
+    context.pythonExec = sys.executable
+    try:
+        yield
+    finally:
+        context.pythonExec = "python3"
+
+
+def _is_local_with(context: Any, python: str) -> bool:
+    return context.master.startswith("local") and context.pythonExec == python
 
 
 def _value(kind: Any, wanted: str, owner: Any) -> Any:

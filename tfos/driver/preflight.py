@@ -169,7 +169,8 @@ def check_executors(
             raise PreflightError(
                 f"the executors' Python has no module {missing}: install tfos there, or ship an"
                 " environment with --archives env.tar.gz#env --conf"
-                " spark.pyspark.python=env/bin/python"
+                " spark.pyspark.python=env/bin/python; for a session made in Python, name the"
+                " executors' Python before it: os.environ['PYSPARK_PYTHON'] = PATH"
             ) from error
         raise PreflightError(
             f"a first small job on the executors failed: {error_message(error)}; their Python must"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tfos.compat.spark import own_python
 from tfos.driver import allocation
 from tfos.driver.cluster import cluster_of
 from tfos.driver.kubernetes import check_kubernetes
@@ -33,7 +34,8 @@ def open_session(
 
     spark = spark or SparkSession.getActiveSession()
     if spark is not None:
-        yield spark, job_spec(_tfos_conf(spark), job)
+        with own_python(spark):
+            yield spark, job_spec(_tfos_conf(spark), job)
         return
     if "SPARK_REMOTE" in os.environ:  # where pyspark itself looks for a Connect server
         spark = SparkSession.builder.getOrCreate()
