@@ -39,8 +39,9 @@ def stored(world, monkeypatch):
     with servers(2, storage=world.lake) as started:
 
         def make():
-            opened.append(client(started))
-            return ModelStore(opened[-1]), Snapshots(opened[-1], world.lake, "1.1", lambda: None)
+            opened.extend([client(started), client(started)])
+            snapshots = Snapshots(opened[-1], world.lake, "1.1", lambda: None)
+            return ModelStore(opened[-2]), snapshots
 
         make_context = world.context
         world.context = lambda *args, **options: make_context(
@@ -133,10 +134,10 @@ def test_run_goes_on_from_a_snapshot_with_other_servers(world, tmp_path):
     """As if it had not been interrupted: rows, slots, dense weights, the ledger."""
 
     def context(started):
-        found = client(started)
-        snapshots = Snapshots(found, world.lake, "1.1", lambda: None)
+        snapshots = Snapshots(client(started), world.lake, "1.1", lambda: None)
+        store = ModelStore(client(started))
         return world.context(
-            0, runner=AllStored(lambda: (ModelStore(found), snapshots))
+            0, runner=AllStored(lambda: (store, snapshots))
         )  # saves after each unit
 
     dataset = world.dataset(features=["x", "id"])

@@ -16,6 +16,7 @@ import threading
 
 from tfos.kv.server import Server
 from tfos.kv.store import Store
+from tfos.lake.storage import Storage, absolute
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--name", default="ps-0", help="on the ring")
     parser.add_argument("--staleness", type=int, help="of clocks, in steps; default: any")
+    parser.add_argument("--lake", help="where snapshots are: a path or URI; default: none")
     options = parser.parse_args()
     secret = os.environ.pop("TFOS_KV_SECRET", "")
     if not secret:
@@ -34,7 +36,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     listener = socket.create_server((options.host, options.port), backlog=128)
-    server = Server(listener, secret.encode(), Store(options.staleness), options.name)
+    storage = Storage(absolute(options.lake)) if options.lake else None
+    server = Server(
+        listener, secret.encode(), Store(options.staleness), options.name,
+        storage=storage, copies_itself=True,
+    )  # fmt: skip
     server.start()
     print(server.address[1], flush=True)
     if stat.S_ISFIFO(os.fstat(0).st_mode):

@@ -169,9 +169,27 @@ class Client:
     def save(self, path: str) -> list[dict[str, Any]]:
         """Each server writes its part of a snapshot, see tfos.kv.snapshot: what commit() takes.
 
-        Replies come when all is written; nobody may push meanwhile.
+        Nobody may push meanwhile.
         """
-        return self._ask(self._links, frames.SAVE, {"path": path})
+        self.begin_save(path)
+        return self.finish_save(path)
+
+    def begin_save(self, path: str, bases: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Each server begins to write its part: of the rows as they are when this returns.
+
+        bases: the parts of the snapshot that this is a delta to; none for a full one. Nobody may
+        push until this returns, so that all servers' rows are of one moment.
+        """
+        by_server = {part["server"]: part for part in bases}
+        for link, server in zip(self._links, self._ring.servers, strict=True):
+            base = by_server.get(server)
+            known = base and {name: base[name] for name in ("life", "taken")}
+            link.send(frames.SAVE, [frames.pack_facts({"path": path, "base": known})])
+        _replies(self._links)
+
+    def finish_save(self, path: str) -> list[dict[str, Any]]:
+        """The parts of a snapshot that was begun, when all are written."""
+        return self._ask(self._links, frames.SAVED, {"path": path})
 
     def load(self, paths: Sequence[str]) -> None:
         """Each server loads its rows of a snapshot and the deltas to it."""

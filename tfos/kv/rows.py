@@ -186,6 +186,19 @@ def grow(stripe, index, slots, chunks, capacity):
     unlock(lock_address)
 
 
+@kernel("void(i8[:,::1])")
+def hold(stripes):
+    """Takes the locks of all stripes of a table."""
+    for number in range(stripes.shape[0]):
+        lock(stripes[number].ctypes.data)
+
+
+@kernel("void(i8[:,::1])")
+def let_go(stripes):
+    for number in range(stripes.shape[0]):
+        unlock(stripes[number].ctypes.data)
+
+
 @kernel("i8(i8[::1], i8[::1], i8, f8, i8)")
 def sweep(stripe, layout, before, below, index):
     """Removes rows that were last changed before `before`, or are this near to zero; how many.

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class Server:
     sweep_secs: expired rows are removed so often.
     stall_secs: a client that is silent in the midst of a frame for so long is given up.
     storage: where snapshots are; without one the server neither saves nor loads any.
+    copies_itself: snapshots are written by a copy of the process while this one goes on, which is
+        for a process of the store's own; else SAVE is answered when the snapshot is written.
     """
 
     def __init__(
@@ -52,8 +55,12 @@ class Server:
         sweep_secs: float = 30.0,
         stall_secs: float = 60.0,
         storage: Storage | None = None,
+        copies_itself: bool = False,
     ) -> None:
-        self.store, self._storage = store, storage
+        self.store, self._storage, self._copies_itself = store, storage, copies_itself
+        # the newest snapshot's part, by path
+        self._saves: dict[str, Future[Any]] = {}
+        self._saving = threading.Lock()
         self._listener, self._secret, self._stall_secs = listener, secret, stall_secs
         self._facts = {"server": name, "life": store.life}
         self._sessions = Sessions()
@@ -69,6 +76,7 @@ class Server:
             frames.LEAVE: self._leave,
             frames.STATUS: self._status,
             frames.SAVE: self._save,
+            frames.SAVED: self._saved,
             frames.LOAD: self._load,
         }
 
@@ -202,8 +210,34 @@ class Server:
         return {**self.store.facts(), **self._facts}
 
     def _save(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
-        path = frames.unpack_facts(payload).get("path")
-        return snapshot.save(self.store, self._lake(), str(path), self._facts["server"])
+        """A request that comes again finds what it has begun."""
+        facts = frames.unpack_facts(payload)
+        path, base = str(facts.get("path")), facts.get("base")
+        if base is not None and not isinstance(base, dict):
+            raise ValueError(f"base is {base!r}: use a part of a snapshot, or null")
+        with self._saving:
+            if path not in self._saves:
+                write = self._writing(path, base)
+                future: Future[Any] = Future()
+                self._saves = {path: future}
+                threading.Thread(target=_finish, args=(future, write), daemon=True).start()
+        return {}
+
+    def _writing(self, path: str, base: Any) -> Callable[[], Any]:
+        """What writes the rows as they are now."""
+        to = (self.store, self._lake(), path, self._facts["server"], base)
+        if self._copies_itself:
+            return snapshot.begin(*to)
+        part = snapshot.save(*to)
+        return lambda: part
+
+    def _saved(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
+        path = str(frames.unpack_facts(payload).get("path"))
+        with self._saving:
+            future = self._saves.get(path)
+        if future is None:
+            raise ValueError(f"no snapshot {path!r} was begun, or another one since")
+        return future.result()
 
     def _load(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
         facts = frames.unpack_facts(payload)
@@ -230,6 +264,13 @@ class Server:
             part = Rows(*(array[begin : begin + size] for array in found))
             connection.send(frames.ROWS, frames.pack_rows(*part))
         connection.send(frames.ROWS, frames.pack_rows(*(array[:0] for array in found)))
+
+
+def _finish(future: Future[Any], write: Callable[[], Any]) -> None:
+    try:
+        future.set_result(write())
+    except Exception as error:  # the one who asks is told
+        future.set_exception(error)
 
 
 def _facts(facts: Any) -> Reply:

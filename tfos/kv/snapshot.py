@@ -4,20 +4,21 @@
     <path>/part-ps-0.json                   what ps-0 has written; when all of it is there
     <path>/snapshot.json                    all parts; last, a snapshot without it does not exist
 
-A stripe is locked while its rows are copied, and no longer: each row is whole, with its slots.
-Where rows of different stripes are to be of one moment, nobody may push meanwhile. A delta has the
+What save() writes has each row whole, with its slots, as a stripe is locked while it is copied, and
+no longer: where rows of different stripes are to be of one moment, nobody may push meanwhile. What
+begin() writes is of one moment, and others push on. A delta has the
 rows changed since the snapshot that it is based on. Rows that have expired since are in none, and
 come back with the base; they expire again, as `changed` comes back with them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import posixpath
-import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 
 from tfos.errors import DamagedError
 from tfos.kv.hashing import hashes
+from tfos.kv.moment import Moment
 from tfos.kv.ring import BUCKET_BITS, Ring
 from tfos.kv.spec import table_from_json
 from tfos.kv.store import Store
@@ -44,36 +46,82 @@ def save(
     base: the part of the same server in the snapshot that this is a delta to; None for all rows.
     Raises ValueError if another life of the server wrote that, whose clock may have been another.
     """
-    if base is not None and base["life"] != store.life:
+    taken, since = now_ms(), _since(store, server, base)
+    tables = store.tables
+    found = (
+        (number, stripe, table.scan(stripe, slots=True, since=since, now=taken))
+        for number, table in enumerate(tables)
+        for stripe in range(table.stripes)
+    )
+    steps = [table.steps for table in tables]
+    part = {"server": server, "life": store.life, "taken": taken}
+    return _write(storage, path, part, tables, steps, found)
+
+
+def begin(
+    store: Store, storage: Storage, path: str, server: str, base: Mapping[str, Any] | None = None
+) -> Callable[[], dict[str, Any]]:
+    """As save(), of the rows as they are when this returns: what it returns writes and returns the
+    part, and may be called in another thread. To be called once. Raises OSError as well.
+
+    Makes a copy of the process, see tfos.kv.moment, which is for one whose libraries bear it.
+    """
+    taken, since = now_ms(), _since(store, server, base)
+    moment = Moment(store, since, taken)
+
+    def finish() -> dict[str, Any]:
+        part = {"server": server, "life": store.life, "taken": taken}
+        with contextlib.closing(moment):
+            return _write(storage, path, part, moment.tables, moment.steps, moment.rows())
+
+    return finish
+
+
+def _since(store: Store, server: str, base: Mapping[str, Any] | None) -> int:
+    if base is None:
+        return 0
+    if base["life"] != store.life:
         raise ValueError(
             f"{server} has begun anew since that snapshot was written: write a full one first"
         )
-    taken, since = now_ms(), 0 if base is None else int(base["taken"])
-    tables, longest = [], 0.0
-    for table in store.tables:
-        steps, files = table.steps, {}
-        for stripe in range(table.stripes):
-            begun = time.monotonic()
-            rows = table.scan(stripe, slots=True, since=since, now=taken)
-            longest = max(longest, time.monotonic() - begun)
-            if len(rows.keys):
-                directory = urllib.parse.quote(table.spec.name, safe="")
-                file = posixpath.join(directory, f"stripe={stripe:02d}", f"{server}.parquet")
-                data = _parquet(table, rows)
-                storage.write(posixpath.join(path, file), data)
-                digest = hashlib.sha256(data).hexdigest()
-                files[file] = {"rows": len(rows.keys), "bytes": len(data), "sha256": digest}
-        facts = {"spec": table.spec.to_json(), "steps": steps, "stripes": table.stripes}
-        tables.append({**facts, "files": files})
-    part = {
-        "server": server,
-        "life": store.life,
-        "taken": taken,
-        "longest_copy_secs": longest,
-        "tables": tables,
-    }
+    return int(base["taken"])
+
+
+def _write(
+    storage: Storage,
+    path: str,
+    part: dict[str, Any],
+    tables: Sequence[Table],
+    steps: Sequence[int],
+    found: Iterable[tuple[int, int, Rows]],
+) -> dict[str, Any]:
+    """Writes what was found, (table, stripe, rows), and the part."""
+    server, files = part["server"], [dict[str, Any]() for _ in tables]
+    for number, stripe, rows in found:
+        if len(rows.keys):
+            table = tables[number]
+            directory = urllib.parse.quote(table.spec.name, safe="")
+            file = posixpath.join(directory, f"stripe={stripe:02d}", f"{server}.parquet")
+            data = _parquet(table, rows)
+            storage.write(posixpath.join(path, file), data)
+            digest = hashlib.sha256(data).hexdigest()
+            files[number][file] = {"rows": len(rows.keys), "bytes": len(data), "sha256": digest}
+    part["tables"] = [
+        {"spec": table.spec.to_json(), "steps": made, "stripes": table.stripes, "files": of_table}
+        for table, made, of_table in zip(tables, steps, files, strict=True)
+    ]
     storage.write_json(posixpath.join(path, f"part-{server}.json"), part)
     return part
+
+
+def rows_of(parts: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows a snapshot of these parts has."""
+    return sum(
+        file["rows"]
+        for part in parts
+        for table in part["tables"]
+        for file in table["files"].values()
+    )
 
 
 def commit(storage: Storage, path: str, parts: Sequence[Mapping[str, Any]]) -> None:

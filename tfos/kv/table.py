@@ -6,6 +6,7 @@ without Python's lock and takes the locks of one stripe at a time (visits.py).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import threading
@@ -174,6 +175,15 @@ class Table:
             if count >= 0:
                 return Rows(keys[:count], changed[:count], values[:count])
             room = -count
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No row changes in the block, which is to be short: others wait busily."""
+        rows.hold(self._stripes)
+        try:
+            yield
+        finally:
+            rows.let_go(self._stripes)
 
     def scans(self, slots: bool = False, since: int = 0) -> Iterator[Rows]:
         return (self.scan(stripe, slots, since) for stripe in range(self.stripes))

@@ -16,7 +16,7 @@ from tfos.errors import UsageError
 from tfos.tables.embedding import tables_without_rows
 
 if TYPE_CHECKING:
-    from tfos.fault.checkpoint.checkpointer import Checkpointer
+    from tfos.fault.checkpoint.checkpointer import Checkpointer, Elsewhere
     from tfos.training.stored.store import ModelStore
 
 
@@ -73,7 +73,7 @@ class Runner(Protocol):
         """Called once, before anything is trained."""
 
     @property
-    def parts(self) -> Mapping[str, Callable[[], Any]]:
+    def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
         """What a checkpoint has of the store; see Checkpointer."""
 
     def repeated_rows(self) -> int | None:
@@ -113,7 +113,7 @@ class Base:
         pass
 
     @property
-    def parts(self) -> Mapping[str, Callable[[], Any]]:
+    def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
         return {}
 
     def repeated_rows(self) -> int | None:

@@ -12,7 +12,7 @@ from tfos.tables.embedding import tables_without_rows
 from tfos.training.runner import SECTION, Alone, LocalRunner
 
 if TYPE_CHECKING:
-    from tfos.fault.checkpoint.checkpointer import Checkpointer
+    from tfos.fault.checkpoint.checkpointer import Checkpointer, Elsewhere
     from tfos.kv.client import Client
     from tfos.training.stored.snapshots import Snapshots
     from tfos.training.stored.store import ModelStore
@@ -47,8 +47,11 @@ class SingleRunner(Alone, LocalRunner):
         self._begun = checkpoint.state(SECTION)
 
     @property
-    def parts(self) -> Mapping[str, Callable[[], Any]]:
-        return {SECTION: lambda: self._snapshots and self._snapshots.save()}
+    def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
+        return {SECTION: self._save}
+
+    def _save(self) -> Elsewhere:
+        return self._snapshots.save() if self._snapshots else (None, lambda: None)
 
     def know(self, model: keras.Model) -> None:
         if tables_without_rows(model) and self.store_of(model) is None:

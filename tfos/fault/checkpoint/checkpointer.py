@@ -31,6 +31,8 @@ from tfos.lake.storage import remove_local
 
 # see affordable()
 _CHEAP_SECS, _SHARE = 1.0, 10
+# the state of a section, and what makes it true
+Elsewhere = tuple[Any, Callable[[], None]]
 
 
 class Checkpointer:
@@ -46,7 +48,8 @@ class Checkpointer:
     shared: state that belongs to no section: called at a save, and given back at the restore.
     quiet: made around what may take long and has nothing to report.
     on_commit: called in the uploading thread when a checkpoint is committed.
-    parts: sections whose state is asked for at each save, by name: of what is kept elsewhere.
+    parts: sections whose state is asked for at each save, by name: of what is kept elsewhere. With
+        it comes what is called in the uploading thread, before the checkpoint is committed.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Checkpointer:
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
         on_commit: Callable[[], None] = lambda: None,
-        parts: Mapping[str, Callable[[], Any]] | None = None,
+        parts: Mapping[str, Callable[[], Elsewhere]] | None = None,
     ) -> None:
         self._store = store
         self._scratch = scratch
@@ -73,6 +76,7 @@ class Checkpointer:
         self._quiet = quiet
         self._on_commit = on_commit
         self._parts = dict(parts or {})
+        self._finishing: list[Callable[[], None]] = []
         self._follows = False
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
@@ -248,7 +252,10 @@ class Checkpointer:
     def _snapshot(self, step: int, state: Any, section: str) -> str:
         """Writes weights and state as they are now to a new local directory; returns it."""
         self._sections[section] = state
-        self._sections.update({name: take() for name, take in self._parts.items()})
+        self._finishing = []
+        for name, take in self._parts.items():
+            self._sections[name], finish = take()
+            self._finishing.append(finish)
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
@@ -266,6 +273,8 @@ class Checkpointer:
     def _commit(self, local: str, step: int, begun: float, number: int) -> None:
         """The uploading thread: takes a snapshot to the lake, and old checkpoints from it."""
         try:
+            for finish in self._finishing:
+                finish()
             self._last_secs = self._store.commit(local, step, begun)
             self._committed = number
             self._on_commit()

@@ -47,7 +47,9 @@ def _serve(host: Host, topology: Topology) -> Trained:
     host.ask_to_save_at_sigterm()
     store = Store(topology.most_ahead)
     listener = listen(host.addresses["ps"][host.task.index])
-    server = Server(listener, host.secret, store, str(host.task), storage=host.lake)
+    server = Server(
+        listener, host.secret, store, str(host.task), storage=host.lake, copies_itself=True
+    )
     server.start()
     host.ready()
     threading.Event().wait()

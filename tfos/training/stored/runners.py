@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfos.fault.checkpoint.checkpointer import Checkpointer
+from tfos.fault.checkpoint.checkpointer import Checkpointer, Elsewhere
 from tfos.kv.client import Client
 from tfos.training.runner import SECTION, Alone, Pending
 from tfos.training.stored.coordinator import Coordinator
@@ -60,7 +60,7 @@ class ChiefRunner(InStore):
         self._coordinator.begin(checkpoint.sections)
 
     @property
-    def parts(self) -> Mapping[str, Callable[[], Any]]:
+    def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
         return {SECTION: self._snapshots.save}
 
     def submit(self, function: Any, *args: Any) -> Pending:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from tfos.errors import LakeError
@@ -15,7 +17,33 @@ from tfos.lake.run_directory import RunDirectory
 from tfos.training.runner import SECTION
 
 DIRECTORY = "store"
+# after so many deltas to a full snapshot comes a full one
+MOST_DELTAS = 16
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A full snapshot and the deltas to it, in order. Pure.
+
+    newest: the parts of the last of them. rows: of the full one. changed: of all deltas together.
+    """
+
+    paths: tuple[str, ...] = ()
+    newest: Sequence[Mapping[str, Any]] = ()
+    rows: int = 0
+    changed: int = 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a delta comes next: what is to be read again stays below twice the rows."""
+        return bool(self.paths) and self.changed < self.rows and len(self.paths) <= MOST_DELTAS
+
+    def followed_by(self, path: str, parts: Sequence[Mapping[str, Any]]) -> Chain:
+        found = snapshot.rows_of(parts)
+        if not self.goes_on:
+            return Chain((path,), parts, found)
+        return Chain((*self.paths, path), parts, self.rows, self.changed + found)
 
 
 class Snapshots:
@@ -38,40 +66,46 @@ class Snapshots:
         self._client, self._lake, self._writer, self._fence = client, lake, writer, fence
         attempt, life = writer.split(".")
         self._name = f"{int(attempt):06d}-{int(life):06d}"
-        self._saved, self._last = 0, ""
+        self._saved, self._chain = 0, Chain()
 
-    def save(self) -> dict[str, Any]:
-        """Writes a snapshot; nobody may push meanwhile. For a checkpoint's section.
+    def save(self) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Begins a snapshot of the rows as they are when it returns; nobody may push meanwhile.
 
-        Those that no checkpoint can name any more are removed.
+        Returns a checkpoint's section, and what makes the snapshot whole: called before that
+        checkpoint is committed and before the next save(), in any thread. It removes those that no
+        checkpoint can name any more.
         """
         self._fence()
         self._saved += 1
         path = posixpath.join(DIRECTORY, f"{self._name}-{self._saved:06d}")
+        before = self._chain
         with self._quiet():
-            parts = self._client.save(path)
+            self._client.begin_save(path, before.newest if before.goes_on else ())
+        paths = [*before.paths, path] if before.goes_on else [path]
+        return {"paths": paths}, functools.partial(self._finish, path)
+
+    def _finish(self, path: str) -> None:
+        parts = self._client.finish_save(path)
         self._fence()
         snapshot.commit(self._lake, path, parts)
+        self._chain = self._chain.followed_by(path, parts)
         try:
-            named = {path, *self._named()}
+            named = {*self._chain.paths, *self._named()}
             for name in self._lake.list(DIRECTORY):
                 other = posixpath.join(DIRECTORY, name)
-                # one of the checkpoint that is being uploaded is named by none yet
-                if other not in {*named, self._last}:
+                if other not in named:
                     self._lake.remove(other)
-            self._last = path
         except LakeError as error:
             _log.warning("old snapshots stay until the next save: %s", error)
-        return {"path": path}
 
     def _named(self) -> set[str]:
         """The snapshots that checkpoints name."""
         states = (self._lake.checkpoint_state(name) for name in self._lake.checkpoints())
         sections = (state["sections"].get(SECTION) for state in states if state)
-        return {section["path"] for section in sections if section}
+        return {path for section in sections if section for path in section["paths"]}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Gives empty servers the rows of the snapshot that a checkpoint names, if it names one."""
+        """Gives empty servers the rows of what a checkpoint names, if it names anything."""
         if state is not None:
             with self._quiet():
-                self._client.load([state["path"]])
+                self._client.load(state["paths"])
