@@ -13,9 +13,10 @@ from tfos.lake.run_directory import RunDirectory
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 
 
-def test_evaluator_stops_the_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["multi-worker", "kv"])
+def test_evaluator_stops_the_training(tmp_path: Path, strategy: str) -> None:
     run = submit(
-        "--json", "--evaluator", "--strategy", "multi-worker", "--lake", tmp_path,
+        "--json", "--evaluator", "--strategy", strategy, "--lake", tmp_path,
         "--run-id", "watched", APPS / "watched.py",
     )  # fmt: skip
     assert run.status == 0, run.stderr

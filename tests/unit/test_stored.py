@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -14,22 +16,14 @@ from tfos import optimizers
 from tfos.errors import UsageError
 from tfos.layers import Embedding
 from tfos.tables.stored import keep_in_store
-from tfos.training.runner import LocalRunner
-from tfos.training.single import SingleRunner
+from tfos.training.runner import SECTION, LocalRunner
+from tfos.training.single import AllInStore, SingleRunner
 from tfos.training.stored.faster import Faster
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
 
 pytest_plugins = ["world_fixtures"]
 pytestmark = [pytest.mark.usefixtures("quick_tensorflow"), pytest.mark.timeout(120)]
-
-
-class AllStored(SingleRunner):
-    """Of one process; every model is in the store."""
-
-    def know(self, model):
-        self._made()
-        self._stored.append(model)
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def stored(world, monkeypatch):
 
         make_context = world.context
         world.context = lambda *args, **options: make_context(
-            *args, **{"runner": AllStored(make), **options}
+            *args, **{"runner": AllInStore(make), **options}
         )
         yield world
         for each in opened:
@@ -137,7 +131,7 @@ def test_run_goes_on_from_a_snapshot_with_other_servers(world, tmp_path):
         snapshots = Snapshots(client(started), world.lake, "1.1", lambda: None)
         store = ModelStore(client(started))
         return world.context(
-            0, runner=AllStored(lambda: (store, snapshots))
+            0, runner=AllInStore(lambda: (store, snapshots))
         )  # saves after each unit
 
     dataset = world.dataset(features=["x", "id"])
@@ -153,6 +147,28 @@ def test_run_goes_on_from_a_snapshot_with_other_servers(world, tmp_path):
         world.saver.wait()
     assert_same_history(history, expected)
     assert world.trained == {"train": [50, 50, 50]}
+
+
+@pytest.mark.parametrize("kind", [SingleRunner, AllInStore])
+def test_an_evaluators_store_has_the_rows_of_each_checkpoint(stored, kind):
+    """Those of the last one are gone, also rows that this one has not."""
+    with servers(1, storage=stored.lake) as started, client(started) as one, client(started) as two:
+        table = two.table("t", 2)
+        sections = []
+        snapshots = Snapshots(one, stored.lake, "1.1", lambda: None)
+        for key in (1, 2):
+            table.add([key], np.full((1, 2), key, np.float32))
+            section, finish = snapshots.save()
+            finish()
+            sections.append({SECTION: section})
+    with servers(1, storage=stored.lake) as started, client(started) as one, client(started) as two:
+        runner = kind(lambda: (ModelStore(two), Snapshots(one, stored.lake, "1.1", lambda: None)))
+        runner.continue_from(types.SimpleNamespace(state=sections[1].get))
+        runner.know(tabled(rows=None))
+        table = two.table("t", 2)
+        assert table.pull([1, 2]).tolist() == [[1, 1], [2, 2]]
+        runner.continue_from(types.SimpleNamespace(state=sections[0].get))
+        assert table.pull([1, 2]).tolist() == [[1, 1], [0, 0]]
 
 
 def test_what_the_store_cannot_do_is_refused(stored):

@@ -192,7 +192,7 @@ class Client:
         return self._ask(self._links, frames.SAVED, {"path": path})
 
     def load(self, paths: Sequence[str]) -> None:
-        """Each server loads its rows of a snapshot and the deltas to it."""
+        """Each server loads its rows of a snapshot and the deltas to it; what it had is gone."""
         servers = list(self._ring.servers)
         self._ask(self._links, frames.LOAD, {"paths": list(paths), "servers": servers})
 

@@ -242,6 +242,7 @@ class Server:
     def _load(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
         facts = frames.unpack_facts(payload)
         ring = Ring(facts.get("servers") or [])
+        self.store.forget_rows()
         return snapshot.restore(
             self.store, self._lake(), facts.get("paths") or [], ring, self._facts["server"]
         )

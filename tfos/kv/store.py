@@ -51,6 +51,11 @@ class Store:
             )
         return number
 
+    def forget_rows(self) -> None:
+        """Tables are as when they were made. Requests under way may still see what was there."""
+        with self._making:
+            self._tables = [Table(table.spec) for table in self._tables]
+
     def at(self, number: Any) -> Table:
         if not isinstance(number, int) or not 0 <= number < len(self._tables):
             raise ValueError(f"there is no table {number!r}: ask for it by its spec first")

@@ -87,6 +87,7 @@ class Evaluator:
             if checkpoint is None or checkpoint.step <= done or not checkpoint.has(f"fit{fit}"):
                 time.sleep(_POLL_SECS)
                 continue
+            self._loop.runner.continue_from(checkpoint)
             checkpoint.restore(f"fit{fit}", **step.saved())
             checkpoint.close()
             done, begun = checkpoint.step, time.monotonic()

@@ -45,6 +45,8 @@ class SingleRunner(Alone, LocalRunner):
 
     def continue_from(self, checkpoint: Checkpointer) -> None:
         self._begun = checkpoint.state(SECTION)
+        if self._snapshots is not None:
+            self._snapshots.load(self._begun)
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
@@ -54,9 +56,20 @@ class SingleRunner(Alone, LocalRunner):
         return self._snapshots.save() if self._snapshots else (None, lambda: None)
 
     def know(self, model: keras.Model) -> None:
-        if tables_without_rows(model) and self.store_of(model) is None:
+        if tables_without_rows(model):
+            self._keep(model)
+
+    def _keep(self, model: keras.Model) -> None:
+        if self.store_of(model) is None:
             self._made()
             self._stored.append(model)
 
     def store_of(self, model: keras.Model) -> ModelStore | None:
         return self._store if any(model is each for each in self._stored) else None
+
+
+class AllInStore(SingleRunner):
+    """Every model is in the store, as under --strategy kv, but in this process."""
+
+    def know(self, model: keras.Model) -> None:
+        self._keep(model)

@@ -20,6 +20,7 @@ class KeyValueStore(WithServers):
     name: ClassVar[str] = "kv"
     summary: ClassVar[str] = "a key-value store of any number of rows, bounded staleness"
     backend: ClassVar[str] = "tfos.strategies.kv.backend:KeyValueStore"
+    evaluator: ClassVar[str] = "tfos.strategies.kv.evaluator:Evaluating"
     preload: ClassVar[tuple[str, ...]] = (*PRELOAD, "tfos.strategies.kv.training")
 
     staleness: str = option(
@@ -43,21 +44,21 @@ class KeyValueStore(WithServers):
         return None if self.staleness == _ANY else int(self.staleness)
 
     def waits_for(self, task: Task) -> frozenset[Task]:
-        if task.role == "ps":
+        if task.role not in {CHIEF, "worker"}:
             return frozenset()
         return frozenset(Task("ps", i) for i in range(self.num_ps))
 
     def restarts_with(self, role: str) -> frozenset[str]:
-        if role == "worker":
+        if role not in {CHIEF, "ps"}:
             return frozenset({role})
         # what servers have, and where the training is, are of one moment in a checkpoint only
         return frozenset({CHIEF, "ps", "worker"})
 
     def trains(self, role: str) -> bool:
-        return role != "ps"
+        return role in {CHIEF, "worker"}
 
     def computes(self, role: str) -> bool:
-        return role == "worker"
+        return role not in {CHIEF, "ps"}
 
     def check_environment(self) -> None:
         check_keras(self.name)

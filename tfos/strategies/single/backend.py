@@ -24,13 +24,13 @@ class Single:
         warm_up()
 
     def run(self, host: Host) -> Trained:
-        return train(host, SingleRunner(functools.partial(_store, host)))
+        return train(host, SingleRunner(functools.partial(store_in_process, host)))
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return failure_kind(error)
 
 
-def _store(host: Host) -> tuple[ModelStore, Snapshots]:
+def store_in_process(host: Host) -> tuple[ModelStore, Snapshots]:
     """For tables without a number of rows: a server in this process, which only it can reach."""
     from tfos.kv.client import Client
     from tfos.kv.server import Server

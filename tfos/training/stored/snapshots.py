@@ -105,7 +105,7 @@ class Snapshots:
         return {path for section in sections if section for path in section["paths"]}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Gives empty servers the rows of what a checkpoint names, if it names anything."""
+        """Gives the servers the rows of what a checkpoint names, if it names anything."""
         if state is not None:
             with self._quiet():
                 self._client.load(state["paths"])
