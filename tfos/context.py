@@ -85,7 +85,8 @@ class TrainContext:
             on_commit=lambda: host.reports.saved(self.checkpoint.stats),
             parts=runner.parts,
         )
-        runner.continue_from(self.checkpoint)
+        if self.role != EVALUATOR:  # which has that of each checkpoint
+            runner.continue_from(self.checkpoint)
         host.reports.saved(self.checkpoint.stats)
         self._outputs = Outputs(host.lake, host.scratch, self.is_chief or self.role == EVALUATOR)
         self.log_dir, self.output_dir = self._outputs.events, self._outputs.output

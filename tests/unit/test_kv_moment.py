@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -52,6 +53,15 @@ def two(tmp_path):
         yield client, [process for process, _ in started.values()]
 
 
+def client_addresses(processes) -> list[tuple[str, int]]:
+    return [
+        ("127.0.0.1", each.laddr.port)
+        for process in processes
+        for each in psutil.Process(process.pid).net_connections()
+        if each.status == psutil.CONN_LISTEN
+    ]
+
+
 def copies(processes) -> list[psutil.Process]:
     return [copy for process in processes for copy in psutil.Process(process.pid).children()]
 
@@ -82,13 +92,10 @@ def test_rows_are_of_the_moment_of_the_begin(two, tmp_path):
     counts = client.table("counts", WIDE, SGD(1.0))
     counts.add(KEYS, np.ones((len(KEYS), WIDE)))
     client.begin_save("full")
-    (first, second) = copies(processes)
-    for copy in (
-        first,
-        second,
-    ):  # blocked, as the pipe is full, or its server would have to be fast
-        assert "tfos.kv.moment" in " ".join(copy.cmdline())
-        assert not [c for c in copy.connections() if c.status == psutil.CONN_LISTEN]
+    first, second = copies(processes)
+    for copy in (first, second):
+        poll(lambda copy=copy: "tfos.kv.moment" in " ".join(copy.cmdline()), 10, "it has a name")
+        poll(lambda copy=copy: not copy.net_connections(), 10, "it holds no port")
     client.begin_save("full")  # as when the connection broke: the same one
     # they serve on, and what is pushed now is not in it
     counts.add(KEYS, np.ones((len(KEYS), WIDE)))
@@ -109,21 +116,45 @@ def test_rows_are_of_the_moment_of_the_begin(two, tmp_path):
     assert (counts.pull([5])[0] == 4).all()
 
 
-def test_pushes_while_copies_are_made_come_to_no_half_rows(two, tmp_path):
-    """Weights and slots of a row are changed together: one says what the other is."""
-    client, _ = two
-    table = client.table("t", 8, Adagrad(0.0, initial_accumulator_value=0.0, epsilon=0.0))
-    keys = np.arange(500)
-    for number in range(6):
-        client.begin_save(f"s{number}")
-        for _ in range(3):
-            table.push(keys, np.ones((len(keys), 8)))
-        snapshot.commit(Storage(str(tmp_path)), f"s{number}", client.finish_save(f"s{number}"))
-        store = Store()
-        snapshot.restore(store, Storage(str(tmp_path)), [f"s{number}"], Ring(["ps-0"]), "ps-0")
-        slots = {row[8:].tobytes() for part in store.tables[0].scans(slots=True)
-                 for row in part.values}  # fmt: skip
-        assert slots == ({np.full(8, 3.0 * number, np.float32).tobytes()} if number else set())
+def test_what_is_pushed_all_the_while_is_in_a_snapshot_or_in_the_next_delta(two, tmp_path):
+    """And a row is whole: its weights and slots are of one push."""
+    client, processes = two
+    name = "t", 8, Adagrad(1.0, initial_accumulator_value=0.0, epsilon=0.0)
+    keys, ends = np.arange(500), threading.Event()
+    table = client.table(*name)
+    addresses = {f"ps-{n}": address for n, address in enumerate(client_addresses(processes))}
+
+    def push() -> None:
+        with Client(addresses, b"s") as other:
+            pushed = other.table(*name)
+            while not ends.is_set():
+                pushed.push(keys, -np.ones((len(keys), 8)))
+
+    thread = threading.Thread(target=push)
+    thread.start()
+    try:
+        paths, parts = [], []
+        for number in range(6):
+            paths.append(f"s{number}")
+            client.begin_save(paths[-1], parts)
+            parts = client.finish_save(paths[-1])
+            snapshot.commit(Storage(str(tmp_path)), paths[-1], parts)
+    finally:
+        ends.set()
+        thread.join()
+    client.begin_save("last", parts)
+    snapshot.commit(Storage(str(tmp_path)), "last", client.finish_save("last"))
+    found = restored(tmp_path, *paths, "last")["t"]
+    live = table.pull(keys)
+    assert [found[key] for key in keys.tolist()] == live.tolist()
+    # after n pushes of 1 a slot is n, and a weight the sum of 1 / sqrt(1 to n)
+    store = Store()
+    snapshot.restore(store, Storage(str(tmp_path)), paths, Ring(["ps-0"]), "ps-0")
+    for part in store.tables[0].scans(slots=True):
+        for values in part.values:
+            (pushes,) = set(values[8:].tolist())
+            expected = (1 / np.sqrt(np.arange(1, pushes + 1))).sum()
+            np.testing.assert_allclose(values[:8], expected, 1e-3)
 
 
 def test_copy_that_dies_is_told_of_and_its_server_serves_on(two):
@@ -145,6 +176,7 @@ def test_server_that_dies_takes_its_copy_along(two):
     client.table("counts", WIDE, SGD(1.0)).add(KEYS, np.ones((len(KEYS), WIDE)))
     client.begin_save("full")
     left = copies(processes)
+    assert len(left) == 2
     for process in processes:
         process.kill()
     poll(lambda: all(map(has_ended, left)), 10, "the copies have ended")
@@ -157,6 +189,6 @@ def test_what_was_not_begun_or_begun_by_another(tmp_path):
     ):
         with pytest.raises(ValueError, match="no snapshot 'x' was begun"):
             client.finish_save("x")
-        bases = [{"server": "ps-0", "life": "another", "taken": 0}]
+        bases = [{"server": "ps-0", "origin": "another", "taken": 0, "swept": {}}]
         with pytest.raises(ValueError, match="has begun anew"):
             client.begin_save("x", bases)

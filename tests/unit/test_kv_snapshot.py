@@ -15,6 +15,7 @@ from tfos.kv.ring import BUCKET_BITS, Ring
 from tfos.kv.snapshot import commit, restore, save
 from tfos.kv.spec import TableSpec, Uniform
 from tfos.kv.store import Store
+from tfos.kv.table import Rows, Table, now_ms
 from tfos.lake.storage import Storage
 
 pytestmark = pytest.mark.timeout(60)
@@ -112,6 +113,46 @@ def test_deltas_have_what_was_changed_since(storage):
     two = Cluster(3)
     two.restore(storage, "full", "delta-1", "delta-2")
     assert two.everything() == one.everything()
+
+
+def test_rows_that_have_expired_since_do_not_come_back(storage):
+    one = Cluster(2)
+    one.make(TableSpec("near", 1, SGD(1.0), expire_below=0.1))
+    one.push(2, np.arange(100), -1)
+    one.push(0, np.arange(100), 1)
+    one.save(storage, "full")
+    one.push(2, np.arange(50), 1)  # to zero
+    assert sum(store.at(2).expire() for store in one.stores) == 50
+    one.save(storage, "delta-1", is_delta=True)
+    one.push(2, np.array([99]), -1)
+    one.save(storage, "delta-2", is_delta=True)
+    for paths in (["full", "delta-1"], ["full", "delta-1", "delta-2"]):
+        two = Cluster(3)
+        two.restore(storage, *paths)
+        found = two.everything()
+        assert sorted(k for name, k in found if name == "near") == list(range(50, 100))
+        assert len([name for name, _ in found if name == "t/1"]) == 100
+    assert found == one.everything()
+
+
+def test_no_delta_to_rows_that_were_replaced(storage):
+    one = Cluster(1)
+    one.push(0, np.arange(5), 1)
+    one.save(storage, "full")
+    (store,) = one.stores
+    store.forget_rows()
+    one.restore(storage, "full")
+    with pytest.raises(ValueError, match="has begun anew"):
+        one.save(storage, "delta", is_delta=True)
+
+
+def test_a_row_that_changes_is_newer_than_it_was():
+    """Also on a machine whose clock is behind that of the one which it comes from."""
+    table = Table(PLAIN)
+    late = now_ms() + 1_000_000
+    table.load(Rows(np.array([1]), np.array([late]), np.ones((1, 2), np.float32)))
+    table.push(np.array([1]), np.ones((1, 2), np.float32))
+    assert [part.changed.tolist() for part in table.scans() if len(part.keys)] == [[late + 1]]
 
 
 def test_what_is_written_can_be_read_by_others(storage, tmp_path):

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from kv_servers import client, servers
 
+from tfos.errors import FencedError
+from tfos.fault.checkpoint.store import CheckpointStore
 from tfos.kv.optimizers import SGD
+from tfos.kv.snapshot import MARKER
 from tfos.lake.run_directory import RunDirectory
+from tfos.training.runner import SECTION
 from tfos.training.stored.snapshots import MOST_DELTAS, Chain, Snapshots
 
 pytestmark = pytest.mark.timeout(60)
@@ -38,6 +42,46 @@ class TestChain:
 
     def test_of_nothing_is_full_again(self):
         assert not Chain().followed_by("full", parts(0)).goes_on
+
+
+def test_what_checkpoints_name_stays_and_what_another_process_writes(tmp_path):
+    lake = RunDirectory(str(tmp_path), "run")
+    store = CheckpointStore(lake, writer="1.1")
+    with servers(1, storage=lake) as started, client(started) as one:
+        snapshots = Snapshots(one, lake, "1.1", lambda: None)
+        for step in (1, 2):  # empty ones, each of which is full
+            section, finish = snapshots.save()
+            finish()
+            if step == 1:
+                local = tmp_path / "local"
+                local.mkdir()
+                store.write_state(str(local), step, {SECTION: section}, None)
+                store.commit(str(local), step)
+                (named,) = section["paths"]
+        lake.write("store/000001-000002-000001/part", b"of the one that has taken its place")
+        section, finish = snapshots.save()
+        finish()
+        (newest,) = section["paths"]
+        names = [path.partition("/")[2] for path in (named, newest)]
+        assert sorted(lake.list("store")) == [*names, "000001-000002-000001"]
+
+
+def test_a_process_that_was_replaced_commits_nothing(tmp_path):
+    lake, replaced = RunDirectory(str(tmp_path), "run"), []
+
+    def fence() -> None:
+        if replaced:
+            raise FencedError("another chief has taken its place")
+
+    with servers(1, storage=lake) as started, client(started) as one:
+        snapshots = Snapshots(one, lake, "1.1", fence)
+        section, finish = snapshots.save()
+        replaced.append(True)
+        with pytest.raises(FencedError):
+            finish()
+        assert not lake.exists(f"{section['paths'][0]}/{MARKER}")
+        with pytest.raises(FencedError):
+            snapshots.save()
 
 
 def test_what_no_checkpoint_can_name_is_removed(tmp_path):

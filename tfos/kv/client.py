@@ -183,7 +183,7 @@ class Client:
         by_server = {part["server"]: part for part in bases}
         for link, server in zip(self._links, self._ring.servers, strict=True):
             base = by_server.get(server)
-            known = base and {name: base[name] for name in ("life", "taken")}
+            known = base and {name: base[name] for name in ("origin", "taken", "swept")}
             link.send(frames.SAVE, [frames.pack_facts({"path": path, "base": known})])
         _replies(self._links)
 

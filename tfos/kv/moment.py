@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,13 +26,16 @@ _PIPE_BYTES = 1 << 20
 
 
 class Moment:
-    """Of `store`: rows with slots that were changed at `since` or later, see Table.scan().
+    """Of `store`: rows with slots that were changed at their table's time or later.
 
     The moment is that at which the constructor is called. Raises OSError where the system cannot
     copy the process, e.g. for want of memory. close() is to be called in the end.
+
+    facts: of the tables as they are at the moment, among them "since", that time. now: as
+    Table.scan() has it.
     """
 
-    def __init__(self, store: Store, since: int, now: int) -> None:
+    def __init__(self, store: Store, facts: Callable[[Table], dict[str, Any]], now: int) -> None:
         self.tables = store.tables
         self._pipe, writable = _pipe()
         try:
@@ -40,11 +43,11 @@ class Moment:
                 # Python's: a thread may hold a lock that the copy waits for. It takes none
                 warnings.simplefilter("ignore", DeprecationWarning)
                 for table in self.tables:
-                    held.enter_context(table.held())
+                    held.enter_context(table.held(now))
+                self.facts = [facts(table) for table in self.tables]
                 self._pid = os.fork()
-            self.steps = [table.steps for table in self.tables]
             if not self._pid:
-                _be_the_copy(self.tables, since, now, writable)
+                _be_the_copy(self.tables, [f["since"] for f in self.facts], now, writable)
         except OSError:
             os.close(self._pipe)
             raise
@@ -87,18 +90,20 @@ def _pipe() -> tuple[int, int]:
     return readable, writable
 
 
-def _be_the_copy(tables: list[Table], since: int, now: int, writable: int) -> None:
+def _be_the_copy(tables: list[Table], since: list[int], now: int, writable: int) -> None:
     """Does not return."""
     status = 1
     try:
         gc.disable()
         # nobody is to take it for the role, and no port is to be held when that dies
         setproctitle(f"{sys.executable} -m tfos.kv.moment")
-        os.closerange(3, writable)
-        os.closerange(writable + 1, os.sysconf("SC_OPEN_MAX"))
-        for table in tables:
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != writable:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.close(int(name))
+        for table, begin in zip(tables, since, strict=True):
             for stripe in range(table.stripes):
-                found = table.scan(stripe, slots=True, since=since, now=now)
+                found = table.scan(stripe, slots=True, since=begin, now=now)
                 for array in (np.array([len(found.keys)]), *found):
                     _write(writable, array.data.cast("B") if array.size else b"")
         status = 0

@@ -17,9 +17,9 @@ from tfos.kv.memory import floats, lock, octets, prefetch, unlock, words
 # the words of a stripe: its lock, address and number of words of the index, address of the chunks'
 # addresses, rows in chunks, rows ever used, first of the free rows or -1, rows in use; address of
 # the sketch's counters, how many each of its lines has, what was counted since it was halved; the
-# time of the newest copy, in milliseconds
-LOCK, INDEX, SLOTS, CHUNKS, CAPACITY, USED, FREE, LIVE, SKETCH, COUNTERS, COUNTED, COPIED = range(
-    12
+# time of the newest copy, in milliseconds; rows that have expired
+LOCK, INDEX, SLOTS, CHUNKS, CAPACITY, USED, FREE, LIVE, SKETCH, COUNTERS, COUNTED, COPIED, SWEPT = (
+    range(13)
 )
 STRIPE_WORDS = 16  # two cache lines
 # the words of a table's layout; STRIDE: bytes from row to row
@@ -186,11 +186,12 @@ def grow(stripe, index, slots, chunks, capacity):
     unlock(lock_address)
 
 
-@kernel("void(i8[:,::1])")
-def hold(stripes):
-    """Takes the locks of all stripes of a table."""
+@kernel("void(i8[:,::1], i8)")
+def hold(stripes, now):
+    """Takes the locks of all stripes of a table, which are to be copied; now: as for copy()."""
     for number in range(stripes.shape[0]):
         lock(stripes[number].ctypes.data)
+        stripes[number, COPIED] = max(stripes[number, COPIED], now)
 
 
 @kernel("void(i8[:,::1])")
@@ -233,6 +234,7 @@ def sweep(stripe, layout, before, below, index):
             mark = hash_of(header[0]) & _LOW
             _enter(after, slots, (mark << _32) | np.uint64(row + 1))
     stripe[LIVE] -= removed
+    stripe[SWEPT] += removed
     stripe[INDEX] = index
     unlock(lock_address)
     return removed

@@ -227,7 +227,13 @@ class Server:
         """What writes the rows as they are now."""
         to = (self.store, self._lake(), path, self._facts["server"], base)
         if self._copies_itself:
-            return snapshot.begin(*to)
+            try:
+                return snapshot.begin(*to)
+            except OSError as error:
+                _log.warning(
+                    "this server cannot copy itself (%s), for want of memory or of processes:"
+                    " training stands until its part of %s is written", error, path
+                )  # fmt: skip
         part = snapshot.save(*to)
         return lambda: part
 
@@ -237,7 +243,10 @@ class Server:
             future = self._saves.get(path)
         if future is None:
             raise ValueError(f"no snapshot {path!r} was begun, or another one since")
-        return future.result()
+        try:
+            return future.result()
+        except OSError as error:  # of this connection, it would seem
+            raise RuntimeError(f"snapshot {path}: {error}") from error
 
     def _load(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
         facts = frames.unpack_facts(payload)

@@ -6,9 +6,8 @@
 
 What save() writes has each row whole, with its slots, as a stripe is locked while it is copied, and
 no longer: where rows of different stripes are to be of one moment, nobody may push meanwhile. What
-begin() writes is of one moment, and others push on. A delta has the
-rows changed since the snapshot that it is based on. Rows that have expired since are in none, and
-come back with the base; they expire again, as `changed` comes back with them.
+begin() writes is of one moment, and others push on. A delta has the rows changed since the snapshot
+that it is based on; of a table of which rows have expired since, it has all ("since" is 0 then).
 """
 
 from __future__ import annotations
@@ -44,18 +43,17 @@ def save(
     """Writes the server's part, and returns what commit() is to know of it.
 
     base: the part of the same server in the snapshot that this is a delta to; None for all rows.
-    Raises ValueError if another life of the server wrote that, whose clock may have been another.
+    Raises ValueError if that has rows that are not an earlier state of these.
     """
-    taken, since = now_ms(), _since(store, server, base)
+    facts, part = _begun(store, server, base), _part(store, server)
     tables = store.tables
+    all_facts = [facts(table) for table in tables]
     found = (
-        (number, stripe, table.scan(stripe, slots=True, since=since, now=taken))
-        for number, table in enumerate(tables)
+        (number, stripe, table.scan(stripe, True, known["since"], part["taken"]))
+        for number, (table, known) in enumerate(zip(tables, all_facts, strict=True))
         for stripe in range(table.stripes)
     )
-    steps = [table.steps for table in tables]
-    part = {"server": server, "life": store.life, "taken": taken}
-    return _write(storage, path, part, tables, steps, found)
+    return _write(storage, path, part, tables, all_facts, found)
 
 
 def begin(
@@ -66,25 +64,40 @@ def begin(
 
     Makes a copy of the process, see tfos.kv.moment, which is for one whose libraries bear it.
     """
-    taken, since = now_ms(), _since(store, server, base)
-    moment = Moment(store, since, taken)
+    part = _part(store, server)
+    moment = Moment(store, _begun(store, server, base), part["taken"])
 
     def finish() -> dict[str, Any]:
-        part = {"server": server, "life": store.life, "taken": taken}
         with contextlib.closing(moment):
-            return _write(storage, path, part, moment.tables, moment.steps, moment.rows())
+            return _write(storage, path, part, moment.tables, moment.facts, moment.rows())
 
     return finish
 
 
-def _since(store: Store, server: str, base: Mapping[str, Any] | None) -> int:
-    if base is None:
-        return 0
-    if base["life"] != store.life:
+def _part(store: Store, server: str) -> dict[str, Any]:
+    return {"server": server, "origin": store.origin, "taken": now_ms()}
+
+
+def _begun(
+    store: Store, server: str, base: Mapping[str, Any] | None
+) -> Callable[[Table], dict[str, Any]]:
+    """What is to be known of a table before its rows are read; since: 0 where all are."""
+    if base is not None and base["origin"] != store.origin:
         raise ValueError(
             f"{server} has begun anew since that snapshot was written: write a full one first"
         )
-    return int(base["taken"])
+
+    def facts(table: Table) -> dict[str, Any]:
+        name, swept = table.spec.name, table.swept
+        # a delta does not say which rows are gone
+        is_delta = base is not None and base["swept"].get(name) == swept
+        since = int(base["taken"]) if base is not None and is_delta else 0
+        return {
+            "spec": table.spec.to_json(), "steps": table.steps, "stripes": table.stripes,
+            "swept": swept, "since": since,
+        }  # fmt: skip
+
+    return facts
 
 
 def _write(
@@ -92,7 +105,7 @@ def _write(
     path: str,
     part: dict[str, Any],
     tables: Sequence[Table],
-    steps: Sequence[int],
+    facts: Sequence[dict[str, Any]],
     found: Iterable[tuple[int, int, Rows]],
 ) -> dict[str, Any]:
     """Writes what was found, (table, stripe, rows), and the part."""
@@ -106,12 +119,21 @@ def _write(
             storage.write(posixpath.join(path, file), data)
             digest = hashlib.sha256(data).hexdigest()
             files[number][file] = {"rows": len(rows.keys), "bytes": len(data), "sha256": digest}
+    names = [table.spec.name for table in tables]
+    part["swept"] = {name: known["swept"] for name, known in zip(names, facts, strict=True)}
     part["tables"] = [
-        {"spec": table.spec.to_json(), "steps": made, "stripes": table.stripes, "files": of_table}
-        for table, made, of_table in zip(tables, steps, files, strict=True)
+        {**known, "files": written} for known, written in zip(facts, files, strict=True)
     ]
     storage.write_json(posixpath.join(path, f"part-{server}.json"), part)
     return part
+
+
+def _read_marker(storage: Storage, path: str) -> list[dict[str, Any]]:
+    """The parts of a snapshot."""
+    if not storage.exists(posixpath.join(path, MARKER)):
+        raise DamagedError(f"{storage.uri(path)} is no snapshot: it has no {MARKER}")
+    found: list[dict[str, Any]] = storage.read_json(posixpath.join(path, MARKER))["parts"]
+    return found
 
 
 def rows_of(parts: Sequence[Mapping[str, Any]]) -> int:
@@ -138,11 +160,20 @@ def restore(
     for one that is not whole, ValueError where a table is there with other arguments.
     """
     mine = np.array(ring.owners) == ring.servers.index(server)
-    for path in paths:
-        if not storage.exists(posixpath.join(path, MARKER)):
-            raise DamagedError(f"{storage.uri(path)} is no snapshot: it has no {MARKER}")
-        for part in storage.read_json(posixpath.join(path, MARKER))["parts"]:
+    snapshots = [_read_marker(storage, path) for path in paths]
+    # the last of them that has all rows that a server had of a table
+    full = {
+        (part["server"], facts["spec"]["name"]): number
+        for number, parts in enumerate(snapshots)
+        for part in parts
+        for facts in part["tables"]
+        if not facts["since"]
+    }
+    for number, (path, parts) in enumerate(zip(paths, snapshots, strict=True)):
+        for part in parts:
             for facts in part["tables"]:
+                if number < full.get((part["server"], facts["spec"]["name"]), 0):
+                    continue
                 table = store.at(store.table(table_from_json(facts["spec"])))
                 table.set_steps(max(table.steps, facts["steps"]))
                 for file, expected in facts["files"].items():

@@ -25,6 +25,8 @@ class Store:
     def __init__(self, staleness: int | None = None) -> None:
         # a client sees by it that another store, with other rows, is in the place of this one
         self.life = secrets.token_hex(8)
+        # another one when all rows have been replaced
+        self.origin = self.life
         self._tables: list[Table] = []
         self._names: dict[str, int] = {}
         self._making = threading.Lock()
@@ -55,6 +57,7 @@ class Store:
         """Tables are as when they were made. Requests under way may still see what was there."""
         with self._making:
             self._tables = [Table(table.spec) for table in self._tables]
+            self.origin = secrets.token_hex(8)
 
     def at(self, number: Any) -> Table:
         if not isinstance(number, int) or not 0 <= number < len(self._tables):

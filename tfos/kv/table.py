@@ -102,6 +102,11 @@ class Table:
         return self._steps
 
     @property
+    def swept(self) -> int:
+        """How many rows have expired."""
+        return int(self._stripes[:, rows.SWEPT].sum())
+
+    @property
     def nbytes(self) -> int:
         """What rows, indexes and sketches take, in bytes."""
         return sum(array.nbytes for array in (*self._slabs, *self._indexes, *self._sketches))
@@ -177,9 +182,12 @@ class Table:
             room = -count
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """No row changes in the block, which is to be short: others wait busily."""
-        rows.hold(self._stripes)
+    def held(self, now: int) -> Iterator[None]:
+        """No row changes in the block, which is to be short: others wait busily.
+
+        now: of a copy that is made in it, as for scan().
+        """
+        rows.hold(self._stripes, now)
         try:
             yield
         finally:

@@ -112,7 +112,7 @@ def _visit_stripe(
             if is_counted and sighted(stripe, hashed[i]) < admit_after:
                 continue
             address = make(stripe, stride, key, hashed[i])
-            words(address, 2)[1] = latest if now.shape[0] == 1 else now[i]
+            words(address, 2)[1] = latest if operation == MAKE else 0
             row = floats(address + HEADER_BYTES, layout[FLOATS])
             if operation not in (PUT, LOAD):
                 for d in range(width):
@@ -126,7 +126,9 @@ def _visit_stripe(
             for d in range(width):
                 value[d] = row[d]
             continue
-        words(address, 2)[1] = latest if now.shape[0] == 1 else now[i]
+        header = words(address, 2)
+        # later than it was, also where another machine's clock said when that was
+        header[1] = now[i] if operation == LOAD else max(latest, header[1] + 1)
         if operation == PUSH:
             update(layout[OPTIMIZER], row, value, width, numbers)
         elif operation == ADD:
@@ -151,7 +153,7 @@ def visit(
     at, ends: for each stripe where its keys begin and end in `order`; at moves on as they are done.
     is_stuck: which stripes have no room for their next key; the caller makes room, clears it and
     calls again, as there may be more to do. first: the stripe to begin with. now: milliseconds, for
-    all keys [1] or each [n].
+    all keys [1], or to LOAD each [n].
     """
     todo = 0
     for s in range(stripes.shape[0]):

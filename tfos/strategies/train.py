@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfos.context import TrainContext
-from tfos.errors import LakeError
+from tfos.errors import LakeError, StoreError
 from tfos.feeding.reads import serve_reads
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
@@ -42,7 +42,7 @@ def train(host: Host, runner: Runner) -> Trained:
             context.export_by_itself()
     except BaseException:
         # what train() raised is the root cause
-        with contextlib.suppress(LakeError), host.reports.quiet():
+        with contextlib.suppress(LakeError, StoreError), host.reports.quiet():
             context.close()
         raise
     with host.reports.quiet():

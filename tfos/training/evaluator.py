@@ -12,13 +12,14 @@ one goes on with it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
-from tfos.errors import UsageError
+from tfos.errors import LakeError, StoreError, UsageError
 from tfos.fault.checkpoint.checkpointer import Checkpointer
 from tfos.feeding.dataset import FeedDataset
 from tfos.lake.run_directory import RunDirectory
@@ -28,6 +29,7 @@ from tfos.training.program import Program
 from tfos.training.step import prepare, prepare_test
 
 _POLL_SECS = 1.0
+_log = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -87,7 +89,15 @@ class Evaluator:
             if checkpoint is None or checkpoint.step <= done or not checkpoint.has(f"fit{fit}"):
                 time.sleep(_POLL_SECS)
                 continue
-            self._loop.runner.continue_from(checkpoint)
+            try:
+                self._loop.runner.continue_from(checkpoint)
+            except (LakeError, StoreError) as error:
+                if self._lake.newest_checkpoint() == newest:
+                    raise
+                # by a chief that was faster
+                _log.warning("%s was removed while it was read: %s", newest, error)
+                checkpoint.close()
+                continue
             checkpoint.restore(f"fit{fit}", **step.saved())
             checkpoint.close()
             done, begun = checkpoint.step, time.monotonic()

@@ -167,10 +167,16 @@ class Checkpointer:
         return self._arrays.get(section, {})
 
     def due(self) -> bool:
-        """Whether --checkpoint-secs have passed since the begin of the last save, or hurry()."""
+        """Whether --checkpoint-secs have passed since the begin of the last save, or hurry().
+
+        Not while that is still uploaded, which training would wait for.
+        """
         if not self._store.is_owner:
             return False
-        return self._hurried.is_set() or time.monotonic() - self._last_save >= self._every_secs
+        if self._hurried.is_set():
+            return True
+        is_time = time.monotonic() - self._last_save >= self._every_secs
+        return is_time and not (self._upload is not None and self._upload.is_alive())
 
     def affordable(self) -> bool:
         """Whether a save now is worth it without being due: it takes a tenth of the time at most.
@@ -212,7 +218,8 @@ class Checkpointer:
             return
         begun = time.monotonic()
         try:
-            self.wait()
+            with self._quiet():  # the last upload may take long
+                self.wait()
             if step <= self._store.newest:
                 raise UsageError(
                     f"a checkpoint at step {self._store.newest} exists already, which is not before"

@@ -93,7 +93,9 @@ class Snapshots:
             named = {*self._chain.paths, *self._named()}
             for name in self._lake.list(DIRECTORY):
                 other = posixpath.join(DIRECTORY, name)
-                if other not in named:
+                # those of a process that has taken this one's place have names that come later
+                if other not in named and name.rpartition("-")[0] <= self._name:
+                    self._fence()
                     self._lake.remove(other)
         except LakeError as error:
             _log.warning("old snapshots stay until the next save: %s", error)
@@ -107,5 +109,6 @@ class Snapshots:
     def load(self, state: dict[str, Any] | None) -> None:
         """Gives the servers the rows of what a checkpoint names, if it names anything."""
         if state is not None:
+            self._chain = Chain()
             with self._quiet():
                 self._client.load(state["paths"])
