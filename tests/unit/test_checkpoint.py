@@ -396,7 +396,10 @@ class TestDue:
         assert checkpointer.due()
         checkpointer.save(1)
         assert not checkpointer.due()
-        now = 120.0  # though its upload is not through yet
+        now = 120.0  # its upload is not through yet, which a save would wait for
+        assert not checkpointer.due()
+        gate.set()
+        checkpointer.wait()
         assert checkpointer.due()
 
     def test_hurry_says_yes_until_the_next_save(self, world):
