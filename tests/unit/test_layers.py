@@ -414,6 +414,9 @@ def test_initializer_that_needs_the_whole_table():
         ({"combiner": "max"}, "combiner is 'max'"),
         ({"ids": "crc"}, "ids is 'crc'"),
         ({"out_of_range": "zero"}, "out_of_range is 'zero'"),
+        ({"admit_after": 0}, "admit_after is 0: use an integer from 1 to 255"),
+        ({"expire_secs": -1.0}, r"expire_secs is -1\.0"),
+        ({"expire_below": "small"}, "expire_below is 'small'"),
     ],
 )
 def test_arguments_out_of_range(options, words):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from kv_servers import client, servers
 from worlds import Interrupted, World, assert_same_history, assert_same_weights, interrupt
-from zoo import EVAL, TRAIN, as_tf_data, functional
+from zoo import BATCH, EVAL, TRAIN, as_tf_data, functional
 
 from tfos import optimizers
 from tfos.errors import UsageError
@@ -184,6 +184,42 @@ def test_other_strategies_have_no_place_for_tables_without_rows(world):
 
     with pytest.raises(UsageError, match="only --strategy kv and single"):
         Others().know(tabled(rows=None))
+
+
+KEEPING = {"admit_after": 5, "expire_secs": 3600.0, "expire_below": 1e-6}
+
+
+def test_rows_that_come_late(stored):
+    """An id has a row from its fifth step on; what was learned is exported, and goes on."""
+    context, dataset = stored.context(), stored.dataset(features=["x", "id"])
+    model = tabled(lambda *args, **options: Embedding(*args, **options, **KEEPING), rows=None)
+    layer = model.get_layer("table")
+    assert Embedding.from_config(layer.get_config()).keeping == layer.keeping == KEEPING
+    context.fit(model, dataset, 1, steps_per_execution=1)
+    steps = [set(TRAIN["id"][begin : begin + BATCH]) for begin in range(0, len(TRAIN["id"]), BATCH)]
+    seen = {key: sum(key in step for step in steps) for key in range(7)}
+    admitted = [key for key, times in seen.items() if times >= 5]
+    assert 0 < len(admitted) < 7, f"the rows show nothing: {seen}"
+    uri = context.export(model)
+    stored.saver.wait()
+    loaded = keras.models.load_model(f"{uri}/model.keras")
+    table = loaded.get_layer("table")
+    assert table.keeping == KEEPING
+    assert table.contents.keys.numpy().tolist() == admitted
+    # as in training: rows that are not there are zeros, whatever a new one begins with
+    absent = next(key for key in range(7) if key not in admitted)
+    assert not np.any(table(np.array([absent])))
+    context.fit(loaded, dataset, 3, steps_per_execution=1)
+    again = keras.models.load_model(f"{context.export(loaded)}/model.keras")
+    stored.saver.wait()
+    assert again.get_layer("table").contents.keys.numpy().tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("runner", [LocalRunner, SingleRunner])
+def test_rows_of_a_table_in_variables_stay(runner):
+    model = tabled(lambda *args, **options: Embedding(*args, **options, expire_secs=60.0))
+    with pytest.raises(UsageError, match=r"'table' .* has expire_secs=60\.0, but a table of 7"):
+        runner().know(model)
 
 
 def test_layer_outside_of_a_step_says_where_its_rows_are():

@@ -15,9 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfos.compat.keras import all_layers
 from tfos.compat.tensorflow import number_of_servers
 from tfos.errors import UsageError
+from tfos.kv.optimizers import SGD
+from tfos.kv.spec import TableSpec
 from tfos.tables import stored
 from tfos.tables.bags import combine, equally_ragged, of_ids_shape
 from tfos.tables.division import (
@@ -58,6 +59,10 @@ class Embedding(keras.layers.Layer):
         that names it; "bucket" gives all of them one row of their own, after the others.
     embeddings_initializer: the initial values, made row by row where the shard is: one of Keras's
         RandomUniform, RandomNormal, TruncatedNormal, Constant, Zeros and Ones, or its name.
+    admit_after, expire_secs, expire_below: which rows a table in the store has, see
+        tfos.kv.spec.TableSpec: an id gets its row in the so many-th step that has it, and is looked
+        up as zeros before; rows that no step has changed for so many seconds, and those whose
+        elements are all this near to zero, are removed. A table in variables has all of its rows.
 
     Raises ValueError for arguments out of range.
     """
@@ -70,6 +75,9 @@ class Embedding(keras.layers.Layer):
         ids: str = "identity",
         out_of_range: str = "error",
         embeddings_initializer: Any = "uniform",
+        admit_after: int = 1,
+        expire_secs: float | None = None,
+        expire_below: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -90,6 +98,10 @@ class Embedding(keras.layers.Layer):
                 f"ids is {ids!r} and out_of_range {out_of_range!r}, but a table without a number of"
                 " rows has one for each id: leave both out, or give it an input_dim"
             )
+        self.keeping: dict[str, Any] = {
+            "admit_after": admit_after, "expire_secs": expire_secs, "expire_below": expire_below
+        }  # fmt: skip
+        TableSpec("table", output_dim, SGD(), **self.keeping)  # raises ValueError for wrong ones
         self._rows = (input_dim or 0) + (ids == "identity" and out_of_range == "bucket")
         # whether rows are in the store; known when it is built
         self.is_stored = input_dim is None
@@ -303,7 +315,11 @@ class Embedding(keras.layers.Layer):
 
     @property
     def default(self) -> float:
-        """What an exported model has in the rows of ids that it does not know."""
+        """What an exported model has in the rows of ids that it does not know: what they were in
+        training.
+        """
+        if self.keeping["admit_after"] > 1:
+            return 0.0
         if isinstance(self.embeddings_initializer, keras.initializers.Ones):
             return 1.0
         return float(getattr(self.embeddings_initializer, "value", 0.0))
@@ -317,23 +333,8 @@ class Embedding(keras.layers.Layer):
             "ids": self.ids,
             "out_of_range": self.out_of_range,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            **self.keeping,
         }
-
-
-def stored_layers(model: keras.Model) -> list[Embedding]:
-    """The layers whose rows are in the store. They have been built."""
-    return [
-        layer for layer in all_layers(model) if isinstance(layer, Embedding) and layer.is_stored
-    ]
-
-
-def tables_without_rows(model: keras.Model) -> list[Embedding]:
-    """The layers whose tables have no number of rows."""
-    return [
-        layer
-        for layer in all_layers(model)
-        if isinstance(layer, Embedding) and layer.input_dim is None
-    ]
 
 
 def _check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:

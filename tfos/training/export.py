@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfos.errors import UsageError
 from tfos.inference.signature import KERAS_FILE, SERVING, SIGNATURE, Output, Signature
 from tfos.lake.run_directory import MODEL, RunDirectory
-from tfos.tables.embedding import stored_layers
+from tfos.tables.of_model import stored_layers
 from tfos.training.serving import ServedFeatures, resources, serving_function
 
 

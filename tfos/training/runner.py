@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfos.errors import UsageError
-from tfos.tables.embedding import tables_without_rows
+from tfos.tables.of_model import check_rows_stay, tables_without_rows
 
 if TYPE_CHECKING:
     from tfos.fault.checkpoint.checkpointer import Checkpointer, Elsewhere
@@ -105,6 +105,7 @@ class Base:
                 " rows, which only --strategy kv and single have a place for: use one of them, or"
                 " give the layer an input_dim, with ids='hash' for ids of any kind"
             )
+        check_rows_stay(model)
 
     def store_of(self, model: keras.Model) -> ModelStore | None:
         return None

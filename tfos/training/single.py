@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfos.tables.embedding import tables_without_rows
+from tfos.tables.of_model import check_rows_stay, tables_without_rows
 from tfos.training.runner import SECTION, Alone, LocalRunner
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class SingleRunner(Alone, LocalRunner):
         return self._snapshots.save() if self._snapshots else (None, lambda: None)
 
     def know(self, model: keras.Model) -> None:
+        check_rows_stay(model)
         if tables_without_rows(model):
             self._keep(model)
 

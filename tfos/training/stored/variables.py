@@ -15,7 +15,8 @@ from tfos.errors import UsageError
 from tfos.kv.client import Client
 from tfos.kv.optimizers import SGD, Optimizer
 from tfos.kv.remote import DenseVariable, RemoteTable
-from tfos.tables.embedding import Embedding, stored_layers
+from tfos.tables.embedding import Embedding
+from tfos.tables.of_model import stored_layers
 from tfos.training.stored.specs import initializer_of, is_known, optimizer_of, seed_of
 
 # a variable that each step pulls as a whole
@@ -124,7 +125,7 @@ class Weights:
         initializer = layer.embeddings_initializer
         remote = self._client.table(
             name, width, optimizer, initializer_of(initializer, layer.name),
-            seed_of(initializer, name),
+            seed_of(initializer, name), **layer.keeping,
         )  # fmt: skip
         if layer.contents is not None:  # of a model that was loaded
             keys, vectors = layer.contents.keys.numpy(), layer.contents.vectors.numpy()
