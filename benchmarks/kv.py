@@ -2,9 +2,10 @@
 
 Requests: one client pulls and pushes 4,096 random keys of a table of 10,000,000 x 16 with Adagrad
 (200,000 with --quick; --rows), in a server process of its own over loopback, alone, and while
-another client does the same as fast as it can. Beside it, over the same wire, a table as one would
-write it: a dict of keys and NumPy's arrays. Turns of both take turns; medians of the turns' p50 and
-p99.
+another client does the same as fast as it can. Beside it, over the same wire, a table as one
+would write it, a dict of keys and NumPy's arrays; and a bare socket, whose server reads as many
+bytes, and sends as many back, and does nothing with them. They take turns; medians of the turns'
+p50 and p99.
 
 Memory: a table x 8 with Adagrad in this process grows to 1,000,000 and 10,000,000 rows (and to
 100,000,000 with --large, which takes 11 GB): what a key takes of resident memory, rows made and
@@ -16,18 +17,18 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import operator
 import socket
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
 import psutil
+from kv_peers import DictTable, Echo, echo
 
 import tfos.kv.store
 from tfos.kv.client import Client
@@ -42,68 +43,27 @@ BATCH, WIDTH, NARROW = 4096, 16, 8
 RATE, FIRST = 0.01, 0.1
 
 
-class DictTable:
-    """The alternative: rows of two arrays, whose numbers a dict has, under one lock."""
-
-    stripes = 1
-    nbytes = 0
-
-    def __init__(self, spec: TableSpec) -> None:
-        self.spec, self.steps = spec, 0
-        self._rows: dict[int, int] = {}
-        self._weights = np.empty((0, spec.width), np.float32)
-        self._sums = np.empty((0, spec.width), np.float32)
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def pull(self, keys: np.ndarray, make: bool = False) -> np.ndarray:
-        with self._lock:
-            if make:
-                self._make(keys)
-            return self._weights[self._find(keys)]
-
-    def push(self, keys: np.ndarray, gradients: np.ndarray, rate: float | None = None) -> None:
-        with self._lock:
-            rows = self._find(keys)
-            sums = self._sums[rows] + gradients**2
-            self._sums[rows] = sums
-            self._weights[rows] -= RATE * gradients / (np.sqrt(sums) + np.float32(1e-7))
-
-    def expire(self) -> None:
-        pass
-
-    def _find(self, keys: np.ndarray) -> np.ndarray:
-        return np.array(operator.itemgetter(*keys.tolist())(self._rows))
-
-    def _make(self, keys: np.ndarray) -> None:
-        for key in keys.tolist():
-            self._rows.setdefault(key, len(self._rows))
-        if len(self._rows) > len(self._weights):
-            more = max(len(self._rows), 2 * len(self._weights)) - len(self._weights)
-            random = np.random.default_rng(0).random((more, self.spec.width), np.float32)
-            self._weights = np.concatenate([self._weights, 0.1 * random - np.float32(0.05)])
-            first = np.full((more, self.spec.width), FIRST, np.float32)
-            self._sums = np.concatenate([self._sums, first])
-
-
+BARE = "bare socket"
 TABLES: dict[str, Callable[..., Any]] = {"tfos.kv": Table, "dict and NumPy": DictTable}
 
 
 def serve(name: str, port: Any) -> None:
     sys.setswitchinterval(0.0005)
+    if name == BARE:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port.send(listener.getsockname()[1])
+        while True:
+            threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
     tfos.kv.store.Table = TABLES[name]  # type: ignore[misc,assignment]
     server = Server(socket.create_server(("127.0.0.1", 0)), SECRET, Store())
     server.start()
     port.send(server.address[1])
-    port.recv()
+    threading.Event().wait()
 
 
-def work(address: tuple[str, int], rows: int, seed: int, pipe: Any) -> None:
+def work(name: str, address: tuple[str, int], rows: int, seed: int, pipe: Any) -> None:
     """A client: pulls and pushes until it is told to end."""
-    with Client({"ps-0": address}, SECRET) as client:
-        table = open_table(client)
+    with opened(name, address) as table:
         batches = make_batches(rows, seed)
         pipe.send("ready")
         while not pipe.poll():
@@ -112,8 +72,14 @@ def work(address: tuple[str, int], rows: int, seed: int, pipe: Any) -> None:
                 table.push(keys, gradients)
 
 
-def open_table(client: Client) -> Any:
-    return client.table("t", WIDTH, Adagrad(RATE, FIRST), Uniform())
+@contextmanager
+def opened(name: str, address: tuple[str, int]) -> Iterator[Any]:
+    if name == BARE:
+        with closing(Echo(address, BATCH * WIDTH * 4)) as bare:
+            yield bare
+        return
+    with Client({"ps-0": address}, SECRET) as client:
+        yield client.table("t", WIDTH, Adagrad(RATE, FIRST), Uniform())
 
 
 def make_batches(rows: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -124,7 +90,7 @@ def make_batches(rows: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @contextmanager
 def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Any]]:
-    """What the process sends first, and the process; it is to end when it is sent something."""
+    """What the process sends first, and the process; it is ended, clients that are told to end."""
     context = multiprocessing.get_context("spawn")
     near, far = context.Pipe()
     started = context.Process(target=target, args=(*arguments, far), daemon=True)
@@ -133,6 +99,8 @@ def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any,
         yield near.recv(), started
     finally:
         near.send("end")
+        if target is serve:
+            started.terminate()
         started.join(30)
 
 
@@ -140,11 +108,12 @@ def requests(rows: int, turns: int, secs: float) -> None:
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     with ExitStack() as stack:
         addresses, clients = {}, {}
-        for name in TABLES:
+        for name in (*TABLES, BARE):
             port, server = stack.enter_context(process(serve, name))
             addresses[name] = "127.0.0.1", port
-            client = stack.enter_context(Client({"ps-0": addresses[name]}, SECRET))
-            clients[name] = open_table(client)
+            clients[name] = stack.enter_context(opened(name, addresses[name]))
+            if name == BARE:
+                continue
             begun = time.monotonic()
             for begin in range(0, rows, 100_000):
                 clients[name].pull(np.arange(begin, min(begin + 100_000, rows)), make=True)
@@ -156,7 +125,7 @@ def requests(rows: int, turns: int, secs: float) -> None:
                 for load in ("alone", "with another client"):
                     with ExitStack() as other:
                         if load != "alone":
-                            other.enter_context(process(work, addresses[name], rows, 1))
+                            other.enter_context(process(work, name, addresses[name], rows, 1))
                         for action, times in measured(table, rows, secs).items():
                             if turn:  # the first does not count
                                 p50, p99 = np.percentile(times, [50, 99])

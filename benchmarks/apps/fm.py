@@ -52,12 +52,16 @@ class FactorizationMachine(tfos.TFOnSparkApp):
         parser.add_argument("--epochs", type=int, default=4, help="of which the first is not timed")
         parser.add_argument("--layers", choices=["tfos", "keras"], default="tfos")
         parser.add_argument("--optimizer", default="Adagrad", help="of tfos, or of Keras")
+        parser.add_argument("--labels", choices=["parity", "product"], default="parity",
+                            help="product: what such a model can learn")  # fmt: skip
         parser.add_argument("--parts", action="store_true", help="time the parts of a step instead")
 
     def pre_train(self, spark: SparkSession) -> dict[str, DataFrame]:
         rows = spark.range(0, self.args.rows, 1, 4)
         ids = [f"int(rand({n}) * {self.args.table_rows}) as {x}" for n, x in enumerate(NAMES)]
-        return {"train": rows.selectExpr(*ids, "cast(id % 2 as float) as y")}
+        y = {"parity": "id % 2", "product": "(user % 7 - 3) * (item % 5 - 2) / 6.0"}
+        frame = rows.selectExpr("id", *ids)
+        return {"train": frame.selectExpr(*NAMES, f"cast({y[self.args.labels]} as float) as y")}
 
     def train(self, ctx: Any) -> dict[str, Any]:
         sizes = [int(size) for size in self.args.batch_sizes.split(",")]
