@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 NAMES = (
     "optimizers", "training", "tables", "allreduce", "feed", "soak", "overlap", "startup",
-    "memory", "predict", "recovery", "kv",
+    "memory", "predict", "recovery", "kv", "kv_fm", "kv_staleness", "kv_sparse",
 )  # fmt: skip
 _TIMEOUT_SECS = 3600
 

@@ -7,6 +7,7 @@ features that a batch has, and pushes their gradients; the servers apply FTRL-pr
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,8 @@ BINS = 10_000
 class SparseLogisticRegression(tfos.TFOnSparkApp):
     @classmethod
     def add_arguments(cls, parser: Any) -> None:
-        parser.add_argument("--train", help="LIBSVM; without it rows are invented")
-        parser.add_argument("--test", help="LIBSVM; without it a tenth of the rows")
+        parser.add_argument("--train", help="LIBSVM, or Parquet; without it rows are invented")
+        parser.add_argument("--test", help="the same; without it a tenth of the rows")
         parser.add_argument("--rows", type=int, default=100_000, help="to invent")
         parser.add_argument("--epochs", type=int, default=3)
         parser.add_argument("--batch-size", type=int, default=64)
@@ -34,9 +35,9 @@ class SparseLogisticRegression(tfos.TFOnSparkApp):
         parser.add_argument("--l2", type=float, default=0.0)
 
     def pre_train(self, spark: SparkSession) -> dict[str, DataFrame]:
-        frame = libsvm(spark, self.args.train) if self.args.train else self._invented(spark)
+        frame = read(spark, self.args.train) if self.args.train else self._invented(spark)
         if self.args.test:
-            return {"train": frame, "test": libsvm(spark, self.args.test)}
+            return {"train": frame, "test": read(spark, self.args.test)}
         train, test = frame.randomSplit([0.9, 0.1], seed=1)
         return {"train": train, "test": test}
 
@@ -58,7 +59,7 @@ class SparseLogisticRegression(tfos.TFOnSparkApp):
         weights = ctx.kv.table("weights", 1, FTRL(options.alpha, l1=options.l1, l2=options.l2))
         scores = ctx.kv.table("scores", 2)  # of each bin, how many rows of either label
 
-        def read(features: Any) -> tuple[Any, ...]:
+        def looked_up(features: Any) -> tuple[Any, ...]:
             """The batch's features once each, their weights, and which row has which with what."""
             count = len(features["keys"].row_splits) - 1
             rows = np.repeat(np.arange(count), np.diff(features["keys"].row_splits))
@@ -71,14 +72,14 @@ class SparseLogisticRegression(tfos.TFOnSparkApp):
             return 1 / (1 + np.exp(-np.bincount(rows, terms, count).clip(-35, 35)))
 
         def step(features: Any, y: Any) -> float:
-            keys, found, rows, places, values = read(features)
+            keys, found, rows, places, values = looked_up(features)
             p = predicted(rows, found[places] * values, len(y))
             gradient = np.bincount(places, (p - y)[rows] * values, len(keys))
             weights.push(keys, gradient[:, np.newaxis])
             return float(-np.log(np.where(y > 0, p, 1 - p)).mean())  # before it has seen them
 
         def test(features: Any, y: Any) -> float:
-            _, found, rows, places, values = read(features)
+            _, found, rows, places, values = looked_up(features)
             p = predicted(rows, found[places] * values, len(y))
             bins = np.minimum((p * BINS).astype(int), BINS - 1)
             scores.add(bins, np.stack([y <= 0, y > 0], 1).astype(np.float32))
@@ -88,18 +89,29 @@ class SparseLogisticRegression(tfos.TFOnSparkApp):
             name: ctx.dataset(name, size, ["keys", "values"], "y", shuffle=name == "train")
             for name, size in (("train", options.batch_size), ("test", 4096))
         }
-        losses = [ctx.run_epoch(step, feeds["train"], epoch) for epoch in range(options.epochs)]
+        losses, secs = [], []
+        for epoch in range(options.epochs):
+            begun = time.monotonic()
+            losses.append(ctx.run_epoch(step, feeds["train"], epoch))
+            secs.append(time.monotonic() - begun)
         accuracy = ctx.run_epoch(test, feeds["test"])
         if not ctx.is_chief:
             return {}
         known = np.concatenate([part.values[:, 0] for part in weights.scan()])
         return {
             "losses": losses,
+            "rows_per_sec": [feeds["train"].rows / each for each in secs],
             "accuracy": accuracy,
             "auc": area(scores.pull(np.arange(BINS))),
             "features": len(known),
             "not_zero": int(np.count_nonzero(known)),
         }
+
+
+def read(spark: SparkSession, path: str) -> DataFrame:
+    """Columns keys: array<bigint>, values: array<float>, y: 0 or 1."""
+    is_parquet = path.rstrip("/").endswith(".parquet")
+    return spark.read.parquet(path) if is_parquet else libsvm(spark, path)
 
 
 def libsvm(spark: SparkSession, path: str) -> DataFrame:

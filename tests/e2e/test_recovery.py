@@ -156,14 +156,16 @@ def test_every_process_may_die_beside_a_store(start, cluster, zookeeper, is_full
     for task, number in harms:
         run.survive(lambda task=task, number=number: os.kill(run.pid(task), number))
     if is_full:
-        run.survive(lambda: os.kill(run.supervisor("ps-0"), signal.SIGKILL))
+        for task in ("worker-0", "ps-0", "chief-0"):
+            run.survive(lambda task=task: os.kill(run.supervisor(task), signal.SIGKILL))
+        run.survive(lambda: os.kill(run.executor("ps-1"), signal.SIGKILL))
         run.survive(lambda: cluster.kill_worker(cluster.worker_of(run.pid("chief-0"))))
     result = run.finish()
     causes = [(f"{f['role']}-{f['index']}", f["kind"]) for f in result["failures"]]
     told = [cause for cause in causes if cause[1] not in ("peer", "spark")]
     kinds = {signal.SIGKILL: "signal", signal.SIGTERM: "preempted"}
     assert told == [(task, kinds[number]) for task, number in harms]
-    assert result["attempts"] == (3 if is_full else 1)
+    assert result["attempts"] == (6 if is_full else 1)
     check_counts(result, worker_deaths=1)
     assert nodes_left(zookeeper, "stored") == []
 

@@ -40,10 +40,13 @@ def kill_driver(process, lake):
     assert not lake.exists("result.json")
 
 
-def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
+@pytest.mark.parametrize(
+    ("strategy", "shards"), [("ps", 3), pytest.param("kv", 1, marks=pytest.mark.full)]
+)
+def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper, strategy, shards):
     """And with other parameter servers, over which the table is divided anew."""
     job = ["--json", "--run-id", "killed", "--lake", tmp_path, "--checkpoint-secs", "1"]
-    job += ["--zookeeper", zookeeper, "--num-workers", "1"]
+    job += ["--zookeeper", zookeeper, "--strategy", strategy, "--num-workers", "1"]
     app = [APPS / "counting.py", "--own-table"]
     process = start_submit(*job, "--num-ps", "2", *app, "--epochs", "4", "--unit-secs", "0.3")
     kill_driver(process, RunDirectory(str(tmp_path), "killed"))
@@ -53,7 +56,7 @@ def test_killed_driver_is_resumed_with_the_same_accounting(tmp_path, zookeeper):
     result = ended.result
     assert result["feeds"]["train"]["rows_trained"] == [4000] * 5
     metrics = result["metrics"]
-    assert (metrics["epochs"], metrics["attempt"], metrics["shards"]) == (5, 2, 3)
+    assert (metrics["epochs"], metrics["attempt"], metrics["shards"]) == (5, 2, shards)
     # every row of the table has what the old servers made of it, and the rest from the new ones
     assert metrics["uneven"] == 0
     # the model has as many rows as pre_train() said, which did not run again
