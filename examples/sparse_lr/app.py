@@ -61,11 +61,11 @@ class SparseLogisticRegression(tfos.TFOnSparkApp):
 
         def looked_up(features: Any) -> tuple[Any, ...]:
             """The batch's features once each, their weights, and which row has which with what."""
-            count = len(features["keys"].row_splits) - 1
-            rows = np.repeat(np.arange(count), np.diff(features["keys"].row_splits))
-            keys, places = distinct(np.append(features["keys"].values, np.full(count, BIAS)))
-            rows = np.append(rows, np.arange(count))
-            values = np.append(features["values"].values, np.ones(count, np.float32))
+            (keys, lengths), (values, _) = flat(features["keys"]), flat(features["values"])
+            count = len(lengths)
+            keys, places = distinct(np.append(keys, np.full(count, BIAS)))
+            rows = np.append(np.repeat(np.arange(count), lengths), np.arange(count))
+            values = np.append(values, np.ones(count, np.float32))
             return keys, weights.pull(keys)[:, 0], rows, places, values
 
         def predicted(rows: Any, terms: Any, count: int) -> Any:
@@ -126,6 +126,15 @@ def libsvm(spark: SparkSession, path: str) -> DataFrame:
             "float(float(parts[0]) > 0) as y",
         )
     )
+
+
+def flat(column: Any) -> tuple[Any, Any]:
+    """The elements of arrays, and how many each has; a feed whose arrays are all of one length has
+    them as rows of a matrix.
+    """
+    if isinstance(column, np.ndarray):
+        return column.ravel(), np.full(len(column), column.shape[1])
+    return column.values, np.diff(column.row_splits)
 
 
 def area(counts: Any) -> float:
