@@ -37,12 +37,28 @@ class PythonProgram:
         self, bounds: Sequence[int], order: Order, state: Sequence[np.ndarray] = ()
     ) -> list[np.ndarray]:
         """The sum of the losses, each times its rows."""
-        total = 0.0
-        for batch, rows in self._batches.of(*bounds):
-            element = tf.nest.map_structure(_plain, self._dataset.unpacked(batch))
+        store, total = self._store, 0.0
+        batches = self._batches.of(*bounds)
+
+        def following() -> tuple[Any, int] | None:
+            found = next(batches, None)
+            if found is None:
+                return None
+            return tf.nest.map_structure(_plain, self._dataset.unpacked(found[0])), found[1]
+
+        # beside a step the next batch is read, and the rows of the last one are counted
+        ahead, counted = store.ahead.begin(following), None
+        while (read := ahead.result()) is not None:
+            element, rows = read
+            ahead = store.ahead.begin(following)
+            if counted is not None:
+                counted.result()
             loss = self._step(*element) if isinstance(element, tuple) else self._step(element)
-            self._store.client.exchange(self._store.counting(order.number, rows))
+            counting = store.counting(order.number, rows)
+            counted = store.behind.begin(store.behind.client.exchange, counting)
             total += rows * float(0.0 if loss is None else loss)
+        if counted is not None:
+            counted.result()
         return [np.array(total, np.float64)]
 
 
