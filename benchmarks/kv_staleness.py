@@ -80,7 +80,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = 100_000 if options.quick else options.rows
     args = (
-        "--rows", rows, "--epochs", options.epochs, "--labels", "product", "--table-rows", 20_000,
+        "--rows", rows, "--epochs", options.epochs, "--table-rows", 20_000, "--labels", "product",
+        "--optimizer", "Adam",
     )  # fmt: skip
     print(f"{rows:,} rows, {options.epochs} epochs; rows/s, loss of the last epoch:")
     for which in ("even", "slowed") if options.workers == "both" else (options.workers,):
