@@ -1,4 +1,4 @@
-"""A factorization machine under --strategy kv beside ps: python benchmarks/kv_fm.py [--turns N]
+"""A factorization machine under --strategy kv beside ps: python benchmarks/kv_fm.py [--quick]
 
 benchmarks/apps/fm.py: two tables of 2M x 16, batches of 4,096, random ids, two workers and one
 server, through ctx.fit. The first epoch of each run, in which graphs are made, is not timed.
@@ -16,10 +16,13 @@ OPTIONS = ["--master", "local[4]", "--num-workers", "2", "--num-ps", "1"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one turn, few rows")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--epochs", type=int, default=4)
     options = parser.parse_args()
+    if options.quick:
+        options.turns, options.rows = 1, 200_000
     args = ["--rows", str(options.rows), "--epochs", str(options.epochs)]
     found: dict[str, list[dict[str, float]]] = {"ps": [], "kv": []}
     for turn in range(options.turns):
