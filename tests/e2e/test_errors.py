@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from conftest import APPS, ROOT, free_port, poll, role_pids, start_submit, submit
 
 from tfos.client.control import read_status
 from tfos.driver.display import describe_progress
-from tfos.lake.run_directory import RunDirectory
+from tfos.lake.run_directory import DriverLease, RunDirectory
+from tfos.spec import times as times_module
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 LINEAR = APPS / "linear.py"
@@ -156,24 +158,44 @@ def progress(lake):
     return describe_progress(read_status(lake).progress or {})
 
 
-def test_run_whose_driver_lives_cannot_be_resumed_and_one_whose_driver_died_can(tmp_path):
+def test_run_whose_driver_lives_is_left_to_it_and_one_whose_driver_died_goes_on(
+    tmp_path, monkeypatch
+):
+    """What resumes it, or repeats its submission, is refused while it lives."""
+    times = json.loads(os.environ.get(times_module.ENV) or "{}")
+    monkeypatch.setenv(times_module.ENV, json.dumps({**times, "lease_ending_secs": 2}))
+    lake = RunDirectory(str(tmp_path), "lives")
     job = ["--run-id", "lives", "--lake", tmp_path, "--strategy", "single"]
     app = [LINEAR, "--epochs", "1000", "--step-secs", "0.05"]
-    first = start_submit(*job, *app)
-    lake = RunDirectory(str(tmp_path), "lives")
-    trains = "train epoch 1"
-    poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
-    driver, known = lake.lease(), lake.registry()
-    late = submit(*job, "--resume", *app)
-    assert late.status == 1
-    assert f"process {driver.pid} on host {driver.host}" in late.last_words
+
+    def start() -> tuple[subprocess.Popen[str], DriverLease]:
+        process = start_submit(*job, "--submission", "mine", *app)
+        poll(lambda: lake.lease(), 60, "it has a driver")
+        trains = "train epoch 1"
+        poll(lambda: lake.exists("registry.json") and trains in progress(lake), 120, "it trains")
+        return process, lake.lease()
+
+    first, driver = start()
+    known = lake.registry()
+    for option in (["--resume"], ["--submission", "mine"]):
+        late = submit(*job, *option, *app)
+        assert late.status == 1
+        assert f"process {driver.pid} on host {driver.host}" in late.last_words
+    assert "submission mine (run lives)" in late.last_words
     assert (lake.lease().token, lake.registry()) == (driver.token, known)
     assert first.poll() is None
     assert lake.result() is None
     os.kill(driver.pid, signal.SIGKILL)
-    first.communicate(timeout=60)
-    again = submit(*job, "--resume", LINEAR, "--epochs", "1")
-    assert again.status == 0, again.stderr
+    _, stderr = first.communicate(timeout=60)
+    assert first.returncode == 137
+    assert "the driver was killed by SIGKILL" in stderr.splitlines()[-1]
+    again, driver = start()
+    os.kill(psutil.Process(driver.pid).ppid(), signal.SIGKILL)
+    _, stderr = again.communicate(timeout=60)
+    assert again.returncode == 137
+    assert "the driver's JVM has ended" in stderr.splitlines()[-1]
+    ended = submit(*job, "--submission", "mine", LINEAR, "--epochs", "1")
+    assert ended.status == 0, ended.stderr
     assert lake.lease() is None
 
 

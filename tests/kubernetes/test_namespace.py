@@ -22,8 +22,9 @@ CLAIM = "spark.kubernetes.executor.volumes.persistentVolumeClaim.lake.options.cl
 # the name of an account, settings of Spark, the words
 ASKED = [
     ("tfos", {}, r"none"),
-    ("default", {}, r"system:serviceaccount:default:default may not create, .*, update pods, "),
-    ("half", {}, r"default:half may not delete, deletecollection pods; create, .* services, conf"),
+    ("default", {}, r"system:serviceaccount:default:default may not create, .*, watch, .* pods; "),
+    ("half", {}, r"half may not delete, deletecollection pods; create, deletecollection configm"),
+    ("half", {CLAIM: "OnDemand"}, r"; create, list, deletecollection persistentvolumeclaims in"),
     ("tfos", {"spark.kubernetes.namespace": "other"}, r"tfos may not .* in the namespace other"),
     ("tfos", {CLAIM: "lake"}, rf"no PersistentVolumeClaim lake in the namespace .*{CLAIM}"),
     ("tfos", {CLAIM: "OnDemand"}, r"none"),

@@ -15,10 +15,12 @@ from conftest import ROOT, poll
 
 from tfos.cli.cluster_mode import Deaths
 from tfos.cli.followed import Submitted
+from tfos.driver.lease import Lease
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import DRIVER_LOG, RunDirectory
 from tfos.spec.job import JobSpec
 from tfos.spec.result import INTERRUPTED, JVM_GONE, Result
+from tfos.spec.times import TIMES
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -124,6 +126,28 @@ def test_app_that_fails_after_its_run_has_failed(submit, lake):
     assert "app.py failed after its run had succeeded" in stderr.splitlines()[-1]
 
 
+@pytest.fixture
+def beating(lake, monkeypatch):
+    """A driver of the run that lives, of the submission "mine"."""
+    monkeypatch.setattr(TIMES, "lease_secs", 0.05)
+    lease = Lease(lake, "mine")
+    lease.take()
+    yield lake.lease()
+    lease.release()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("mine", "submission mine (run r) has"), ("other", "run r has")]
+)
+def test_a_run_that_has_a_driver_gets_no_second_one(submit, lake, beating, given, words):
+    process = submit("exit 1", "--submission", given)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.startswith(f"tfos: {words} a driver that lives, process {beating.pid} on host ")
+    assert f"pl_submit kill r --lake {lake.url}" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
 def test_ctrl_c_before_there_is_an_application(submit, lake, monkeypatch):
     monkeypatch.setattr("test_cluster_mode.REPORT", "uploading\n")
     process = submit("exec sleep 50")
@@ -184,6 +208,43 @@ class TestPodsOfDrivers:
         killed = (tmp_path / "killed").read_text().splitlines()
         assert len(killed) == 3
         assert all("--kill team:app-1-driver" in words for words in killed)
+
+    @pytest.mark.parametrize("has_told", [True, False])
+    def test_of_one_that_leaves_no_result_only_what_tells_why_stays(
+        self, submit, lake, tmp_path, has_told
+    ):
+        uploaded = tmp_path / "lake" / ".submitted-r" / "spark-upload-1"
+        lake.write(DRIVER_LOG, b"")
+        told = f"echo 'no such table' >> {lake.path(DRIVER_LOG)}" if has_told else ":"
+        phase = "INFO LoggingPodStatusWatcherImpl: Application status for spark-1 (phase: Failed)\n"
+        process = submit(
+            f"mkdir -p {uploaded}; : > {uploaded}/app.py; {told}; exit 1",
+            master="k8s://https://api:6443", said=DEPLOYED + phase,
+        )  # fmt: skip
+        _, stderr = process.communicate()
+        assert process.returncode == 1
+        assert "the run left no result" in stderr.splitlines()[-1]
+        assert not uploaded.parent.exists()
+        assert (tmp_path / "killed").exists() == has_told
+        assert ("kubectl logs app-1-driver -n team" in stderr) == (not has_told)
+        assert ("kubectl delete pod app-1-driver -n team" in stderr) == (not has_told)
+
+    def test_without_an_application_nothing_stays(self, submit, tmp_path):
+        uploaded = tmp_path / "lake" / ".submitted-r"
+        process = submit(
+            f"mkdir -p {uploaded}; exit 1", master="k8s://https://api:6443", said="no rights\n"
+        )
+        assert "no rights" in process.communicate()[1]
+        assert not uploaded.exists()
+
+    def test_one_that_may_be_about_to_start_keeps_what_it_starts_from(self, submit, tmp_path):
+        uploaded = tmp_path / "lake" / ".submitted-r"
+        script = f"mkdir -p {uploaded}; kill -9 $$"
+        process = submit(script, master="k8s://https://api:6443", said=DEPLOYED)
+        _, stderr = process.communicate()
+        assert uploaded.exists()
+        assert "kubectl delete pod app-1-driver -n team" in stderr
+        assert not (tmp_path / "killed").exists()
 
     def test_a_definite_end_stays_one(self, submit_to_pods):
         process = submit_to_pods(died("ValueError: x"), Result("r", "succeeded"))

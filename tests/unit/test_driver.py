@@ -12,7 +12,7 @@ import pytest
 from helpers import Nodes
 
 from tfos.compat.spark import answers
-from tfos.driver.claim import Claim, HasEnded, run_id_of, submission
+from tfos.driver.claim import Claim, HasEnded, application, run_id_of, submission
 from tfos.driver.run import attempt_number
 from tfos.driver.summary import Summary
 from tfos.errors import LakeError
@@ -35,12 +35,13 @@ def spark(application, **conf):
 class TestSubmission:
     def test_pl_submit_names_it(self):
         """The second application of one submission, as --supervise starts it."""
-        for application in (YARN, "app-20260101-0001", "app-20260101-0002"):
-            assert submission(spark(application, **{SUBMISSION_CONF: "0a1b"})) == "0a1b"
+        for name in (YARN, "app-20260101-0001", "app-20260101-0002"):
+            assert submission(spark(name, **{SUBMISSION_CONF: "0a1b"})) == "0a1b"
 
     def test_else_it_is_the_yarn_application_in_cluster_mode(self):
         yarn = {"spark.master": "yarn", "spark.submit.deployMode": "cluster"}
         assert submission(spark(YARN, **yarn)) == YARN
+        assert application(spark(YARN, **yarn, **{SUBMISSION_CONF: "0a1b"})) == YARN
 
     @pytest.mark.parametrize(
         "conf",
@@ -49,7 +50,7 @@ class TestSubmission:
     )
     def test_else_there_is_none(self, conf):
         """In a notebook several runs share an application, and no driver is started again."""
-        assert submission(spark(YARN, **conf)) == ""
+        assert submission(spark(YARN, **conf)) == application(spark(YARN, **conf)) == ""
 
 
 class TestRunId:

@@ -13,7 +13,7 @@ from conftest import poll
 
 from tfos.driver import lease as lease_module
 from tfos.driver.claim import Claim
-from tfos.driver.lease import Lease, is_dead, is_free, this_machine
+from tfos.driver.lease import Lease, Watch, is_dead, is_free, this_machine
 from tfos.errors import LakeError
 from tfos.lake.run_directory import DriverLease, RunDirectory
 from tfos.spec.job import JobSpec
@@ -21,38 +21,50 @@ from tfos.spec.times import TIMES
 
 DEADLINE_SECS = 10
 OTHER = DriverLease("there", "m", 4711, "submission-a", "token-a", 7)
-NEXT = DriverLease("there", "m", 4711, "submission-a", "token-a", 8)
 THIRD = DriverLease("elsewhere", "", 1, "submission-b", "token-b", 0)
+MINE = DriverLease("here", "", 2, "", "token-c", 0)
+SAME = dataclasses.replace(MINE, submission=OTHER.submission)
+OF_YARN = {"submission": "application_1_0001", "application": "application_1_0001"}
 
 
 class TestIsFree:
     LATE, EARLY = TIMES.lease_watch_secs + 1, TIMES.lease_watch_secs - 1
 
+    @pytest.mark.parametrize("mine", [MINE, dataclasses.replace(MINE, submission="mine")])
     @pytest.mark.parametrize(
-        ("first", "seen", "secs", "expected"),
+        ("seen", "watch", "expected"),
         [
-            (None, None, 0, True),
-            (OTHER, None, 0, True),  # it has ended
-            (OTHER, OTHER, EARLY, None),
-            (OTHER, OTHER, LATE, True),
-            (OTHER, NEXT, EARLY, False),
-            (OTHER, NEXT, LATE, False),
-            (OTHER, THIRD, LATE, False),  # another one was faster
-            (None, OTHER, EARLY, False),
+            (None, Watch(0, 0, False), True),
+            (None, Watch(EARLY, 0, True), True),  # it has ended
+            (OTHER, Watch(EARLY, EARLY, False), None),
+            (OTHER, Watch(LATE, LATE, False), True),
+            (OTHER, Watch(EARLY, 0, True), False),
+            (OTHER, Watch(LATE, 0, True), False),
+            (THIRD, Watch(LATE, 1, True), False),  # another one was faster
         ],
     )
-    def test_by_what_changes(self, first, seen, secs, expected):
-        assert is_free(first, seen, secs, "mine") is expected
-        assert is_free(first, seen, secs, "") is expected
+    def test_by_what_changes(self, seen, watch, expected, mine):
+        assert is_free(seen, watch, mine) is expected
 
-    def test_the_later_driver_of_one_submission_need_not_wait(self):
-        assert is_free(OTHER, NEXT, 0, OTHER.submission) is True
+    def test_a_driver_of_the_same_submission_has_time_to_end(self):
+        assert is_free(OTHER, Watch(TIMES.lease_ending_secs, 0, True), SAME) is None
+        assert is_free(OTHER, Watch(TIMES.lease_ending_secs + 1, 0, True), SAME) is False
+        assert is_free(OTHER, Watch(self.EARLY, self.EARLY, False), SAME) is None
+        assert is_free(OTHER, Watch(2 * self.LATE, self.LATE, True), SAME) is True
+
+    def test_the_later_driver_of_one_application_need_not_wait(self):
+        of_yarn = dataclasses.replace(OTHER, **OF_YARN)
+        mine = dataclasses.replace(MINE, **OF_YARN)
+        assert is_free(of_yarn, Watch(0, 0, True), mine) is True
+        other = dataclasses.replace(mine, application="application_1_0002")
+        assert is_free(of_yarn, Watch(TIMES.lease_ending_secs + 1, 0, True), other) is False
 
     def test_of_a_driver_that_is_known_to_be_dead_there_is_nothing_to_wait_for(self):
-        assert is_free(OTHER, OTHER, 0, "", is_dead=True) is True
+        assert is_free(OTHER, Watch(0, 0, False), MINE, is_dead=True) is True
 
     def test_the_watch_is_longer_than_a_beat_and_short(self):
         assert TIMES.lease_secs + 2 < TIMES.lease_watch_secs < 10
+        assert TIMES.lease_ending_secs > 30  # what Kubernetes leaves a pod
 
 
 class TestIsDead:
@@ -171,13 +183,41 @@ class TestLease:
         taken.when_taken(late.append)
         assert late == heard
 
-    def test_driver_that_is_started_again_takes_over_at_once(self, lake, taken):
+    def test_driver_that_yarn_starts_again_takes_over_at_once(self, lake):
         heard = []
-        taken.when_taken(heard.append)
-        again = Lease(lake, "submission-a")
+        first = Lease(lake, "submission-a", "application_1_0001")
+        first.take()
+        first.when_taken(heard.append)
+        again = Lease(lake, "submission-a", "application_1_0001")
         again.take()
         poll(lambda: heard, DEADLINE_SECS, "the first one hears of it")
         beats(lake)
+        for lease in (first, again):
+            lease.release()
+
+    def test_of_a_submission_that_is_repeated_while_its_driver_lives(
+        self, lake, taken, monkeypatch
+    ):
+        monkeypatch.setattr(TIMES, "lease_ending_secs", 0.3)
+        mine, told = lake.lease(), []
+        again = Lease(lake, "submission-a")
+        words = (
+            rf"submission submission-a \(run r\) has a driver that lives, process {mine.pid} on"
+            rf" host {mine.host} .*pl_submit kill r --lake {lake.url}.*another --submission"
+        )
+        with pytest.raises(LakeError, match=words):
+            again.take(told.append)
+        assert len(told) == 1
+        assert f"process {mine.pid} on host {mine.host}, lives yet" in told[0]
+        assert lake.lease().token == mine.token
+        beats(lake)
+
+    def test_of_a_submission_repeated_while_its_driver_ends(self, lake, taken):
+        told = []
+        again = Lease(lake, "submission-a")
+        again.take(lambda line: (told.append(line), taken.release()))
+        assert len(told) == 1
+        assert lake.lease().token == again._mine.token
         again.release()
 
     def test_of_two_that_watched_the_same_the_last_writer_has_it(self, lake, monkeypatch):

@@ -8,7 +8,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from tfos.driver.kubernetes import RESOURCES, VERBS, asked_of, what_exceeds, what_is_missing
+from tfos.driver.kubernetes import asked_of, needed, what_exceeds, what_is_missing
 
 GIB = 2.0**30
 CONF = {
@@ -18,10 +18,41 @@ CONF = {
 }
 
 
-def test_rights_that_are_asked_for_are_those_that_the_docs_grant():
-    role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())[1]
-    rule = role["rules"][0]
-    assert (tuple(rule["resources"]), tuple(rule["verbs"])) == (RESOURCES, VERBS)
+CLAIM = "spark.kubernetes.executor.volumes.persistentVolumeClaim.{}.options.claimName"
+
+
+class TestRights:
+    def test_of_a_driver_that_pl_submit_starts_here(self):
+        asked = needed({**CONF, CLAIM.format("lake"): "lake"})
+        assert asked.keys() == {"pods", "configmaps"}
+        assert not {"patch", "update"} & {verb for verbs in asked.values() for verb in verbs}
+
+    def test_of_one_in_a_pod_of_its_own(self):
+        more = needed({**CONF, "spark.kubernetes.submitInDriver": "true"})
+        assert more == {**needed(CONF), "services": ("deletecollection",)}
+
+    def test_follow_what_the_conf_asks_for(self):
+        conf = {
+            "spark.kubernetes.executor.disableConfigMap": "true",
+            "spark.kubernetes.executor.deleteOnTermination": "false",
+            CLAIM.format("scratch"): "OnDemand",
+        }
+        asked = needed(conf)
+        assert "configmaps" not in asked
+        assert asked["pods"][-1] == "patch"
+        assert "create" in asked["persistentvolumeclaims"]
+
+    def test_that_the_docs_grant_are_what_can_be_asked_for_and_what_is_looked_at(self):
+        role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())[1]
+        granted = {rule["resources"][0]: {*rule["verbs"]} for rule in role["rules"]}
+        conf = {
+            "spark.kubernetes.submitInDriver": "true",
+            "spark.kubernetes.executor.deleteOnTermination": "false",
+            CLAIM.format("scratch"): "OnDemand",
+        }
+        asked = {resource: {*verbs} for resource, verbs in needed(conf).items()}
+        asked["persistentvolumeclaims"].add("get")
+        assert granted == {**asked, "resourcequotas": {"list"}}
 
 
 def test_rights_that_are_missing_are_told_of_once():

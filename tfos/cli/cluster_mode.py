@@ -17,7 +17,9 @@ from typing import Any
 from tfos.cli.application import Application
 from tfos.cli.followed import DriverOutput, Submitted, show
 from tfos.cli.submission import Submission
+from tfos.client.beats import living
 from tfos.client.control import cancel, has_driver
+from tfos.driver.lease import refusal
 from tfos.errors import LakeError, TFOSError
 from tfos.fault.failures import Failure
 from tfos.lake.run_directory import RunDirectory
@@ -35,7 +37,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
 
     On Kubernetes, which starts no driver again, another one is submitted where a driver died.
     Raises Interrupted after Ctrl-C, which leaves the application running; a second one, after that
-    has been said, ends it.
+    has been said, ends it. Raises LakeError where the run has a driver already.
     """
     lake = RunDirectory(submission.lake, submission.run_id)
     output = DriverOutput(lake, submission.options.verbose)
@@ -46,6 +48,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
         if before is not None and _has_ended(lake, submission.name, before):
             _tell("run", f"{submission.run_id} in {submission.lake} has ended already")
             return Result.from_json(before)
+        _check_free(lake, submission.name)
         while True:
             submitted, status, said = _follow(submission, env, scratch, output, interrupts)
             if interrupts.count:
@@ -64,6 +67,7 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
             _application(submission, submitted.application).kill()
     if not submitted.application:
         show(said)
+        _forget(submission)
     if record is not None and record != before:
         _forget(submission, submitted.application)
         result = Result.from_json(record)
@@ -73,11 +77,13 @@ def run(submission: Submission, env: dict[str, str], scratch: str) -> Result | s
         return result
     if submitted.application:
         show(said)
-    if submitted.application and has_driver(lake):
+    if submitted.application and not submitted.pod_has_ended and has_driver(lake):
         return (
             f"spark-submit {describe_status(status)}, but the run goes on; look at it with:"
             f" pl_submit status {_named(submission)}"
         )
+    if submitted.application:
+        _clear(submission, submitted, status, output.has_come)
     if submitted.diagnostics:
         return f"the run left no result; YARN says: {submitted.diagnostics}"
     return f"spark-submit {describe_status(status)} and the run left no result; see above"
@@ -198,6 +204,34 @@ def _leave(submission: Submission, lake: RunDirectory, name: str, interrupts: _I
 
 def _application(submission: Submission, name: str) -> Application:
     return Application(name, submission.master, submission.kubernetes)
+
+
+def _check_free(lake: RunDirectory, name: str) -> None:
+    """Raises LakeError where a driver has the run, whose log the next one's would be mixed with.
+
+    name: of this submission.
+    """
+    lease = None
+    with contextlib.suppress(LakeError):  # the driver will tell of it
+        lease = living(lake)
+    if lease is not None:
+        raise refusal(lake, lease, name)
+
+
+def _clear(submission: Submission, submitted: Submitted, status: int, has_told: bool) -> None:
+    """After an application without a result or a driver. has_told: whether the lake has its words.
+
+    status: of spark-submit.
+    """
+    if not submission.is_on_kubernetes:
+        return
+    is_over = submitted.pod_has_ended or status == 0  # else it may be about to start
+    if is_over:
+        _forget(submission, submitted.application if has_told else "")
+    if not (is_over and has_told):
+        namespace, _, pod = submitted.application.partition(":")
+        _tell("its pod is left, which may tell more", f"kubectl logs {pod} -n {namespace}")
+        _tell("remove it", _application(submission, submitted.application).kill_command)
 
 
 def _forget(submission: Submission, name: str = "") -> None:

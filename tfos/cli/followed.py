@@ -20,6 +20,8 @@ _READ_BYTES = 65_536
 _KEPT_LINES = 200
 # how long a pod may take to start before it is told of, and again
 _PENDING_SECS = 30.0
+# Kubernetes's words for pods that run no more
+_ENDED = ("Succeeded", "Failed")
 
 
 class Submitted:
@@ -41,8 +43,14 @@ class Submitted:
         # what YARN says of its end
         self.diagnostics = ""
         self._address = ""
+        self._phase = ""
         self._pending: float | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
+
+    @property
+    def pod_has_ended(self) -> bool:
+        """Whether the driver's pod was seen to end, and no driver of ours is there any more."""
+        return self._phase in _ENDED
 
     def begin(self) -> None:
         """To be called when the child has been started."""
@@ -86,6 +94,7 @@ class Submitted:
 
     def _note_phase(self, phase: str) -> None:
         """Of the driver's pod, which waits for ever for what there is not."""
+        self._phase = phase
         now = time.monotonic()
         if phase != "Pending":
             self._pending = None
@@ -99,7 +108,12 @@ class Submitted:
 
 
 class DriverOutput:
-    """The driver's log in the lake, shown as it grows."""
+    """The driver's log in the lake, shown as it grows.
+
+    has_come: whether there was anything to show.
+    """
+
+    has_come = False
 
     def __init__(self, lake: RunDirectory, shows_all: bool) -> None:
         self._lake = lake
@@ -125,6 +139,7 @@ class DriverOutput:
         try:
             if self._lake.exists(DRIVER_LOG):
                 while data := self._tail.read():
+                    self.has_come = True
                     self._show(data)
         except LakeError as error:
             self._warn(error)

@@ -31,12 +31,20 @@ from tfos.fault.failures import Failure, describe
 from tfos.packing.pack import pack
 from tfos.runtime.java import find_java, spark_home
 from tfos.runtime.process import ChildProcess, describe_status
-from tfos.spec.result import INTERRUPTED, JVM_GONE, RESULT_FILE_ENV, RUN_FILE, Result
+from tfos.spec.result import (
+    DRIVER_KILLED,
+    INTERRUPTED,
+    JVM_GONE,
+    RESULT_FILE_ENV,
+    RUN_FILE,
+    Result,
+)
 
 # at a SIGTERM the driver has a checkpoint saved first; Kubernetes gives us 30 s
 _INTERRUPT_SECS = 25.0
 # of runs that another driver may continue, as a shell says of such processes; of all others 1
-_STATUS = {INTERRUPTED: 128 + signal.SIGINT, JVM_GONE: 128 + signal.SIGKILL}
+_KILLED = 128 + signal.SIGKILL
+_STATUS = {INTERRUPTED: 128 + signal.SIGINT, JVM_GONE: _KILLED, DRIVER_KILLED: _KILLED}
 
 
 def submit(submission: Submission) -> Result:
@@ -121,8 +129,7 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
     for signum in signals:
         signal.signal(signum, interrupt)
     try:
-        status = describe_status(process.wait())
-        return f"spark-submit {status} before the run ended; see above"
+        return without_result(process.wait())
     except KeyboardInterrupt:
         for signum in signals:
             signal.signal(signum, signal.SIG_IGN)
@@ -133,6 +140,19 @@ def _wait(process: ChildProcess, driver_pid: Path) -> str:
     except (OSError, ValueError, subprocess.TimeoutExpired):
         pass  # there is no driver yet, or it does not comply: the caller ends it
     return INTERRUPTED
+
+
+def without_result(status: int) -> str:
+    """What to say of a spark-submit that has ended, and whose driver has told nothing. Pure.
+
+    status: negative for a signal. spark-submit is the driver's JVM, and ends with the driver's
+    status, which is a shell's where a signal has ended it.
+    """
+    if status == -signal.SIGKILL:
+        return JVM_GONE
+    if status == _KILLED:
+        return DRIVER_KILLED
+    return f"spark-submit {describe_status(status)} before the run ended; see above"
 
 
 def _failed(message: str) -> Result:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfos.driver.cluster import cluster_of
@@ -50,11 +50,18 @@ class Claim:
     """
 
     def __init__(
-        self, spec: JobSpec, run_id: str, submission: str, directory: RunDirectory
+        self,
+        spec: JobSpec,
+        run_id: str,
+        submission: str,
+        directory: RunDirectory,
+        application: str = "",
     ) -> None:
+        """application: see application()."""
         self._spec = spec
         self._run_id = run_id
         self._submission = submission
+        self._application = application
         self._directory = directory
         self._lease: Lease | None = None
         self._continues = False
@@ -88,15 +95,15 @@ class Claim:
                 f"there is no run {self._run_id} in {url} to resume: check --run-id and --lake,"
                 " or leave --resume out"
             )
-        self._lease = Lease(self._directory, self._submission)
+        self._lease = Lease(self._directory, self._submission, self._application)
         if not exists:  # the result of a run that another driver may hold is not ours to write
             self._own()
 
-    def take_lease(self) -> None:
+    def take_lease(self, tell: Callable[[str], None] = lambda line: None) -> None:
         """Sees to it that no other driver of the run lives, whatever registry it has."""
         assert self._lease is not None
         ours, self.lake = self.lake, None  # a result is not ours to write beside one that lives
-        self._lease.take()
+        self._lease.take(tell)
         self.lake = ours
 
     def registry_address(self, server: EmbeddedZooKeeper | None) -> RegistryAddress:
@@ -192,10 +199,15 @@ def submission(spark: SparkSession) -> str:
     of the one before, without --resume. pl_submit names its submission; on YARN in cluster mode
     the application is one. Elsewhere, as in a notebook, no driver is started again.
     """
+    return cluster_of(spark).conf.get(SUBMISSION_CONF) or application(spark)
+
+
+def application(spark: SparkSession) -> str:
+    """The application of YARN that starts this driver, and the next one if it is lost; else ""."""
     cluster = cluster_of(spark)
     conf = cluster.conf
     yarn = (conf.get("spark.master"), conf.get("spark.submit.deployMode")) == ("yarn", "cluster")
-    return conf.get(SUBMISSION_CONF) or (cluster.application_id if yarn else "") or ""
+    return (cluster.application_id if yarn else "") or ""
 
 
 def launched(spark: SparkSession) -> Mapping[str, str]:

@@ -15,9 +15,8 @@ from tfos.driver.allocation import given_executors
 from tfos.driver.containers import container_mb
 from tfos.errors import PreflightError
 
-# what Spark's driver does in its namespace; docs/kubernetes/rights.json grants it
-RESOURCES = ("pods", "services", "configmaps", "persistentvolumeclaims")
-VERBS = ("create", "get", "list", "watch", "delete", "deletecollection", "patch", "update")
+_KEEPS_PODS = "spark.kubernetes.executor.deleteOnTermination"
+_NO_CONFIGMAP = "spark.kubernetes.executor.disableConfigMap"
 _CLAIM = re.compile(
     r"spark\.kubernetes\.executor\.volumes\.persistentVolumeClaim\.[^.]+"
     r"\.options\.claimName"
@@ -40,7 +39,11 @@ def check_kubernetes(jvm: Any, conf: Any) -> None:
     with kubernetes_api(jvm, conf._jconf, settings) as api:
         if _asked(lambda: api.may("get", "pods"), None) is None:
             return  # nobody answers; Spark says so, and each question would wait for long
-        for problem in (_rights(api), _claims(api, settings), _quotas(api, settings)):
+        for problem in (
+            _rights(api, needed(settings)),
+            _claims(api, settings),
+            _quotas(api, settings),
+        ):
             if problem is not None:
                 raise PreflightError(problem)
 
@@ -55,10 +58,32 @@ def _asked(act: Callable[[], Any], otherwise: Any) -> Any:
         return otherwise
 
 
-def _rights(api: KubernetesApi) -> str | None:
+def needed(conf: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What Spark's driver does in its namespace: verbs by resource; rights.json grants all. Pure.
+
+    As of Spark 4.3. What it tries and does without, such as to remove claims that nobody made, is
+    not among it.
+    """
+    verbs = {"pods": ("create", "get", "list", "watch", "delete", "deletecollection")}
+    if conf.get(_KEEPS_PODS, "true").lower() == "false":
+        verbs["pods"] += ("patch",)  # it marks those that have ended
+    if conf.get(_NO_CONFIGMAP, "false").lower() != "true":
+        verbs["configmaps"] = ("create", "deletecollection")
+    if conf.get("spark.kubernetes.submitInDriver") == "true":
+        verbs["services"] = ("deletecollection",)  # its own, which the submission has made
+    if any(_CLAIM.fullmatch(key) and _is_made(name) for key, name in conf.items()):
+        verbs["persistentvolumeclaims"] = ("create", "list", "deletecollection")
+    return verbs
+
+
+def _is_made(claim: str) -> bool:
+    return any(word in claim for word in _MADE)
+
+
+def _rights(api: KubernetesApi, verbs: Mapping[str, Sequence[str]]) -> str | None:
     missing = {
-        resource: [verb for verb in VERBS if not _asked(lambda: api.may(verb, resource), True)]  # noqa: B023
-        for resource in RESOURCES
+        resource: [verb for verb in wanted if not _asked(lambda: api.may(verb, resource), True)]  # noqa: B023
+        for resource, wanted in verbs.items()
     }
     words = what_is_missing(missing)
     if not words:
@@ -86,7 +111,7 @@ def what_is_missing(missing: Mapping[str, Sequence[str]]) -> str:
 
 def _claims(api: KubernetesApi, conf: Mapping[str, str]) -> str | None:
     for key, name in conf.items():
-        if not _CLAIM.fullmatch(key) or any(word in name for word in _MADE):
+        if not _CLAIM.fullmatch(key) or _is_made(name):
             continue
         if not _asked(lambda: api.has_claim(name), True):  # noqa: B023
             return (

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +28,54 @@ from tfos.spec.times import TIMES
 _LOOK_EVERY_SECS = 0.5
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What has been seen of a lease so far.
+
+    secs: since the watch began. still_secs: since the lease changed last, or the watch began.
+    has_changed: whether it has.
+    """
+
+    secs: float
+    still_secs: float
+    has_changed: bool
+
+
 def is_free(
-    first: DriverLease | None,
-    seen: DriverLease | None,
-    secs: float,
-    submission: str,
-    is_dead: bool = False,
+    seen: DriverLease | None, watch: Watch, mine: DriverLease, is_dead: bool = False
 ) -> bool | None:
     """Whether a run is without a living driver; None while that cannot be said. Pure.
 
-    first: the lease when the watch began. seen: the one that is there `secs` later.
-    submission: ours. Of two drivers of one submission the later one is in its right: whatever
-    starts drivers again did so since the other one is lost to it. is_dead: whether the driver that
-    left the lease is known to be gone.
+    seen: the lease that is there. mine: the one that is to take its place. Of two drivers of one
+    application of YARN the later one is in its right: YARN has started it since the other one is
+    lost to it. A submission that is repeated waits for the driver before it, which may be ending.
+    is_dead: whether the driver that left the lease is known to be gone.
     """
-    if seen is None or is_dead or (submission and seen.submission == submission):
+    if seen is None or is_dead or (seen.application and seen.application == mine.application):
         return True
-    if seen != first:
-        return False
-    return True if secs > TIMES.lease_watch_secs else None
+    if watch.still_secs > TIMES.lease_watch_secs:
+        return True
+    may_be_ending = is_same(seen, mine.submission) and watch.secs <= TIMES.lease_ending_secs
+    return False if watch.has_changed and not may_be_ending else None
+
+
+def is_same(seen: DriverLease, submission: str) -> bool:
+    """Whether the driver that left a lease is one of that submission."""
+    return bool(submission) and seen.submission == submission
+
+
+def refusal(lake: RunDirectory, seen: DriverLease | None, submission: str) -> LakeError:
+    """What to say where another driver has the run. submission: of the one that is refused."""
+    who = f", process {seen.pid} on host {seen.host}" if seen else ""
+    what, another = f"run {lake.run_id}", "--run-id"
+    if seen is not None and is_same(seen, submission):
+        what, another = f"submission {submission} (run {lake.run_id})", "--submission"
+    where = f"{lake.run_id} --lake {lake.url}"
+    return LakeError(
+        f"{what} has a driver that lives{who} (it renews its lease in {lake.url}): look at it with"
+        f" `pl_submit status {where}`, wait for it to end, end it with `pl_submit kill {where}`, or"
+        f" use another {another}"
+    )
 
 
 def this_machine() -> str:
@@ -77,10 +107,12 @@ class Lease:
     lease look old.
     """
 
-    def __init__(self, lake: RunDirectory, submission: str) -> None:
+    def __init__(self, lake: RunDirectory, submission: str, application: str = "") -> None:
+        """submission, application: as DriverLease has them."""
         self._lake = lake
+        token = secrets.token_hex(8)
         self._mine = DriverLease(
-            socket.gethostname(), this_machine(), os.getpid(), submission, secrets.token_hex(8), 0
+            socket.gethostname(), this_machine(), os.getpid(), submission, token, 0, application
         )
         self._first, self._begun = lake.lease(), time.monotonic()
         self._thread: threading.Thread | None = None
@@ -89,14 +121,22 @@ class Lease:
         self._on_taken: Callable[[str], None] = lambda by: None
         self._on_cancelled: Callable[[Mapping[str, Any]], None] | None = None
 
-    def take(self) -> None:
+    def take(self, tell: Callable[[str], None] = lambda line: None) -> None:
         """Blocks for what is left of the watch. Raises LakeError when another driver lives."""
+        last, since, has_changed = self._first, self._begun, False
         while True:
-            seen = self._lake.lease()
-            secs = time.monotonic() - self._begun
-            free = is_free(self._first, seen, secs, self._mine.submission, is_dead(seen))
+            seen, now = self._lake.lease(), time.monotonic()
+            if seen != last:
+                if seen is not None and not has_changed and is_same(seen, self._mine.submission):
+                    tell(
+                        f"the driver before this one, process {seen.pid} on host {seen.host}, lives"
+                        f" yet: it has {TIMES.lease_ending_secs:g} s to end"
+                    )
+                last, since, has_changed = seen, now, True
+            watch = Watch(now - self._begun, now - since, has_changed)
+            free = is_free(seen, watch, self._mine, is_dead(seen))
             if free is False:
-                raise self._refusal(seen)
+                raise refusal(self._lake, seen, self._mine.submission)
             if free:
                 break
             time.sleep(_LOOK_EVERY_SECS)
@@ -107,18 +147,10 @@ class Lease:
             time.sleep(_LOOK_EVERY_SECS)
             seen = self._lake.lease()
             if seen != self._mine:
-                raise self._refusal(seen)
+                raise refusal(self._lake, seen, self._mine.submission)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         threading.Thread(target=self._listen, name="lease requests", daemon=True).start()
-
-    def _refusal(self, seen: DriverLease | None) -> LakeError:
-        who = f", process {seen.pid} on host {seen.host}" if seen else ""
-        return LakeError(
-            f"run {self._lake.run_id} has a driver that lives{who} (it renews its lease in"
-            f" {self._lake.url}): wait for it to end, end it with `pl_submit kill`, or use another"
-            " --run-id"
-        )
 
     def when_taken(self, callback: Callable[[str], None]) -> None:
         """Calls `callback(whose it is now)` once another driver has taken the run over."""

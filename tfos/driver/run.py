@@ -12,7 +12,7 @@ from tfos.compat.spark import answers, end_with_this_attempt
 from tfos.driver import preflight
 from tfos.driver.arguments import check_is_app, parse_args
 from tfos.driver.attempt import Attempt
-from tfos.driver.claim import Claim, HasEnded, launched, run_id_of, submission
+from tfos.driver.claim import Claim, HasEnded, application, launched, run_id_of, submission
 from tfos.driver.cluster import Cluster, cluster_of
 from tfos.driver.display import Display
 from tfos.driver.executors import Executors
@@ -116,7 +116,7 @@ class _Run:
         run_id = spec.run_id or run_id_of(name, self._app._run_name, len(runs))
         self._summary.begin(run_id, spec)
         lake = RunDirectory(spec.lake, self.run_id)
-        self._claim = claim = Claim(spec, run_id, name, lake)
+        self._claim = claim = Claim(spec, run_id, name, lake, application(spark))
         self._display.line(f"run {self.run_id} in {lake.url}")
         if spec.spare:
             self._display.line(
@@ -143,7 +143,7 @@ class _Run:
             )
             preflight.check_executors(spark, spec, lake, marker, self._server)
             tell_of_missing(spark, self._app._code_module, self._display.line)
-            claim.take_lease()
+            claim.take_lease(self._display.line)
             address = claim.registry_address(server)
             with claim.registry(address) as registry:
                 claim.claim_lake(launched(spark))
@@ -271,16 +271,17 @@ class _Run:
         if self._claim is not None:
             self._claim.heed_takeover()
         result = self._result()
-        if self._lake is not None:
-            try:
+        try:
+            if self._lake is not None:
                 self._lake.write_result(result.as_json())
-                if result.error and result.is_definite and self._jvm is not None:
-                    end_with_this_attempt(self._jvm)
-            except LakeError as error:
-                if self._summary.failure is None:
-                    self.failed(error)
-                    result = self._result()
-                self._display.line(f"no result.json: {error}")
+            # also of one that was refused: the next one would be, too
+            if result.error and result.is_definite and self._jvm is not None:
+                end_with_this_attempt(self._jvm)
+        except LakeError as error:
+            if self._summary.failure is None:
+                self.failed(error)
+                result = self._result()
+            self._display.line(f"no result.json: {error}")
         if self._claim is not None:  # last: whoever comes after it finds the result
             self._claim.release()
         write_result_file(result)

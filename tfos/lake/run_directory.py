@@ -120,7 +120,8 @@ class DriverLease:
 
     machine: where `pid` is a process's: of one boot of a host, and of its containers only this one;
         "" where that is not known. submission: as spec.json has it. token: of this driver and no
-        other. beat: one more each time.
+        other. beat: one more each time. application: of YARN's, where that starts the driver, and
+        the next one if it is lost; else "".
     """
 
     host: str
@@ -129,6 +130,7 @@ class DriverLease:
     submission: str
     token: str
     beat: int
+    application: str = ""
 
 
 class RunDirectory(CommittedStorage):

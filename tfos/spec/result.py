@@ -20,6 +20,8 @@ RUN_FILE = "run.json"
 INTERRUPTED = "interrupted"
 # and of one whose driver was left without its JVM: nobody can tell more
 JVM_GONE = "the driver's JVM has ended: it was killed, or its memory was too small"
+# what pl_submit says of one that was killed, and could say nothing
+DRIVER_KILLED = "the driver was killed by SIGKILL: by somebody, or as its memory was too small"
 
 
 @dataclass(frozen=True)

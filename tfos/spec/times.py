@@ -31,6 +31,8 @@ class Times:
         long before each next time.
     driver_grace_secs: how long supervisors wait for a driver that is gone.
     lease_secs: the driver writes so often into the lake that it lives; a put each time.
+    lease_ending_secs: how long a driver that is still there when its submission is repeated has to
+        end: of a pod that is to go Kubernetes starts the next one at once, and leaves it 30 s.
     lease_watch_secs: how long a driver that resumes a run looks whether another one writes; longer
         than lease_secs by what a slow write may take.
     """
@@ -44,6 +46,7 @@ class Times:
     driver_grace_secs: float = 10.0
     lease_secs: float = 5.0
     lease_watch_secs: float = 8.0
+    lease_ending_secs: float = 40.0
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Times:
