@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, start_submit
+from conftest import ROOT, SparkCluster, start_submit
 from hadoop_cluster import HadoopCluster
 from hadoop_fixtures import from_edge
 from packaging.requirements import Requirement
@@ -156,6 +156,28 @@ def linked(program: str) -> list[str]:
     """The shared libraries of a program, and the loader."""
     said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     return [word for line in said.splitlines() for word in line.split() if word.startswith("/")]
+
+
+def test_executors_of_a_standalone_cluster_unpack_it_where_they_run(user, packed, tmp_path):
+    app, home = tmp_path / "where.py", tmp_path / "standalone"
+    app.write_text(APP)
+    home.mkdir()
+    cluster = SparkCluster(home)
+    try:
+        cluster.add_worker("a", 2)
+        process = user.start(
+            "--master", cluster.url, "--pack", packed, "--strategy", "single", "--lake",
+            tmp_path / "lake", "--run-id", "where", app,
+        )  # fmt: skip
+        _, stderr = process.communicate(timeout=400)
+    finally:
+        cluster.close()
+    assert process.returncode == 0, stderr
+    run = Run(str(tmp_path / "lake"), "where")
+    (line,) = [line for line in run.logs("chief:0") if "Python is" in line]
+    assert re.search(rf"Python is {home}/work/app-[^/]+/\d+/environment with", line), line
+    assert f"{ROOT}/" not in line
+    assert f"driver's Python is {user.home}/tfos with" in stderr
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ expected to call run(); without one it is imported as a module, and its TFOnSpar
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
 import signal
@@ -28,7 +29,8 @@ from tfos.driver.own_log import kept
 from tfos.driver.run import DRIVER_PID, runs
 from tfos.errors import AppError, LakeError, Terminated, TFOSError
 from tfos.fault.failures import Failure
-from tfos.lake.run_directory import RunDirectory
+from tfos.lake.run_directory import RunDirectory, upload_of
+from tfos.lake.storage import Storage
 from tfos.runtime.scratch import use_container
 from tfos.spec.result import RESULT_FILE_ENV, Result, write_result_file
 
@@ -117,8 +119,19 @@ def main(argv: list[str]) -> int:
         # they are on the path already, from where YARN has put them
         warnings.filterwarnings("ignore", "Failed to add file .*spark.submit.pyFiles")
         with kept(lake):
+            _forget_upload(lake)
             return _run(name, argv[3:], lake)
     return _run(name, argv, None)
+
+
+def _forget_upload(lake: RunDirectory) -> None:
+    """Removes what pl_submit has put there for a pod: Spark has fetched all of it by now.
+
+    pl_submit may not be there any more when the run ends. It removes what is another user's.
+    """
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        with contextlib.suppress(LakeError):
+            Storage(lake.url).remove(upload_of(lake.run_id))
 
 
 def _run(name: str | None, argv: list[str], lake: RunDirectory | None) -> int:

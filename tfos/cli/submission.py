@@ -17,6 +17,7 @@ from tfos.driver import allocation
 from tfos.driver.shipping import archive_of, sources
 from tfos.errors import PreflightError, UsageError
 from tfos.lake.hdfs import check_access, is_hdfs
+from tfos.lake.run_directory import upload_of
 from tfos.lake.storage import absolute
 from tfos.packing.conda import conda_prefix
 from tfos.runtime.java import spark_home
@@ -168,7 +169,7 @@ class Submission:
             self._conf[conf_key("run_id")] = self.run_id
         if self.is_cluster_mode:
             if self.is_on_kubernetes and _UPLOAD not in conf:
-                self.uploaded = f".submitted-{self.run_id}"
+                self.uploaded = upload_of(self.run_id)
                 self._conf[_UPLOAD] = f"{self._hadoops_lake()}/{self.uploaded}"
         else:  # the executors' Python may lie inside an archive
             of_conda = given.conda and str(conda_prefix(given.conda) / "bin" / "python")

@@ -64,7 +64,9 @@ def needed(conf: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     As of Spark 4.3. What it tries and does without, such as to remove claims that nobody made, is
     not among it.
     """
-    verbs = {"pods": ("create", "get", "list", "watch", "delete", "deletecollection")}
+    verbs: dict[str, tuple[str, ...]] = {
+        "pods": ("create", "get", "list", "watch", "delete", "deletecollection")
+    }
     if conf.get(_KEEPS_PODS, "true").lower() == "false":
         verbs["pods"] += ("patch",)  # it marks those that have ended
     if conf.get(_NO_CONFIGMAP, "false").lower() != "true":

@@ -279,6 +279,11 @@ class RunDirectory(CommittedStorage):
         return [name[1] for name in names if name]
 
 
+def upload_of(run_id: str) -> str:
+    """What pl_submit leaves beside the runs, for the pod of a driver to fetch: app.py, modules."""
+    return f".submitted-{run_id}"
+
+
 def run_ids(url: str) -> list[str]:
     """The runs in the lake at `url`."""
     return [name for name in Storage(url).list("") if not name.startswith(".")]
