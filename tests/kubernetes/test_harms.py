@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 
@@ -78,9 +79,11 @@ def test_a_process_that_is_over_its_pods_memory_says_so(start):
     assert "spark.executor.memoryOverhead=SIZE" in words
 
 
-def test_a_second_ctrl_c_takes_the_pods_along(start):
-    run = start("left", *IN_CLUSTER)
+def test_a_second_ctrl_c_takes_the_pods_along(start, lake):
+    """Of the user who submits: what was uploaded is gone when the driver runs."""
+    run = start("left", *IN_CLUSTER, user=0)
     await_checkpoint(run)
+    assert sorted(os.listdir(lake)) == ["left"]
     run.interrupt()
     poll(lambda: "a second Ctrl-C within 3 s ends it" in run.stderr, 30, "it says so")
     run.interrupt()

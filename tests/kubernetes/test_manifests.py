@@ -6,6 +6,10 @@ Non-root, with a read-only root file system, a lake on a claim, and a driver's p
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +38,8 @@ FINISH = ["--epochs", "10000", "--until", "/lake/finish"]
 
 
 @pytest.fixture
-def prepared(kubernetes: KubernetesCluster, lake: Path) -> Iterator[KubernetesCluster]:
-    """The cluster with the claim "lake", on this machine's directory, and the ConfigMap "app"."""
+def volume(kubernetes: KubernetesCluster, lake: Path) -> Iterator[None]:
+    """One for the claim of docs/kubernetes/lake.json: this machine's directory."""
     claim = json.loads((DOCS / "lake.json").read_text())
     (mode,) = claim["spec"]["accessModes"]
     volume = {
@@ -48,6 +52,15 @@ def prepared(kubernetes: KubernetesCluster, lake: Path) -> Iterator[KubernetesCl
             "hostPath": {"path": str(lake)},
         },
     }
+    kubernetes.apply(volume)
+    yield
+    kubernetes.kubectl("delete", "job", "app", "--ignore-not-found")
+    kubernetes.kubectl("delete", "configmap/app", "pvc/lake", "pv/lake", "--ignore-not-found")
+
+
+@pytest.fixture
+def prepared(kubernetes: KubernetesCluster, volume: None) -> KubernetesCluster:
+    """The cluster with the claim "lake" and the ConfigMap "app"."""
     app = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -57,15 +70,25 @@ def prepared(kubernetes: KubernetesCluster, lake: Path) -> Iterator[KubernetesCl
             "pod.json": json.dumps(template()),
         },
     }
-    kubernetes.apply(volume, claim, app)
-    yield kubernetes
-    kubernetes.kubectl("delete", "job", "app", "--ignore-not-found")
-    kubernetes.kubectl("delete", "configmap/app", "pvc/lake", "pv/lake")
+    kubernetes.apply(json.loads((DOCS / "lake.json").read_text()), app)
+    return kubernetes
 
 
 def of_machine(document: str) -> dict:
     """A manifest with the image that has no programs."""
     return json.loads(document.replace("registry.example/tfos:1", IMAGE))
+
+
+def job_of_machine() -> dict:
+    """The Job of docs/kubernetes, small enough for one node, with an app that trains on."""
+    job = of_machine((DOCS / "job.json").read_text())
+    pod = job["spec"]["template"] = on_machine(job["spec"]["template"])
+    (driver,) = pod["spec"]["containers"]
+    cores = "spark.kubernetes.executor.request.cores=0.5"
+    driver["args"][1:1] = ["--num-ps", "1", "--num-workers", "1", "--checkpoint-secs", "2"]
+    driver["args"][-1:] = ["--conf", PYTHON, "--conf", cores, *driver["args"][-1:], *FINISH]
+    driver["resources"]["requests"]["cpu"] = "500m"
+    return job
 
 
 def run_in(lake: Path) -> RunDirectory:
@@ -87,14 +110,7 @@ def survive(run: RunDirectory, delete: Callable[[], object]) -> None:
 
 
 def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
-    job = of_machine((DOCS / "job.json").read_text())
-    pod = job["spec"]["template"] = on_machine(job["spec"]["template"])
-    (driver,) = pod["spec"]["containers"]
-    cores = "spark.kubernetes.executor.request.cores=0.5"
-    driver["args"][1:1] = ["--num-ps", "1", "--num-workers", "1", "--checkpoint-secs", "2"]
-    driver["args"][-1:] = ["--conf", PYTHON, "--conf", cores, *driver["args"][-1:], *FINISH]
-    driver["resources"]["requests"]["cpu"] = "500m"
-    prepared.apply(job)
+    prepared.apply(job_of_machine())
     run = run_in(lake)
     poll(run.newest_checkpoint, 150, "a checkpoint")
     inside = ("exec", "job/app", "--", "pl_submit")
@@ -112,6 +128,52 @@ def test_a_job_goes_on_when_its_pod_is_deleted(prepared, lake):
     check_counts(result, worker_deaths=0)
     assert result["attempts"] == 1
     assert pods(prepared, "executor") == []
+
+
+def test_the_ten_commands_of_the_page(kubernetes, volume, lake, tmp_path):
+    """But for the first one, which builds the image and takes it to a registry."""
+    title = "## From kubectl to a trained model\n"
+    _, _, page = (DOCS / "README.md").read_text().partition(title)
+    block = re.search(r"(?:^    .*\n)+", page, re.MULTILINE)[0]
+    build, *commands = [line.strip() for line in block.splitlines()]
+    assert build.startswith("docker/build")
+    assert len(commands) == 9
+    docs = tmp_path / "docs" / "kubernetes"
+    shutil.copytree(DOCS, docs)
+    (docs / "job.json").write_text(json.dumps(job_of_machine()))
+    (docs / "pod.json").write_text(json.dumps(template()))
+    shutil.copy(APPS / "counting.py", tmp_path / "app.py")
+    environment = {**os.environ, "PATH": f"{binaries()}:{os.environ['PATH']}"}
+
+    def start(line: str, run: str = "") -> subprocess.Popen[str]:
+        words = ("bash", "-c", f"cd {tmp_path} && {line.replace('app-UID', run)}")
+        return subprocess.Popen(
+            kubernetes.inside(*words), env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def do(line: str, run: str = "") -> str:
+        process = start(line, run)
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 0, (line, said)
+        return said
+
+    for line in commands[:4]:
+        do(line)
+    run = run_in(lake)
+    follow, status, logs, kill, delete = commands[4:]
+    assert follow.startswith("kubectl logs -f")
+    follower = start(follow)
+    try:
+        poll(run.newest_checkpoint, 150, "a checkpoint")
+        assert re.search(r"chief-0 +\S", do(status, run.run_id))
+        assert "worker-0" in do(logs, run.run_id)
+        assert "ended: failed: cancelled by" in do(kill, run.run_id)
+        said, _ = follower.communicate(timeout=60)
+    finally:
+        follower.kill()
+    assert "cancelled by" in said.splitlines()[-1]
+    do(delete)
 
 
 def is_served(definition: dict) -> bool:
