@@ -51,11 +51,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--quick", action="store_const", const=1, dest="turns", help="one turn")
     parser.add_argument("--only", action="append", choices=_WAYS, help="one way; may be repeated")
+    parser.add_argument("--archive", type=Path, help="where it is, or is to be, for next time")
     given = parser.parse_args()
     ways = given.only or list(_WAYS)
     taken: dict[str, list[list[float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="tfos-first-step-") as home:
-        archive = Path(home, "env.tar.gz")
+        archive = given.archive or Path(home, "env.tar.gz")
         if any(_WAYS[way] and _WAYS[way][-1] == "--pack" for way in ways):
             subprocess.run([ROOT / "bin" / "pl_submit", "--pack", archive], check=True)
             print(f"the archive has {archive.stat().st_size / 1e6:.0f} MB")

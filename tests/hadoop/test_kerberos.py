@@ -97,11 +97,12 @@ def test_a_run_without_a_ticket_is_refused_before_it_begins(edge, monkeypatch, t
     )
 
 
-def test_a_run_with_a_keytab(edge, monkeypatch, tmp_path):
+@pytest.mark.parametrize("mode", ["cluster", "client"])
+def test_a_run_with_a_keytab(edge, monkeypatch, tmp_path, mode):
     """... and no ticket, as a scheduler submits it."""
     monkeypatch.setenv("KRB5CCNAME", f"FILE:{tmp_path / 'none'}")
     process = submit(
-        "keytab", "hdfs:///runs", "--json", "--deploy-mode", "client", "--principal",
+        f"keytab-{mode}", "hdfs:///runs", "--json", "--deploy-mode", mode, "--principal",
         edge.realm.principal, "--keytab", edge.realm.keytab, args=("--epochs", 3),
     )  # fmt: skip
     stdout, stderr = process.communicate(timeout=300)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, poll, role_pids, start_submit
-from yarn_runs import COUNTING, lines_of, submit
+from conftest import ROOT, poll, start_submit
+from yarn_runs import COUNTING, Training, lines_of, submit
 
 from tfos.client.handle import Run
 from tfos.lake.run_directory import RunDirectory
@@ -103,24 +103,17 @@ def test_definite_ends_stay_ends(edge):
 
 
 @pytest.mark.full
-def test_a_driver_that_dies_is_continued(edge):
-    process = submit("mortal", "hdfs:///runs", args=("--epochs", 40))
-    lines, reader = lines_of(process)
-    lake = RunDirectory("hdfs:///runs", "mortal")
-    poll(lambda: lake.newest_checkpoint(), 240, "there is a checkpoint")
-    chief = psutil.Process(role_pids("mortal")["chief-0"])
-    found = [psutil.Process(pid) for pid in edge.processes()]
-    (master,) = (
-        process
-        for process in found
-        if process.name() == "java" and any("ApplicationMaster" in w for w in process.cmdline())
-    )
-    master.kill()
+def test_a_driver_that_dies_is_continued(edge, tmp_path):
+    """At once: YARN's next driver does not wait to see whether the one before writes again."""
+    run = Training("mortal", tmp_path)
+    run.wait_for_training()
+    chief = psutil.Process(run.pid("chief-0"))
+    run.driver().kill()
     poll(lambda: not chief.is_running(), 60, "the chief has ended with its driver")
-    assert process.wait(300) == 0, lines
-    reader.join(10)
-    assert any("pre_train() is not run again" in line for line in lines)
-    check_counts(lake.result(), worker_deaths=0)
+    run.wait_for_training(attempts=2)
+    check_counts(run.finish(), worker_deaths=0)
+    assert any("pre_train() is not run again" in line for line in run.lines)
+    assert not any("lives yet" in line for line in run.lines)
 
 
 @pytest.mark.full
