@@ -25,7 +25,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesClus
     try:
         write_machine_image(home / "machine.tar", IMAGE)
         cluster.load_image(home / "machine.tar")
-        cluster.apply(*json.loads((DOCS / "rights.json").read_text()))
+        cluster.apply(*json.loads((DOCS / "rights.json").read_text())["items"])
         yield cluster
     finally:
         cluster.close()

@@ -45,7 +45,7 @@ def test_what_is_missing_is_named(kubernetes):
         "metadata": {"name": "half"},
         "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}],
     }
-    account, _, binding = json.loads((DOCS / "rights.json").read_text())
+    account, _, binding = json.loads((DOCS / "rights.json").read_text())["items"]
     halves = json.loads(
         json.dumps([account, binding])
         .replace('"tfos-driver"', '"half"')

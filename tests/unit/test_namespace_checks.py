@@ -43,7 +43,7 @@ class TestRights:
         assert "create" in asked["persistentvolumeclaims"]
 
     def test_that_the_docs_grant_are_what_can_be_asked_for_and_what_is_looked_at(self):
-        role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())[1]
+        role = json.loads((ROOT / "docs" / "kubernetes" / "rights.json").read_text())["items"][1]
         granted = {rule["resources"][0]: {*rule["verbs"]} for rule in role["rules"]}
         conf = {
             "spark.kubernetes.submitInDriver": "true",
