@@ -60,6 +60,14 @@ class TestHdfs:
         assert lake.uri("a/b") == "hdfs:///named/a/b"
         assert (lake.size("a/b"), lake.read_from("a/b", 2)) == (5, b"345")
 
+    def test_a_file_is_fetched_as_the_page_does_it(self, edge, tmp_path):
+        Storage("hdfs:///named").write("model", b"12345")
+        copy = tmp_path / "copy"
+        hdfsn = "import sys; from hdfs_native.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", hdfsn, "get", "/named/model", str(copy)]
+        subprocess.run(command, check=True, timeout=60)
+        assert copy.read_bytes() == b"12345"
+
     def test_a_secret_is_its_owners(self, edge):
         lake = Storage(f"{edge.url}/secrets")
         lake.write("plain", b"1")
