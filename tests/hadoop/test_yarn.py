@@ -60,6 +60,7 @@ class TestHdfs:
         assert lake.uri("a/b") == "hdfs:///named/a/b"
         assert (lake.size("a/b"), lake.read_from("a/b", 2)) == (5, b"345")
 
+    @pytest.mark.full
     def test_a_file_is_fetched_as_the_page_does_it(self, edge, tmp_path):
         Storage("hdfs:///named").write("model", b"12345")
         copy = tmp_path / "copy"
