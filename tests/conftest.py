@@ -235,7 +235,7 @@ def start_submit(
 ) -> subprocess.Popen[str]:
     """Starts pl_submit as a user would, in a session of its own. stderr: as Popen has it.
 
-    where: makes a command one that runs on another machine.
+    where: makes a command one that runs on another machine, or with another Python.
 
     Under --strategy single, unless told otherwise.
     """
@@ -249,9 +249,13 @@ def start_submit(
     )
 
 
-def submit(*argv: object, timeout_secs: float = 280.0) -> Submitted:
-    """Runs pl_submit to its end."""
-    process = start_submit(*argv)
+def submit(
+    *argv: object,
+    timeout_secs: float = 280.0,
+    where: Callable[..., list[str]] = lambda *argv: list(argv),
+) -> Submitted:
+    """Runs pl_submit to its end. where: as start_submit() has it."""
+    process = start_submit(*argv, where=where)
     try:
         stdout, stderr = process.communicate(timeout=timeout_secs)
     except subprocess.TimeoutExpired:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,15 @@ class Run:
         self._pl_submit.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=60)
         return True
+
+
+def causes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(task, kind) of the failures, without what others raised, or died of, at the same time."""
+    return [
+        (f"{failure['role']}-{failure['index']}", failure["kind"])
+        for failure in result["failures"]
+        if failure["kind"] not in ("exception", "crash", "peer")
+    ]
 
 
 def _trained(status: Status) -> tuple[int, int, int]:

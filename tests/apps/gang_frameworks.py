@@ -55,7 +55,15 @@ def xgboost_sum(ctx: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: collective.allreduce(array, collective.Op.SUM)
 
 
-SUMS = {"torch": torch_sum, "jax": jax_sum, "xgboost": xgboost_sum}
+def horovod_sum(ctx: Any) -> Callable[[np.ndarray], np.ndarray]:
+    import horovod.tensorflow as hvd
+
+    hvd.init()
+    assert (hvd.rank(), hvd.size()) == (ctx.rank, ctx.world_size)
+    return lambda array: hvd.allreduce(array, op=hvd.Sum).numpy()
+
+
+SUMS = {"torch": torch_sum, "jax": jax_sum, "xgboost": xgboost_sum, "horovod": horovod_sum}
 
 
 class GangFrameworks(tfos.TFOnSparkApp):

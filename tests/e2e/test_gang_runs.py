@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from conftest import APPS, ROOT, submit
-from runs import Run
+from runs import Run, causes
 
 sys.path.insert(0, str(APPS))
 from gang_counts import ROWS
@@ -32,15 +32,6 @@ def check_counts(result):
     assert feed["rows_missed"] == [0] * metrics["epochs"]
 
 
-def told(result):
-    """The causes, without what the others raised, or died of, at the same time."""
-    return [
-        (f"{f['role']}-{f['index']}", f["kind"])
-        for f in result["failures"]
-        if f["kind"] not in ("exception", "crash", "peer")
-    ]
-
-
 def test_any_process_may_die(tmp_path, is_full):
     options = ["--strategy", "gang", "--num-workers", 3 if is_full else 2, "--hang-secs", 16]
     run = Run(tmp_path, "gang", *options, app=APP, args=("--linger", 2))
@@ -58,7 +49,7 @@ def test_any_process_may_die(tmp_path, is_full):
     finally:
         run.close()
     check_counts(result)
-    assert told(result)[: len(harms)] == harms
+    assert causes(result)[: len(harms)] == harms
     assert result["attempts"] == (2 if is_full else 1)
     # Spark tells of a lost task later than the others of its process
     others = 2 if is_full else 1
@@ -100,7 +91,7 @@ def test_a_framework_is_killed_and_stopped(tmp_path, framework):
         result = run.finish()
     finally:
         run.close()
-    assert told(result) == [("worker-0", "signal"), ("chief-0", "signal"), ("worker-0", "hang")]
+    assert causes(result) == [("worker-0", "signal"), ("chief-0", "signal"), ("worker-0", "hang")]
     metrics = result["metrics"]
     assert metrics["seen"] == [n * metrics["epochs"] for n in (ROWS, ROWS * (ROWS - 1) // 2)]
     assert result["feeds"]["train"]["rows_trained"] == [ROWS] * metrics["epochs"]

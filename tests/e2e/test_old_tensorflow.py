@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import APPS, DATA, ROOT, Submitted
-from old_tensorflow import old_tensorflow
+from old_tensorflow import NOT_FOR_IT, old_tensorflow
 
 pytestmark = [
     pytest.mark.cluster, pytest.mark.full, pytest.mark.usefixtures("no_leaks"),
@@ -18,8 +18,6 @@ pytestmark = [
 ]  # fmt: skip
 WIDE_DEEP = ROOT / "examples" / "wide_deep_estimator" / "app.py"
 STRATEGY = ("--strategy", "between-graph", "--num-ps", 1, "--num-workers", 2)
-# SPARK_HOME of the newer one, and what pl_submit and the tests set for it
-_NOT_FOR_IT = ("SPARK_HOME", "SPARK_SUBMIT_OPTS", "SPARK_DAEMON_JAVA_OPTS", "PYTHONPATH")
 # predicts what the model exported by a run says of its feed's file
 _PREDICT = """
 import json, sys
@@ -42,7 +40,7 @@ def venv() -> Path:
 
 def run(venv: Path, *argv: object) -> Submitted:
     """A command of the environment's Python."""
-    env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT}
+    env = {name: value for name, value in os.environ.items() if name not in NOT_FOR_IT}
     python = str(venv / "bin" / "python")
     ended = subprocess.run(
         [python, *map(str, argv)], capture_output=True, text=True, timeout=280,

@@ -25,6 +25,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this directory: its modules must not stand in for the user's
 
 from tfos.app import TFOnSparkApp
+from tfos.compat import horovod
 from tfos.driver.own_log import kept
 from tfos.driver.run import DRIVER_PID, runs
 from tfos.errors import AppError, LakeError, Terminated, TFOSError
@@ -139,7 +140,8 @@ def _run(name: str | None, argv: list[str], lake: RunDirectory | None) -> int:
     path = Path(argv[0]).resolve()
     sys.argv = [str(path), *argv[1:]]
     try:
-        module = load(path)
+        with horovod.explained():
+            module = load(path)
         if not runs:
             find_app(module, name)().run(args=argv[1:])
     except SystemExit as error:

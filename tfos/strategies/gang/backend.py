@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from tfos.compat import horovod
 from tfos.errors import LakeError
 from tfos.fault.failures import FailureKind
 from tfos.runtime.backend import Trained
@@ -22,7 +23,8 @@ class Gang:
             host.ask_to_save_at_sigterm()
         with join(host) as world:
             os.environ.update(world.environment)
-            app = host.app()  # whose modules may look at the environment
+            with horovod.explained():
+                app = host.app()  # whose modules may look at the environment
             with host.reports.quiet():
                 context = GangContext(host, world)
                 world.agree(context.checkpoint.step)
@@ -30,7 +32,8 @@ class Gang:
                 host.save_on_demand(context.checkpoint.hurry)
             host.reports.progress({"phase": "train() begins"})
             try:
-                returned = app.train(context)
+                with horovod.explained():
+                    returned = app.train(context)
             except BaseException:
                 # what train() raised is the root cause
                 with contextlib.suppress(LakeError), host.reports.quiet():
