@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,16 +20,23 @@ def submit(
     args: list[str],
     timeout_secs: float = _TIMEOUT_SECS,
     build: Path = ROOT,
+    python: Path | None = None,
 ) -> dict[str, Any]:
     """result.json of a run of `app`, a path in this repository, in a lake of its own.
 
-    build: the checkout whose bin/pl_submit it is. Raises RuntimeError with the run's
-    last words when it fails.
+    build: the checkout whose bin/pl_submit it is. python: the interpreter of an environment that
+    has tfos, in its place. Raises RuntimeError with the run's last words when it fails.
     """
     with tempfile.TemporaryDirectory(prefix="tfos-benchmark-") as lake:
-        command = [str(build / "bin" / "pl_submit"), "--json", "--lake", lake, *options]
-        command += [str(ROOT / app), *args]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout_secs)
+        program, env = [str(build / "bin" / "pl_submit")], dict(os.environ)
+        if python is not None:
+            program = [str(python), "-m", "tfos.cli"]
+            env.update(PYSPARK_PYTHON=str(python), PYSPARK_DRIVER_PYTHON=str(python))
+            env.pop("PYTHONPATH", None)
+        command = [*program, "--json", "--lake", lake, *options, str(ROOT / app), *args]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_secs, env=env
+        )
     if ended.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr[-3000:]}")
     return dict(json.loads(ended.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Logistic regression on a LIBSVM file, a9a unless told otherwise.
+"""Logistic regression, or a small perceptron, on a LIBSVM file, a9a unless told otherwise.
 
     bin/pl_submit examples/a9a_logistic/app.py --data DIR/a9a
 
@@ -35,6 +35,7 @@ class A9aLogistic(tfos.TFOnSparkApp):
             " that Spark reads; default: generated rows",
         )
         parser.add_argument("--cost", type=float, default=1.0, help="liblinear's C")
+        parser.add_argument("--hidden", type=int, default=0, help="units of a hidden layer, if any")
         parser.add_argument("--epochs", type=int, default=8)
         parser.add_argument("--batch-size", type=int, default=512, help="rows per step")
         parser.add_argument("--learning-rate", type=float, default=0.02, help="Adam's, at first")
@@ -68,10 +69,14 @@ class A9aLogistic(tfos.TFOnSparkApp):
             inputs = keras.Input((features.length,), name="features")
             # liblinear's |w|^2 / 2 + C * sum of losses, divided by C and the rows
             penalty = keras.regularizers.L2(0.5 / (args.cost * self.train_rows))
+            below = inputs
+            if args.hidden:
+                hidden = keras.layers.Dense(args.hidden, "relu", kernel_regularizer=penalty)
+                below = hidden(inputs)
             layer = keras.layers.Dense(
                 1, "sigmoid", kernel_initializer="zeros", kernel_regularizer=penalty
             )
-            model = keras.Model({"features": inputs}, layer(inputs))
+            model = keras.Model({"features": inputs}, layer(below))
             steps = args.epochs * math.ceil(self.train_rows / args.batch_size)
             rate = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps, alpha=0.01)
             model.compile(

@@ -1,4 +1,4 @@
-"""The same logistic regression in Keras 2 with Horovod, in each process of a gang.
+"""The same models in Keras 2 with Horovod, in each process of a gang.
 
     bin/pl_submit --strategy gang --num-workers 2 examples/a9a_logistic/with_horovod.py \
         --data DIR/a9a
@@ -26,8 +26,12 @@ class A9aHorovod(A9aLogistic):
         train = ctx.dataset("train", args.batch_size // hvd.size(), label="label")
         inputs = tf.keras.Input((train.columns[0].length,))
         penalty = tf.keras.regularizers.L2(0.5 / (args.cost * self.train_rows))
+        below = inputs
+        if args.hidden:
+            hidden = tf.keras.layers.Dense(args.hidden, "relu", kernel_regularizer=penalty)
+            below = hidden(inputs)
         layer = tf.keras.layers.Dense(1, kernel_initializer="zeros", kernel_regularizer=penalty)
-        model = tf.keras.Model(inputs, layer(inputs))
+        model = tf.keras.Model(inputs, layer(below))
         steps = args.epochs * train.steps_per_epoch
         rate = tf.keras.optimizers.schedules.CosineDecay(args.learning_rate, steps, alpha=0.01)
         optimizer = hvd.DistributedOptimizer(tf.keras.optimizers.Adam(rate))

@@ -1,4 +1,4 @@
-"""The same logistic regression in JAX, in each process of a gang.
+"""The same models in JAX, in each process of a gang.
 
 bin/pl_submit --strategy gang --num-workers 2 examples/a9a_logistic/with_jax.py --data DIR/a9a
 """
@@ -20,6 +20,7 @@ class A9aJax(A9aLogistic):
         import jax
         import jax.numpy as jnp
         from jax.experimental.multihost_utils import process_allgather
+        from jax.flatten_util import ravel_pytree
 
         args = self.args
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -27,15 +28,19 @@ class A9aJax(A9aLogistic):
         train = ctx.dataset("train", args.batch_size // ctx.world_size, label="label")
         steps = args.epochs * train.steps_per_epoch
         penalty = 0.5 / (args.cost * self.train_rows)
-        # of the weights, and the bias behind them; and Adam's two moments
-        state = np.zeros((3, train.columns[0].length + 1), np.float32)
+        weights, unravel = ravel_pytree(initial(train.columns[0].length, args.hidden))
+        kernels, _ = ravel_pytree(
+            [(np.ones_like(w), np.zeros_like(b)) for w, b in unravel(weights)]
+        )
+        # the weights of all layers, and Adam's two moments
+        state = np.stack([weights, np.zeros_like(weights), np.zeros_like(weights)])
         step = ctx.checkpoint.step
         newest = ctx.checkpoint.newest()
         if newest is not None:
             state = np.load(newest / "state.npy")
 
         def losses(weights: Any, features: Any, label: Any) -> Any:
-            logits = features @ weights[:-1] + weights[-1]
+            logits = scores(unravel(weights), features)
             return jnp.sum(jnp.logaddexp(0, logits) - label * logits)
 
         gradient = jax.jit(jax.grad(losses))
@@ -67,7 +72,7 @@ class A9aJax(A9aLogistic):
                 # the shares of a last batch may differ by a row
                 sums, rows = process_allgather((mine, np.float32(len(label))))
                 slope = sums.sum(0) / rows.sum()
-                slope[:-1] += 2 * penalty * np.asarray(state[0])[:-1]
+                slope += 2 * penalty * np.asarray(kernels * state[0])
                 state = update(state, slope, step)
                 step += 1
                 if ctx.checkpoint.due():
@@ -77,5 +82,22 @@ class A9aJax(A9aLogistic):
         if not ctx.is_chief:
             return {}
         ((features, label),) = ctx.dataset("test", None, label="label").whole().numpy()
-        weights = np.asarray(state[0])
-        return quality(features["features"] @ weights[:-1] + weights[-1], label)
+        return quality(np.asarray(scores(unravel(state[0]), features["features"])), label)
+
+
+def initial(width: int, hidden: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernel and bias of each layer, the same in all processes."""
+    below = []
+    if hidden:
+        limit = (6 / (width + hidden)) ** 0.5  # Glorot's
+        kernel = np.random.default_rng(0).uniform(-limit, limit, (width, hidden))
+        below = [(kernel.astype(np.float32), np.zeros(hidden, np.float32))]
+    return [*below, (np.zeros((hidden or width, 1), np.float32), np.zeros(1, np.float32))]
+
+
+def scores(layers: Any, features: Any) -> Any:
+    """The logit of each row."""
+    *below, (last, bias) = layers
+    for kernel, offset in below:
+        features = ((features @ kernel) + offset).clip(0)
+    return (features @ last + bias)[:, 0]

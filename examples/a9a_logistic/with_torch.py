@@ -1,4 +1,4 @@
-"""The same logistic regression in PyTorch: DistributedDataParallel, in each process of a gang.
+"""The same models in PyTorch: DistributedDataParallel, in each process of a gang.
 
 bin/pl_submit --strategy gang --num-workers 2 examples/a9a_logistic/with_torch.py --data DIR/a9a
 """
@@ -23,16 +23,24 @@ class A9aTorch(A9aLogistic):
         args = self.args
         dist.init_process_group("gloo", timeout=ctx.timeout)
         train = ctx.dataset("train", args.batch_size // ctx.world_size, label="label")
-        layer = torch.nn.Linear(train.columns[0].length, 1)
+        width, below = train.columns[0].length, []
+        if args.hidden:
+            hidden = torch.nn.Linear(width, args.hidden)
+            torch.nn.init.xavier_uniform_(hidden.weight)
+            torch.nn.init.zeros_(hidden.bias)
+            width, below = args.hidden, [hidden, torch.nn.ReLU()]
+        layer = torch.nn.Linear(width, 1)
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-        model = DistributedDataParallel(layer)
+        net = torch.nn.Sequential(*below, layer)
+        kernels = [part.weight for part in net if hasattr(part, "weight")]
+        model = DistributedDataParallel(net)  # which gives all processes the weights of rank 0
         optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, eps=1e-7)
         steps = args.epochs * train.steps_per_epoch
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, steps, 0.01 * args.learning_rate
         )
-        parts = {"layer": layer, "optimizer": optimizer, "schedule": schedule}
+        parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
         newest = ctx.checkpoint.newest()
         if newest is not None:
             state = torch.load(newest / "state.pt", weights_only=True)
@@ -57,7 +65,8 @@ class A9aTorch(A9aLogistic):
             for features, label in train.torch():
                 optimizer.zero_grad()
                 logits = model(features["features"].float()).squeeze(1)
-                loss = loss_of(logits, label) + penalty * layer.weight.square().sum()
+                norm = sum(kernel.square().sum() for kernel in kernels)
+                loss = loss_of(logits, label) + penalty * norm
                 loss.backward()
                 optimizer.step()
                 schedule.step()
@@ -72,5 +81,5 @@ class A9aTorch(A9aLogistic):
         test = ctx.dataset("test", None, label="label").whole()
         ((features, label),) = test.torch()
         with torch.no_grad():
-            logits = layer(features["features"].float()).squeeze(1)
+            logits = net(features["features"].float()).squeeze(1)
         return quality(logits.numpy(), label.numpy())

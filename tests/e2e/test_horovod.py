@@ -20,7 +20,8 @@ from horovod_line import EPOCHS
 from horovod_line import ROWS as LINE_ROWS
 
 pytestmark = [
-    pytest.mark.cluster, pytest.mark.full, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300),
+    pytest.mark.cluster, pytest.mark.full, pytest.mark.usefixtures("no_leaks"),
+    pytest.mark.timeout(300),
 ]  # fmt: skip
 GANG = ("--strategy", "gang", "--num-workers", 2)
 EXAMPLE = ROOT / "examples" / "a9a_logistic" / "with_horovod.py"
@@ -76,6 +77,27 @@ def test_processes_are_killed_and_stopped(venv, tmp_path):
     assert result["feeds"]["train"]["rows_trained"] == [ROWS] * metrics["epochs"]
     assert result["attempts"] == 1
     assert result["restarts"] == {"chief": 4, "worker": 4}
+
+
+@builds
+def test_a_state_of_elastic_goes_on_in_the_next_processes(venv, tmp_path):
+    app = APPS / "horovod_elastic.py"
+    run = Run(tmp_path, "elastic", *GANG, app=app, args=(), where=within(venv))
+    try:
+        run.survive(lambda: os.kill(run.pid("worker-0"), signal.SIGKILL))
+        run.survive(lambda: os.kill(run.pid("chief-0"), signal.SIGKILL))
+        result = run.finish()
+    finally:
+        run.close()
+    assert causes(result) == [("worker-0", "signal"), ("chief-0", "signal")]
+    metrics = result["metrics"]
+    ours, theirs = metrics["weights"]
+    assert ours == theirs == pytest.approx([3, 2], abs=0.05)
+    assert metrics["begun"] > 0
+    assert metrics["rows"] == ROWS * metrics["epochs"]
+    # all batches but the last one of an epoch have ten rows, in two processes
+    assert metrics["steps"] == [-(-ROWS // 20) * metrics["epochs"]] * 2
+    assert result["feeds"]["train"]["rows_trained"] == [ROWS] * metrics["epochs"]
 
 
 @builds
