@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import APPS, ROOT, submit
-from runs import Run
+from runs import Run, causes
 
 from tfos.feeding.reader import FeedReader
 from tfos.lake.run_directory import RunDirectory
@@ -68,6 +69,32 @@ def test_any_process_may_die(installed, tmp_path):
     assert result["restarts"] == {"chief": 2, "peer": 1}
     np.testing.assert_array_equal(result["metrics"]["weights"], trained(run.lake, tmp_path, epochs))
     assert result["metrics"]["weights"] == pytest.approx([3, 2], abs=0.1)
+
+
+@pytest.mark.full
+def test_mxnet_with_what_stands_in_for_it(installed, tmp_path):
+    options = ["--strategy", "mxnet", "--num-workers", 2, "--num-servers", 2, "--hang-secs", 16]
+    run = Run(tmp_path, "mxnet", *options, app=APPS / "mxnet_line.py", args=())
+    harmed = ["server-1", "worker-0", "scheduler-0"]
+    try:
+        for task in harmed:
+            run.survive(lambda task=task: os.kill(run.pid(task), signal.SIGKILL))
+        result = run.finish()
+    finally:
+        run.close()
+    metrics = result["metrics"]
+    assert metrics["begun"] > 0, "it went on from a checkpoint"
+    assert metrics["weights"] == pytest.approx([3, 2], abs=0.1)
+    assert result["feeds"]["train"]["rows_trained"] == [ROWS] * metrics["epochs"]
+    assert causes(result) == [(task, "signal") for task in harmed]
+    assert result["restarts"] == {"chief": 3, "worker": 3, "scheduler": 3, "server": 6}
+
+
+def test_mxnet_stands_in_the_docs():
+    page = (ROOT / "docs" / "STRATEGIES.md").read_text()
+    for name in ("mxnet_strategy", "mxnet_backend"):
+        source = (ROOT / "tests" / "strategy" / f"{name}.py").read_text()
+        assert textwrap.indent(source, "    ").rstrip() in page
 
 
 def test_exception_in_train_ends_the_run_at_once(installed, tmp_path):

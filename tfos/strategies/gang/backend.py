@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 from tfos.compat import horovod
 from tfos.errors import LakeError
@@ -11,7 +12,7 @@ from tfos.fault.failures import FailureKind
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.strategies.gang.context import GangContext
-from tfos.strategies.gang.world import PeerLost, join
+from tfos.strategies.gang.world import PeerLost, World, join
 
 
 class Gang:
@@ -22,7 +23,7 @@ class Gang:
         if not host.is_chief:
             host.ask_to_save_at_sigterm()
         with join(host) as world:
-            os.environ.update(world.environment)
+            os.environ.update(self.environment(world))
             with horovod.explained():
                 app = host.app()  # whose modules may look at the environment
             with host.reports.quiet():
@@ -47,6 +48,10 @@ class Gang:
             host.reports.progress({"phase": "waiting for the other processes to end"})
             world.leave()
         return trained
+
+    def environment(self, world: World) -> Mapping[str, str]:
+        """Of a process that has met the others."""
+        return world.environment
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return FailureKind.PEER if isinstance(error, PeerLost) else FailureKind.EXCEPTION

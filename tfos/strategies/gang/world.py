@@ -80,21 +80,33 @@ class World:
 @contextlib.contextmanager
 def join(host: Host) -> Iterator[World]:
     """Meets the others of this life; rank 0 serves their store until the block ends."""
-    rank, size = rank_of(host.task), sum(map(len, host.addresses.values()))
+    rank, size = rank_of(host.task), 1 + len(host.addresses.get("worker", ()))
     address = host.addresses[CHIEF][0]  # which the supervisor holds: only Python's own can bind it
-    store, key = Store(address), f"master-{host.attempt}.{host.life}"
+    store, key = Store(address), _key(host)
     world = World(store, rank, size)
     with contextlib.ExitStack() as stack:
         with host.meeting(), _peers():
             if rank == 0:
                 stack.enter_context(serving(address))
-                store.put(key, _free(address.rpartition(":")[0]))
+                store.put(key, free(address.rpartition(":")[0]))
             world.master = store.wait(key, up=False)
             visible = world.gather("visible", os.environ.get(VISIBLE, ""))
         world.place = place = place_of(host.task, host.addresses, visible)
         told = variables(place, world.master, address, host.spec.start_timeout_secs)
         world.environment = {**told, **_interface(place.host)}
         yield world
+
+
+def reach(host: Host) -> Store:
+    """The store of this life, as soon as rank 0 serves it: for roles that are beside the gang."""
+    store = Store(host.addresses[CHIEF][0])
+    with host.meeting(), _peers():
+        store.wait(_key(host), up=False)
+    return store
+
+
+def _key(host: Host) -> str:
+    return f"master-{host.attempt}.{host.life}"
 
 
 @contextlib.contextmanager
@@ -122,8 +134,8 @@ def _interface(address: str) -> dict[str, str]:
     return {}
 
 
-def _free(host: str) -> str:
-    """A port of `host` that no process holds: frameworks bind theirs alone."""
+def free(host: str) -> str:
+    """A port of `host` that no process holds, as "host:port": frameworks bind theirs alone."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return f"{host}:{probe.getsockname()[1]}"
