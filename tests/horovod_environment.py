@@ -6,6 +6,7 @@ no wheels: it is built there, without MPI and without optimization, in minutes.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,4 +33,6 @@ def _add(python: Path) -> None:
     if subprocess.run(probe, capture_output=True).returncode == 0:
         return
     install(python, "setuptools<70", "wheel", "cmake<4", "packaging")
-    install(python, "--no-build-isolation", "--no-cache-dir", "horovod==0.28.1", env=_BUILD)
+    path = os.pathsep.join([str(python.parent), os.environ["PATH"]])  # where cmake is now
+    flags = ("--no-build-isolation", "--no-cache-dir")
+    install(python, *flags, "horovod==0.28.1", env={**_BUILD, "PATH": path})
