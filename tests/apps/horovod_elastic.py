@@ -59,7 +59,7 @@ class Elastic(tfos.TFOnSparkApp):
 
         hvd.init()
         model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(1,))])
-        model.compile(hvd.DistributedOptimizer(tf.keras.optimizers.Adam(0.02)), "mse")
+        model.compile(hvd.DistributedOptimizer(tf.keras.optimizers.SGD(0.2, momentum=0.5)), "mse")
         model.optimizer.build(model.trainable_variables)
         train = ctx.dataset("train", BATCH, label="y")
         state = lasting(ctx, model, step=0, rows=0)
