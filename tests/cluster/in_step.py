@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,10 @@ def main(index: int, ports: list[str], root: Path) -> None:
     losses = [run_epoch(own, step, both, epoch) for epoch in range(2)]
     leave("two_tables", None, losses=losses, id=weights[0].numpy(), tags=weights[1].numpy())
     check_agreement(runner, 0)
+    # none goes while another one still reads what the last operation has for it
+    (root / f"{index}.over").touch()
+    while len(list(root.glob("*.over"))) < runner.replicas:
+        time.sleep(0.05)
     sys.stdout.flush()
     os._exit(0)
 

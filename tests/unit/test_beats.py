@@ -86,7 +86,7 @@ class TestCancel:
         result = control.cancel(lake, secs=DEADLINE_SECS)
         assert asked.wait(DEADLINE_SECS)
         assert "@" in result.error["message"]
-        assert lake.cancel_request() is None
+        poll(lambda: lake.cancel_request() is None, DEADLINE_SECS, "the request is gone")
 
     def test_is_heeded_though_it_may_not_be_read(self, lake, driver, monkeypatch):
         def denied():

@@ -61,7 +61,9 @@ class TestResume:
         epochs = []
         callback = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: epochs.append(e))
         with pytest.raises(Interrupted):
-            world.fit(self.model(), 3, callbacks=[callback, interrupt(on_epoch_begin=2)])
+            world.fit(
+                self.model(), 3, every_secs=0, callbacks=[callback, interrupt(on_epoch_begin=2)]
+            )
         world.fit(self.model(), 3, callbacks=[callback])
         assert epochs == [0, 1, 2, 2]
 

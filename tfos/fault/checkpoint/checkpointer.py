@@ -169,14 +169,18 @@ class Checkpointer:
     def due(self) -> bool:
         """Whether --checkpoint-secs have passed since the begin of the last save, or hurry().
 
-        Not while that is still uploaded, which training would wait for.
+        Not while that is still uploaded, which training would wait for, but where every_secs is 0.
         """
         if not self._store.is_owner:
             return False
         if self._hurried.is_set():
             return True
         is_time = time.monotonic() - self._last_save >= self._every_secs
-        return is_time and not (self._upload is not None and self._upload.is_alive())
+        return is_time and (not self._every_secs or not self._is_uploading)
+
+    @property
+    def _is_uploading(self) -> bool:
+        return self._upload is not None and self._upload.is_alive()
 
     def affordable(self) -> bool:
         """Whether a save now is worth it without being due: it takes a tenth of the time at most.
@@ -185,7 +189,7 @@ class Checkpointer:
         """
         since = time.monotonic() - self._last_save
         is_cheap = self._last_secs < _CHEAP_SECS or since >= _SHARE * self._last_secs
-        if self._upload is not None and self._upload.is_alive():
+        if self._is_uploading:
             is_cheap = False  # its time is not known yet, and a save would wait for it
         return self.due() or self._error is not None or is_cheap
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfos.strategies.errors import failure_kind
 from tfos.strategies.train import train
 from tfos.training.runner import LocalRunner
 
+_FAREWELL_SECS = 10.0
 # the heartbeat timeout of processes that never count as hung
 _NEVER_SECS = 365 * 24 * 3600
 
@@ -93,7 +95,11 @@ class MultiWorker:
         task = host.task
         with host.meeting():
             runner = MultiWorkerRunner(host.addresses, task.role, task.index, host.spec.hang_secs)
-        return train(host, runner)
+        trained = train(host, runner)
+        if not host.is_chief:
+            # others may still read what the last operation has for them. The run ends with the chief
+            threading.Event().wait(_FAREWELL_SECS)
+        return trained
 
     def failure_kind(self, error: BaseException) -> FailureKind:
         return failure_kind(error)
