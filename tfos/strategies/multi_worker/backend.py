@@ -97,7 +97,7 @@ class MultiWorker:
             runner = MultiWorkerRunner(host.addresses, task.role, task.index, host.spec.hang_secs)
         trained = train(host, runner)
         if not host.is_chief:
-            # others may still read what the last operation has for them. The run ends with the chief
+            # others may still read what the last operation has for them; the chief ends the run
             threading.Event().wait(_FAREWELL_SECS)
         return trained
 
