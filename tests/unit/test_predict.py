@@ -79,6 +79,8 @@ def expected(found: list[dict]) -> list[float]:
 class Frame:
     """As much of a DataFrame as predict() uses. run() computes one partition of it."""
 
+    sparkSession = None  # noqa: N815
+
     def __init__(self, schema: T.StructType = SCHEMA) -> None:
         self.schema = schema
         self.columns = schema.names

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfos.compat.spark import own_python
 from tfos.errors import FeedError
 from tfos.feeding.layout import Layout, Source
 from tfos.feeding.schema import Column
@@ -47,8 +46,7 @@ def map_batches(
     """
     fields = df.toDF(*(f"_{number}" for number in range(len(df.columns))))
     row = fields.selectExpr("struct(*) as row")
-    with own_python(df.sparkSession):
-        return row.mapInArrow(lambda batches: function(map(_fields, batches)), schema)
+    return row.mapInArrow(lambda batches: function(map(_fields, batches)), schema)
 
 
 def _fields(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tfos.compat.spark import own_python
 from tfos.errors import UsageError
 from tfos.inference.signature import SIGNATURE, Output, Signature
 
@@ -62,7 +63,8 @@ def predict(
     layout = input_layout(df.schema, signature, columns or {})
     schema = output_schema(df.schema, signature, output)
     job = Job(uri, identity, signature, layout, batch_size, output)
-    return map_batches(df, lambda batches: predict_partition(batches, job), schema)
+    with own_python(df.sparkSession):
+        return map_batches(df, lambda batches: predict_partition(batches, job), schema)
 
 
 def _read(model: str | os.PathLike[str]) -> tuple[str, str, Signature]:

@@ -222,8 +222,7 @@ class Checkpointer:
             return
         begun = time.monotonic()
         try:
-            with self._quiet():  # the last upload may take long
-                self.wait()
+            self.wait()
             if step <= self._store.newest:
                 raise UsageError(
                     f"a checkpoint at step {self._store.newest} exists already, which is not before"
