@@ -498,7 +498,9 @@ def main(index: int, ports: list[str], root: Path) -> None:
     check_agreement(runner, 0)
     # none goes while another one still reads what the last operation has for it
     (root / f"{index}.over").touch()
+    deadline = time.monotonic() + 60
     while len(list(root.glob("*.over"))) < runner.replicas:
+        assert time.monotonic() < deadline, "another process has not come to its end"
         time.sleep(0.05)
     sys.stdout.flush()
     os._exit(0)
