@@ -146,6 +146,15 @@ def test_no_delta_to_rows_that_were_replaced(storage):
         one.save(storage, "delta", is_delta=True)
 
 
+def test_what_changes_after_a_copy_is_never_older_than_it():
+    """Also by a push that took the time before the copy did: else the next delta lacks it."""
+    table, now = Table(PLAIN), now_ms() + 1_000_000
+    with table.held(now):
+        pass
+    table.push(np.arange(9), np.ones((9, 2), np.float32))
+    assert sum(len(part.keys) for part in table.scans(since=now)) == 9
+
+
 def test_a_row_that_changes_is_newer_than_it_was():
     """Also on a machine whose clock is behind that of the one which it comes from."""
     table = Table(PLAIN)
