@@ -48,7 +48,7 @@ class Moment:
                 self._pid = os.fork()
             if not self._pid:
                 _be_the_copy(self.tables, [f["since"] for f in self.facts], now, writable)
-        except OSError:
+        except BaseException:
             os.close(self._pipe)
             raise
         finally:
