@@ -70,7 +70,7 @@ class Runner(Protocol):
         """The key-value store that the model's weights are in; None for those in variables."""
 
     def continue_from(self, checkpoint: Checkpointer) -> None:
-        """Called before anything is trained; in an evaluator again, for each checkpoint."""
+        """Called once, before anything is trained; in an evaluator for each checkpoint."""
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,6 @@ class Checkpointer:
         self._quiet = quiet
         self._on_commit = on_commit
         self._parts = dict(parts or {})
-        self._finishing: list[Callable[[], None]] = []
         self._follows = False
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
@@ -232,10 +231,10 @@ class Checkpointer:
             self._hurried.clear()
             self._last_save = time.monotonic()
             self._arrays[section] = dict(arrays or {})
-            local = self._snapshot(step, state, section)
+            local, finishing = self._snapshot(step, state, section)
             self._upload = threading.Thread(
                 target=self._commit,
-                args=(local, step, self._last_save, self._saves),
+                args=(local, finishing, step, self._last_save, self._saves),
                 name="checkpoint",
                 daemon=True,  # a process that fails ends without waiting for a storage that fails
             )
@@ -259,13 +258,17 @@ class Checkpointer:
         """
         return {**self._store.stats, "stall_secs": round(self._stall_secs, 3)}
 
-    def _snapshot(self, step: int, state: Any, section: str) -> str:
-        """Writes weights and state as they are now to a new local directory; returns it."""
+    def _snapshot(
+        self, step: int, state: Any, section: str
+    ) -> tuple[str, list[Callable[[], None]]]:
+        """Writes weights and state as they are now to a new local directory; returns it, and what
+        is to be called before they are committed.
+        """
         self._sections[section] = state
-        self._finishing = []
+        finishing = []
         for name, take in self._parts.items():
             self._sections[name], finish = take()
-            self._finishing.append(finish)
+            finishing.append(finish)
         local = tempfile.mkdtemp(prefix="save-", dir=self._scratch)
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
@@ -278,12 +281,19 @@ class Checkpointer:
         except BaseException:
             remove_local(local)
             raise
-        return local
+        return local, finishing
 
-    def _commit(self, local: str, step: int, begun: float, number: int) -> None:
+    def _commit(
+        self,
+        local: str,
+        finishing: Sequence[Callable[[], None]],
+        step: int,
+        begun: float,
+        number: int,
+    ) -> None:
         """The uploading thread: takes a snapshot to the lake, and old checkpoints from it."""
         try:
-            for finish in self._finishing:
+            for finish in finishing:
                 finish()
             self._last_secs = self._store.commit(local, step, begun)
             self._committed = number
