@@ -168,14 +168,14 @@ class Checkpointer:
     def due(self) -> bool:
         """Whether --checkpoint-secs have passed since the begin of the last save, or hurry().
 
-        Not while that is still uploaded, which training would wait for, but where every_secs is 0.
+        Not while that is still uploaded, which training would wait for.
         """
         if not self._store.is_owner:
             return False
         if self._hurried.is_set():
             return True
         is_time = time.monotonic() - self._last_save >= self._every_secs
-        return is_time and (not self._every_secs or not self._is_uploading)
+        return is_time and not self._is_uploading
 
     @property
     def _is_uploading(self) -> bool:
