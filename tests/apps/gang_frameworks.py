@@ -63,7 +63,24 @@ def horovod_sum(ctx: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: hvd.allreduce(array, op=hvd.Sum).numpy()
 
 
-SUMS = {"torch": torch_sum, "jax": jax_sum, "xgboost": xgboost_sum, "horovod": horovod_sum}
+def mpi_sum(ctx: Any) -> Callable[[np.ndarray], np.ndarray]:
+    from mpi4py import MPI  # which calls MPI_Init()
+
+    world = MPI.COMM_WORLD
+    assert (world.rank, world.size) == (ctx.rank, ctx.world_size)
+
+    def total(array: np.ndarray) -> np.ndarray:
+        found = np.empty_like(array)
+        world.Allreduce(array, found)
+        return found
+
+    return total
+
+
+SUMS = {
+    "torch": torch_sum, "jax": jax_sum, "xgboost": xgboost_sum, "horovod": horovod_sum,
+    "mpi": mpi_sum,
+}  # fmt: skip
 
 
 class GangFrameworks(tfos.TFOnSparkApp):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
 
 import pytest
 from conftest import APPS, ROOT, submit
+from frameworks import needs, options_of
 from runs import Run, causes
 
 sys.path.insert(0, str(APPS))
@@ -17,11 +17,6 @@ from gang_counts import ROWS
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks"), pytest.mark.timeout(300)]
 APP = APPS / "gang_counts.py"
 A9A = ROOT / "examples" / "a9a_logistic"
-
-
-def needs(framework: str) -> None:
-    if importlib.util.find_spec(framework) is None:
-        pytest.skip(f"{framework} is not installed: pip install tfos[{framework}]")
 
 
 def check_counts(result):
@@ -78,10 +73,11 @@ def test_an_exception_ends_the_run_the_second_time(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("framework", ["torch", "jax", "xgboost"])
+@pytest.mark.parametrize("framework", ["torch", "jax", "xgboost", "mpi"])
 def test_a_framework_is_killed_and_stopped(tmp_path, framework):
     needs(framework)
-    options = ["--strategy", "gang", "--num-workers", 2, "--hang-secs", 16]
+    flags = [f"--{name}" for name in options_of(framework)]
+    options = ["--strategy", "gang", "--num-workers", 2, "--hang-secs", 16, *flags]
     args = ("--framework", framework)
     run = Run(tmp_path, framework, *options, app=APPS / "gang_frameworks.py", args=args)
     try:

@@ -242,8 +242,9 @@ def test_the_ten_commands_of_the_page(edge, user, packed, tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert "env.tar.gz has this environment already" in ran.stderr
     assert "succeeded: hdfs://" in ran.stderr
-    state, *_ = ran.stdout.splitlines()
-    assert "nightly" in state and "succeeded" in state
+    facts = dict(line.split(maxsplit=1) for line in ran.stdout.splitlines() if " " in line)
+    assert facts["run"] == "nightly"
+    assert facts["state"].startswith("succeeded")
     assert "Total params" in ran.stdout
 
 

@@ -75,7 +75,7 @@ class Processes:
         for task, process in zip(self.tasks, self.processes, strict=True):
             order = StartOrder(
                 task.role, task.index, 1, self.life, self._addresses, self.spec.as_json(),
-                self.lake.url, "run", process.scratch,
+                self.lake.url, "run", process.scratch, secret="of this gang",
             )  # fmt: skip
             process.order(order)
 

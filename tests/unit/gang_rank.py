@@ -15,7 +15,8 @@ from tfos.runtime.protocol import StartOrder
 from tfos.strategies.gang.backend import Gang
 
 if __name__ == "__main__":
-    deaf = SimpleNamespace(**dict.fromkeys(("send", "on_demand", "on_sigterm"), lambda said: None))
+    asked = ("send", "on_demand", "on_sigterm", "take_sigterm")
+    deaf = SimpleNamespace(**dict.fromkeys(asked, lambda *said: None))
     trained = Gang().run(Host(StartOrder(**json.loads(sys.argv[1])), deaf))
     metrics = {name: getattr(v, "tolist", lambda v=v: v)() for name, v in trained.metrics.items()}
     told = {name: os.environ[name] for name in ("LOCAL_RANK", "GROUP_RANK", "GLOO_SOCKET_IFNAME")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from frameworks import needs, options_of
 from gang_processes import Processes, app_of
 from network import Network, require
 
@@ -30,12 +30,11 @@ def machines():
         network.close()
 
 
-@pytest.mark.parametrize("framework", ["torch", "xgboost"])
+@pytest.mark.parametrize("framework", ["torch", "xgboost", "mpi"])
 def test_they_meet_and_train(framework, tmp_path, machines):
-    if importlib.util.find_spec(framework) is None:
-        pytest.skip(f"{framework} is not installed: pip install tfos[{framework}]")
+    needs(framework)
     app = app_of("gang_frameworks", "GangFrameworks", framework=framework, epochs=2, step_secs=0.0)
-    gang = Processes(tmp_path, app, 2, ROWS)
+    gang = Processes(tmp_path, app, 2, ROWS, **options_of(framework))
     gang.lake.write_generation(1, 1)
     one, other = (f"{machine.address}:29400" for machine in machines)
     processes = []
@@ -44,7 +43,7 @@ def test_they_meet_and_train(framework, tmp_path, machines):
         scratch.mkdir()
         order = StartOrder(
             task.role, task.index, 1, 1, {"chief": [one], "worker": [other]}, gang.spec.as_json(),
-            gang.lake.url, "run", str(scratch),
+            gang.lake.url, "run", str(scratch), secret="of this gang",
         )  # fmt: skip
         program = str(Path(__file__).parent / "gang_rank.py")
         command = [sys.executable, program, json.dumps(dataclasses.asdict(order))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from typing import cast
 
 from tfos.compat import horovod
 from tfos.errors import LakeError
@@ -12,6 +13,8 @@ from tfos.fault.failures import FailureKind
 from tfos.runtime.backend import Trained
 from tfos.runtime.host import Host
 from tfos.strategies.gang.context import GangContext
+from tfos.strategies.gang.mpi import joined
+from tfos.strategies.gang.topology import Gang as Topology
 from tfos.strategies.gang.world import PeerLost, World, join
 
 
@@ -22,8 +25,14 @@ class Gang:
     def run(self, host: Host) -> Trained:
         if not host.is_chief:
             host.ask_to_save_at_sigterm()
-        with join(host) as world:
+        with contextlib.ExitStack() as stack:
+            world = stack.enter_context(join(host))
             os.environ.update(self.environment(world))
+            mpi = None
+            if cast(Topology, host.spec.topology).mpi:
+                with host.meeting():
+                    mpi = stack.enter_context(joined(host, world))
+                os.environ.update(mpi.environment)
             with horovod.explained():
                 app = host.app()  # whose modules may look at the environment
             with host.reports.quiet():
@@ -46,6 +55,8 @@ class Gang:
                 context.close()
             # not quiet: who hangs in the last steps keeps the others here
             host.reports.progress({"phase": "waiting for the other processes to end"})
+            if mpi is not None:
+                mpi.finish()
             world.leave()
         return trained
 

@@ -37,13 +37,18 @@ def rank_of(task: Task) -> int:
     return 0 if task.role == CHIEF else 1 + task.index
 
 
+def hosts_of(addresses: Mapping[str, Sequence[str]]) -> list[str]:
+    """The machine of each rank. addresses: "host:port" by role, as the runtime has them."""
+    return [at.rpartition(":")[0] for at in (*addresses[CHIEF], *addresses.get("worker", ()))]
+
+
 def place_of(task: Task, addresses: Mapping[str, Sequence[str]], visible: Sequence[str]) -> Place:
-    """The place of `task`. addresses: "host:port" by role, as the runtime has them.
+    """The place of `task`. addresses: see hosts_of().
 
     visible: CUDA_VISIBLE_DEVICES of each rank, "" where it is not set. Code takes the GPU with the
     number of its local rank: where each process sees one of its own, that is 0 in each.
     """
-    hosts = [at.rpartition(":")[0] for at in (*addresses[CHIEF], *addresses.get("worker", ()))]
+    hosts = hosts_of(addresses)
     pairs = list(zip(hosts, visible, strict=True))
     rank = rank_of(task)
     host, sees = pair = pairs[rank]

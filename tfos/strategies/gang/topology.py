@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tfos.spec.options import option
 from tfos.spec.roles import CHIEF, RoleJob, Task
 from tfos.spec.sizes import Size, cores_of, gpus_of, memory_of, size_among
 from tfos.spec.topology import Topology
@@ -27,6 +28,7 @@ class Gang(Topology):
     worker_memory: str = memory_of(_WORKER)
     worker_cores: int = cores_of(_WORKER)
     worker_gpus: int = gpus_of(_WORKER)
+    mpi: bool = option(False, "under gang, an MPI world too, made by Open MPI's mpirun")
 
     def __post_init__(self) -> None:
         self.check_counts("num_workers")

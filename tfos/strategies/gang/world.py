@@ -61,8 +61,17 @@ class World:
         return list(json.loads(self.wait(what)))
 
     def agree(self, step: int) -> None:
-        """Waits for all, and raises PeerLost unless they have read the checkpoint of this step."""
+        """Waits for all, and raises PeerLost unless they have read the checkpoint of this step.
+
+        When it returns in rank 0, nobody waits for anything of it any more: what comes next may
+        hold Python's lock until the others do the same, as MPI_Init() does in mpi4py.
+        """
         steps = [int(value) for value in self.gather("step", str(step))]
+        if self._rank:
+            self.tell(f"agreed-{self._rank}", "")
+        else:
+            for rank in range(1, self._size):
+                self.wait(f"agreed-{rank}")
         if set(steps) != {step}:
             raise PeerLost(f"the processes have read checkpoints of different steps: {steps}")
 

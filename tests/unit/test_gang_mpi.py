@@ -1,0 +1,105 @@
+"""How the processes of a gang become ranks of MPI, with a stand-in for mpirun; without Spark."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+from conftest import our_processes, poll
+from gang_processes import Processes, app_of
+
+from tfos.runtime.protocol import Progress
+
+ROWS = 301
+# starts a rank's command for each host, in groups of their own, as Open MPI does, and ends them all
+# when it is told to by a file
+_MPIRUN = """#!{python}
+import os, subprocess, sys, time
+hosts = sys.argv[sys.argv.index("--host") + 1].split(",")
+ranks = []
+for rank in range(len(hosts)):
+    told = dict(OMPI_COMM_WORLD_RANK=str(rank), PMIX_RANK=str(rank), DISPLAY="of mpirun")
+    ranks.append(subprocess.Popen(sys.argv[-3:], env=dict(os.environ, **told), process_group=0))
+while any(rank.poll() is None for rank in ranks):
+    time.sleep(0.02)
+    if os.path.exists({stop!r}):
+        for rank in ranks:
+            rank.kill()
+with open({ended!r}, "w") as file:
+    file.write(" ".join(str(rank.wait()) for rank in ranks))
+"""
+
+
+@pytest.fixture
+def mpirun(tmp_path, monkeypatch):
+    """Puts a program of this text where mpirun is looked for."""
+
+    def put(text):
+        program = tmp_path / "bin" / "mpirun"
+        program.parent.mkdir()
+        program.write_text(text)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
+
+    return put
+
+
+def stand_in(tmp_path):
+    stop, ended = str(tmp_path / "stop"), str(tmp_path / "ended")
+    return _MPIRUN.format(python=sys.executable, stop=stop, ended=ended)
+
+
+def counting(**arguments):
+    return app_of("gang_counts", "GangCounts", **{"epochs": 1, "step_secs": 0.0, **arguments})
+
+
+def test_each_is_the_rank_that_it_is_in_the_gang(tmp_path, mpirun):
+    mpirun(stand_in(tmp_path))
+    with Processes(tmp_path, counting(), 3, ROWS, mpi=True) as gang:
+        gang.begin()
+        ends = [gang.ended(rank) for rank in range(3)]
+        assert [status for _, status in ends] == [0, 0, 0], gang.logs
+        assert ends[0][0].outcome["metrics"]["met"] == ["0/3 mpi", "1/3 mpi", "2/3 mpi"]
+    assert (tmp_path / "ended").read_text() == "0 0 0"
+
+
+def test_proxies_end_with_their_processes(tmp_path, mpirun):
+    mpirun(stand_in(tmp_path))
+    with Processes(tmp_path, counting(epochs=10_000), 2, ROWS, mpi=True) as gang:
+        gang.begin()
+        gang.wait(lambda r, m: r == 0 and isinstance(m, Progress), "they train")
+        for rank in range(2):
+            gang.signal(rank, signal.SIGKILL)
+    poll(lambda: not any("mpi_proxy" in line for line in our_processes().values()), 20, "they end")
+
+
+def test_a_process_without_its_proxy_ends_itself(tmp_path, mpirun):
+    mpirun(stand_in(tmp_path))
+    with Processes(tmp_path, counting(epochs=10_000, step_secs=0.01), 2, ROWS, mpi=True) as gang:
+        gang.begin()
+        gang.wait(lambda r, m: r == 0 and isinstance(m, Progress), "it trains")
+        (tmp_path / "stop").touch()
+        statuses = {gang.ended(rank)[1] for rank in range(2)}
+        assert -signal.SIGABRT in statuses, gang.logs
+        assert "mpirun has ended this process's rank" in gang.logs
+    poll(lambda: (tmp_path / "ended").exists(), 10, "the stand-in has ended")
+
+
+def test_an_mpirun_that_fails_is_the_cause(tmp_path, mpirun):
+    mpirun("#!/bin/sh\necho no such option >&2\nexit 3\n")
+    with Processes(tmp_path, counting(), 2, ROWS, mpi=True) as gang:
+        gang.begin()
+        failed, status = gang.ended(0)
+        assert status == 1
+        assert "ended with status 3 before it had started all ranks" in failed.message
+        assert "no such option" in gang.logs
+
+
+def test_without_open_mpi_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with Processes(tmp_path, counting(), 1, ROWS, mpi=True) as gang:
+        gang.begin()
+        failed, _ = gang.ended(0)
+    assert f"127.0.0.1 has no mpirun in its PATH, {tmp_path}: install it" in failed.message
