@@ -12,10 +12,9 @@ from gang_processes import Processes, app_of
 
 from tfos.fault.failures import FailureKind
 from tfos.runtime.protocol import Progress
+from tfos.strategies.gang.topology import DAEMON_GONE
 
 ROWS = 1003
-# the exit status of a process of Open MPI whose daemon has gone
-MPIRUN_ENDED = 195
 pytestmark = [pytest.mark.timeout(240), pytest.mark.full]
 
 
@@ -39,7 +38,7 @@ def test_the_others_fail_at_once_and_all_go_on(framework, tmp_path, victim):
         gang.signal(victim, signal.SIGKILL)
         failed, status = gang.ended(1 - victim)
         # JAX aborts when its coordinator is gone, and Open MPI exits when mpirun is
-        assert status in (1, -signal.SIGABRT, MPIRUN_ENDED), gang.logs
+        assert status in (1, -signal.SIGABRT, DAEMON_GONE), gang.logs
         if failed is not None:
             assert failed.kind in (FailureKind.EXCEPTION, FailureKind.PEER)
         gang.begin()
@@ -66,7 +65,7 @@ def test_one_that_stands_still_is_found_and_the_others_fail_with_its_end(framewo
         silent.kill()  # as its supervisor does
         failed, status = gang.ended(0)
     if framework == "mpi":
-        assert status == MPIRUN_ENDED, gang.logs
+        assert status == DAEMON_GONE, gang.logs
     else:
         assert status == 1, gang.logs
         assert failed.kind is FailureKind.EXCEPTION

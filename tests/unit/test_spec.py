@@ -37,7 +37,7 @@ class TestSpellings:
         assert {option.name for option in options()} == fields | {
             *("strategy", "num_ps", "num_workers", "staleness", "ps_memory", "ps_cores"),
             *("worker_memory", "worker_cores", "worker_gpus"),
-            *("chief_memory", "chief_cores", "chief_gpus"),
+            *("chief_memory", "chief_cores", "chief_gpus", "mpi"),
         }
 
     def test_each_option_has_a_help_text(self):

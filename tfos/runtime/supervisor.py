@@ -309,8 +309,9 @@ class Supervisor:
             # what it says before it has a life is not heard; it may get it just after its SIGTERM
             said = Failed(FailureKind.PREEMPTED, "got SIGTERM")
         if said is None:
+            is_echo = self._plan.spec.topology.tells_of_a_lost_peer(status)
             said = Failed(
-                kind_of_exit(status),
+                FailureKind.PEER if is_echo else kind_of_exit(status),
                 self._memory_kills.explain(status) or describe_end(status),
                 # not in the message, which is compared with that of other tasks and attempts
                 f"{self._log.uri} ends with\n{self._log.tail(_LOG_TAIL_LINES)}",

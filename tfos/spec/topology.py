@@ -67,6 +67,10 @@ class Topology(abc.ABC):
         """
         return False
 
+    def tells_of_a_lost_peer(self, status: int) -> bool:
+        """Whether a process ends with this exit status when another one has gone."""
+        return False
+
     def restarts_with(self, role: str) -> frozenset[str]:
         """The roles that get new processes when one of `role` has died; itself at least.
 

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hmac
 import json
 import os
 import queue
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import (
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from pathlib import Path
 
 from tfos.errors import UsageError
@@ -30,7 +34,8 @@ from tfos.runtime.host import Host
 from tfos.spec.roles import CHIEF
 from tfos.strategies.gang import mpi_proxy
 from tfos.strategies.gang.places import hosts_of
-from tfos.strategies.gang.world import World
+from tfos.strategies.gang.topology import DAEMON_GONE
+from tfos.strategies.gang.world import PeerLost, World
 
 _PYTHON = "TFOS_MPI_PYTHON"
 # what Open MPI tells a process that it starts
@@ -52,9 +57,8 @@ class Mpi:
     environment: what MPI_Init() needs, and Horovod, where that is built with MPI.
     """
 
-    def __init__(self, proxy: Connection) -> None:
+    def __init__(self, proxy: Connection, told: Mapping[str, str]) -> None:
         self._proxy, self._is_over = proxy, threading.Event()
-        told: Mapping[str, str] = json.loads(proxy.recv_bytes())
         self.environment = {
             **{name: value for name, value in told.items() if name.startswith(_TOLD)},
             "HOROVOD_CONTROLLER": "mpi",
@@ -79,7 +83,7 @@ class Mpi:
                 " died: this process ends itself",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
-            os.kill(os.getpid(), signal.SIGABRT)
+            os._exit(DAEMON_GONE)
 
 
 @contextlib.contextmanager
@@ -90,29 +94,45 @@ def joined(host: Host, world: World) -> Iterator[Mpi]:
     """
     rank, hosts = world.place.rank, hosts_of(host.addresses)
     here, scratch = hosts[rank], host.scratch
+    # what an earlier life has left behind finds the same addresses
+    secret = hmac.digest(host.secret, f"mpi {host.attempt}.{host.life}".encode(), "sha256")
     environment = {
         **os.environ,
         mpi_proxy.STORE: host.addresses[CHIEF][0],
-        mpi_proxy.SECRET: host.secret.hex(),
+        mpi_proxy.SECRET: secret.hex(),
         _PYTHON: sys.executable,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TMPDIR": scratch,
     }
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(Listener((here, 0), authkey=host.secret))
+        listener = stack.enter_context(Listener((here, 0)))
         world.tell(mpi_proxy.at(rank), f"{here}:{listener.address[1]}")
         daemon = None
         if rank == 0:
-            command = [_found("mpirun", here), *_arguments(hosts, Path(scratch))]
+            _check("mpirun", here)
+            # by its name: of a path it would have the daemons be in the same place
+            command = ["mpirun", *_arguments(hosts, Path(scratch))]
             daemon = stack.enter_context(_running(command, environment))
         elif hosts.index(here) == rank:
-            _found("orted", here)
-            command = ["/bin/sh", "-c", world.wait(mpi_proxy.daemon_of(here))]
+            _check("orted", here)
+            command = ["/bin/sh", "-c", _command(world, here, secret)]
             daemon = stack.enter_context(_running(command, environment))
-        proxy = stack.enter_context(_accepted(listener, daemon))
+        proxy, told = _accepted(listener, secret, daemon, here, rank == 0)
+        stack.enter_context(proxy)
         # what ranks of a machine share goes with the process, as /dev/shm does not
         os.environ.setdefault("OMPI_MCA_btl_vader_backing_directory", scratch)
-        yield Mpi(proxy)
+        # nobody goes on, maybe into MPI_Init(), while another one still asks rank 0 for something
+        world.meet("mpi")
+        yield Mpi(proxy, told)
+
+
+def _command(world: World, here: str, secret: bytes) -> str:
+    """Of this machine's daemon. Raises PeerLost for one that is not of this life of the gang."""
+    told = world.wait(mpi_proxy.daemon_of(here))
+    command = told.partition(" ")[2]
+    if not hmac.compare_digest(told, mpi_proxy.signed(here, command, secret)):
+        raise PeerLost(f"the command for the MPI daemon of {here} is not this gang's")
+    return command
 
 
 def _arguments(hosts: Sequence[str], scratch: Path) -> list[str]:
@@ -120,26 +140,24 @@ def _arguments(hosts: Sequence[str], scratch: Path) -> list[str]:
     run = f'exec "${_PYTHON}" -m {mpi_proxy.__name__}'
     agent = scratch / "agent"
     agent.write_text(f'#!/bin/sh\n{run} agent "$@"\n')
-    agent.chmod(0o700)
     return [
         *(["--allow-run-as-root"] if os.geteuid() == 0 else []),
         *("-n", str(len(hosts)), "--host", ",".join(hosts), "--map-by", "seq"),
         *("--oversubscribe", "--bind-to", "none", "--leave-session-attached"),
-        *("--mca", "plm", "rsh", "--mca", "plm_rsh_agent", str(agent)),
+        *("--mca", "ras", "^slurm,gridengine,tm,lsf"),  # the gang's machines, whatever is given
+        *("--mca", "plm", "rsh", "--mca", "plm_rsh_agent", f"/bin/sh {agent}"),
         *("--mca", "plm_rsh_no_tree_spawn", "1"),
         *("/bin/sh", "-c", f"{run} rank"),
     ]
 
 
-def _found(program: str, host: str) -> str:
-    path = shutil.which(program)
-    if path is None:
+def _check(program: str, host: str) -> None:
+    if shutil.which(program) is None:
         raise UsageError(
             f"--mpi needs Open MPI on every machine, and {host} has no {program} in its PATH,"
             f" {os.environ.get('PATH')}: install it (Debian: openmpi-bin), or leave --mpi away,"
             " without which Horovod, PyTorch, JAX and XGBoost meet by gloo and the like"
         )
-    return path
 
 
 @contextlib.contextmanager
@@ -147,42 +165,54 @@ def _running(
     command: Sequence[str], environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """In this process's group, with which it ends at the latest; its words are in our log."""
-    daemon = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    # SIGTERM to all of a machine is not to end MPI before a checkpoint is made
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        yield daemon
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            daemon.wait(_END_SECS)
+        daemon = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     finally:
-        daemon.kill()
-        daemon.wait()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield daemon
+    # not where something was raised: this process has to tell of it before others end by this
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        daemon.wait(_END_SECS)
+        return
+    daemon.kill()
+    daemon.wait()
 
 
-def _accepted(listener: Listener, daemon: subprocess.Popen[bytes] | None) -> Connection:
-    """The connection of this process's proxy. daemon: ours, which it may come from."""
-    found: queue.SimpleQueue[Connection | OSError] = queue.SimpleQueue()
+def _accepted(
+    listener: Listener,
+    secret: bytes,
+    daemon: subprocess.Popen[bytes] | None,
+    host: str,
+    is_first: bool,
+) -> tuple[Connection, Mapping[str, str]]:
+    """This process's proxy, and its environment. daemon: ours, which it may come from."""
+    found: queue.SimpleQueue[tuple[Connection, Mapping[str, str]]] = queue.SimpleQueue()
+
+    def greet(proxy: Connection) -> None:
+        try:
+            deliver_challenge(proxy, secret)
+            answer_challenge(proxy, secret)
+            found.put((proxy, json.loads(proxy.recv_bytes())))
+        except Exception:  # a stranger, whatever it says
+            proxy.close()
 
     def accept() -> None:
-        while True:
-            try:
-                found.put(listener.accept())
-            except AuthenticationError:  # a stranger
-                continue
-            except OSError as error:
-                found.put(error)
-            return
+        with contextlib.suppress(OSError):  # when it is closed
+            while True:
+                proxy = listener.accept()
+                threading.Thread(target=greet, args=(proxy,), daemon=True).start()
 
     threading.Thread(target=accept, name="mpi proxy", daemon=True).start()
     while True:
         with contextlib.suppress(queue.Empty):
-            got = found.get(timeout=_POLL_SECS)
-            if isinstance(got, OSError):
-                raise got
-            return got
+            return found.get(timeout=_POLL_SECS)
         if daemon is not None and daemon.poll() is not None:
-            words = daemon.args if isinstance(daemon.args, list) else [daemon.args]
+            program = "mpirun" if is_first else "the daemon of mpirun"
             raise MpiEnded(
-                f"{shlex.join(map(str, words))} ended with status {daemon.returncode} before it had"
-                " started all ranks; what it said is in this process's log"
+                f"{program} on {host} ended with status {daemon.returncode} before it had started"
+                " all ranks; what it said is in the log of this process"
             )
 
 

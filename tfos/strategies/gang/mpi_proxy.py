@@ -3,13 +3,15 @@
     python -m tfos.strategies.gang.mpi_proxy agent MACHINE COMMAND...
     python -m tfos.strategies.gang.mpi_proxy rank
 
-The gang's store, and the run's secret, are in the environment.
+Where the gang's store is, and a secret of this life of the gang, is in the environment.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Client
@@ -18,6 +20,7 @@ from tfos.strategies.gang.store import Store
 
 STORE, SECRET = "TFOS_MPI_STORE", "TFOS_MPI_SECRET"
 DONE = b"done"
+_START_SECS, _LOOK_SECS = 60.0, 1.0
 
 
 def at(rank: int) -> str:
@@ -30,23 +33,42 @@ def daemon_of(host: str) -> str:
     return f"mpi-daemon-{host}"
 
 
-def _agent(host: str, command: Sequence[str]) -> int:
+def signed(host: str, command: str, secret: bytes) -> str:
+    """The command, and that it is of this life of the gang and for this machine: strangers can
+    write into the store.
+    """
+    proof = hmac.new(secret, f"{host} {command}".encode(), "sha256").hexdigest()
+    return f"{proof} {command}"
+
+
+def _agent(host: str, command: Sequence[str], secret: bytes) -> int:
     """In place of ssh, which gives these words to a shell over there."""
-    Store(os.environ[STORE]).put(daemon_of(host), " ".join(command))
+    Store(os.environ[STORE]).put(daemon_of(host), signed(host, " ".join(command), secret))
     return 0
 
 
-def _rank() -> int:
-    """Lives as long as the process of its rank, and ends as it does."""
-    where = Store(os.environ[STORE]).wait(at(int(os.environ["OMPI_COMM_WORLD_RANK"])))
+def _rank(secret: bytes) -> int:
+    """Lives as long as the process of its rank and the daemon, and ends as the process does."""
+    # it comes to the process as well, which has a checkpoint made first
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    daemon = os.getppid()
+    where = Store(os.environ[STORE]).wait(at(int(os.environ["OMPI_COMM_WORLD_RANK"])), _START_SECS)
     host, _, port = where.rpartition(":")
-    with Client((host, int(port)), authkey=bytes.fromhex(os.environ[SECRET])) as process:
+    with Client((host, int(port)), authkey=secret) as process:
         process.send_bytes(json.dumps(dict(os.environ)).encode())
         try:
+            while not process.poll(_LOOK_SECS):
+                if os.getppid() != daemon:
+                    return 1
             return 0 if process.recv_bytes() == DONE else 1
         except (EOFError, OSError):
             return 1
 
 
+def _main(what: str, *words: str) -> int:
+    secret = bytes.fromhex(os.environ[SECRET])
+    return _agent(words[0], words[1:], secret) if what == "agent" else _rank(secret)
+
+
 if __name__ == "__main__":
-    sys.exit(_agent(sys.argv[2], sys.argv[3:]) if sys.argv[1] == "agent" else _rank())
+    sys.exit(_main(*sys.argv[1:]))

@@ -12,6 +12,8 @@ from tfos.spec.topology import Topology
 from tfos.strategies.workers import num_workers
 
 _WORKER = "worker"
+# the status with which Open MPI ends a process that has lost its daemon, as when mpirun ends all
+DAEMON_GONE = 195
 _ALL = frozenset({CHIEF, _WORKER})
 
 
@@ -46,6 +48,9 @@ class Gang(Topology):
 
     def restarts_with(self, role: str) -> frozenset[str]:
         return _ALL
+
+    def tells_of_a_lost_peer(self, status: int) -> bool:
+        return self.mpi and status == DAEMON_GONE
 
     def trains(self, role: str) -> bool:
         return True

@@ -60,18 +60,22 @@ class World:
             self.tell(what, json.dumps(values))
         return list(json.loads(self.wait(what)))
 
-    def agree(self, step: int) -> None:
-        """Waits for all, and raises PeerLost unless they have read the checkpoint of this step.
-
-        When it returns in rank 0, nobody waits for anything of it any more: what comes next may
-        hold Python's lock until the others do the same, as MPI_Init() does in mpi4py.
+    def meet(self, what: str, value: str = "") -> list[str]:
+        """As gather(). When it returns in rank 0 nobody waits for anything of it any more: what
+        comes next may hold Python's lock until the others do the same, as MPI_Init() does in
+        mpi4py.
         """
-        steps = [int(value) for value in self.gather("step", str(step))]
+        found = self.gather(what, value)
         if self._rank:
-            self.tell(f"agreed-{self._rank}", "")
+            self.tell(f"{what}-met-{self._rank}", "")
         else:
             for rank in range(1, self._size):
-                self.wait(f"agreed-{rank}")
+                self.wait(f"{what}-met-{rank}")
+        return found
+
+    def agree(self, step: int) -> None:
+        """Waits for all, and raises PeerLost unless they have read the checkpoint of this step."""
+        steps = [int(value) for value in self.meet("step", str(step))]
         if set(steps) != {step}:
             raise PeerLost(f"the processes have read checkpoints of different steps: {steps}")
 
