@@ -229,6 +229,7 @@ class TrainContext:
             warn_of_export(model, ServedFeatures.of(given))
         self._datasets[model] = given
         return self._runner.together(
+            "fit",
             fit.run,
             fit.unit,
             lambda history: (fit.record(history), []),
@@ -255,6 +256,7 @@ class TrainContext:
         step = prepare(model, dataset.wait_complete(), self._runner, "test_step")
         program = make_program(step, dataset, self._runner)
         return self._runner.together(
+            "evaluate",
             lambda: self._loop.evaluate(program, dataset),
             lambda unit: program.run(unit.bounds, unit.order),
             lambda logs: (logs, []),
@@ -271,6 +273,7 @@ class TrainContext:
         self._runner.know(model)
         program = self._loop.prepare_predict(model, dataset)
         return self._runner.together(
+            "predict",
             lambda: self._loop.predict(program, dataset),
             lambda unit: program.run(unit.bounds, unit.order),
             lambda outputs: ({}, keras.tree.flatten(outputs)),
@@ -300,6 +303,7 @@ class TrainContext:
         self._refuse_evaluator()
         program = self._loop.prepare_epoch(step, dataset)
         loss: float = self._runner.together(
+            "epoch",
             lambda: self._loop.run_epoch(program, dataset, epoch),
             lambda unit: program.run(unit.bounds, unit.order),
             lambda loss: ({"loss": loss}, []),

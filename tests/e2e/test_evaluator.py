@@ -13,11 +13,19 @@ from tfos.lake.run_directory import RunDirectory
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_leaks")]
 
 
-@pytest.mark.parametrize("strategy", ["multi-worker", "kv"])
-def test_evaluator_stops_the_training(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "args"),
+    [
+        ("multi-worker", ()),
+        ("kv", ("--table",)),
+        pytest.param("kv", (), marks=pytest.mark.full),
+        pytest.param("single", ("--table",), marks=pytest.mark.full),
+    ],
+)
+def test_evaluator_stops_the_training(tmp_path: Path, strategy: str, args: tuple[str, ...]) -> None:
     run = submit(
         "--json", "--evaluator", "--strategy", strategy, "--lake", tmp_path,
-        "--run-id", "watched", APPS / "watched.py",
+        "--run-id", "watched", APPS / "watched.py", *args,
     )  # fmt: skip
     assert run.status == 0, run.stderr
     result = run.result

@@ -41,10 +41,12 @@ def test_sparse_logistic_regression_on_a9a(tmp_path):
 
 
 def test_loop_of_ones_own_goes_on_from_its_checkpoint(tmp_path):
-    """The chief dies in the third epoch: all go back to the end of the second one."""
+    """The chief dies in the third epoch: all go back to the end of the second one. Servers load it;
+    workers of the chief before are sent away.
+    """
     ended = submit("--json", "--lake", tmp_path, *KV, APPS / "kv_loop.py")
     assert ended.status == 0, ended.stderr
     result = ended.result
     assert result["metrics"] == {"begun": 2, "low": 4, "high": 4}
     assert result["feeds"]["train"]["rows_trained"] == [1000] * 4
-    assert result["restarts"] == {"ps": 2, "chief": 1, "worker": 2}
+    assert result["restarts"] == {"ps": 0, "chief": 1, "worker": 2}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfos.errors import DamagedError
+from tfos.kv import snapshot
 from tfos.kv.hashing import hashes
 from tfos.kv.optimizers import SGD, Adagrad, Adam
 from tfos.kv.ring import BUCKET_BITS, Ring
@@ -133,6 +134,25 @@ def test_rows_that_have_expired_since_do_not_come_back(storage):
         assert sorted(k for name, k in found if name == "near") == list(range(50, 100))
         assert len([name for name, _ in found if name == "t/1"]) == 100
     assert found == one.everything()
+
+
+def test_rows_do_not_get_older_while_nobody_trains(storage, monkeypatch):
+    """A run that failed is resumed a month later: what would have expired in a week is there."""
+    week, month = 7 * 86_400_000, 30 * 86_400_000
+    one, two = Cluster(1), Cluster(1)
+    one.make(TableSpec("fading", 1, SGD(1.0), expire_secs=week / 1000))
+    one.push(2, np.arange(3), 1)
+    one.push(0, np.arange(3), 1)
+    one.save(storage, "snap")
+    then = now_ms()
+    monkeypatch.setattr(snapshot, "now_ms", lambda: then + month)
+    two.restore(storage, "snap")
+    before, after = one.everything(), two.everything()
+    for (name, key), (changed, values) in after.items():
+        old_changed, old_values = before[name, key]
+        assert values == old_values
+        pause = changed - old_changed
+        assert month <= pause < month + 60_000 if name == "fading" else pause == 0
 
 
 def test_no_delta_to_rows_that_were_replaced(storage):

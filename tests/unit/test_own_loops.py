@@ -43,7 +43,7 @@ def test_each_row_is_seen_once_and_counted(world, store):
     (total,) = program.run([0, 8, ROWS], Order(store.next_unit()))
     assert seen == TRAIN["id"][8:].tolist()
     assert total == pytest.approx(TRAIN["y"][8:].sum())
-    assert store.counted(FIRST_UNIT) == ROWS - 8
+    assert store.counted([FIRST_UNIT]) == ROWS - 8
 
 
 def test_rows_of_a_step_that_fails_are_not_counted(world, store):
@@ -56,9 +56,9 @@ def test_rows_of_a_step_that_fails_are_not_counted(world, store):
     program = PythonProgram(step, world.dataset(features=["id"]), store)
     with pytest.raises(OSError, match="full"):
         program.run([0, 0, ROWS], Order(store.next_unit()))
-    assert store.counted(FIRST_UNIT) == sum(calls)
+    assert store.counted([FIRST_UNIT]) == sum(calls)
     calls.clear()
     calls.extend([0] * 3)
     (total,) = program.run([0, 0, ROWS], Order(store.next_unit()))
     assert total == 0.0
-    assert store.counted(FIRST_UNIT + 1) == ROWS == sum(calls)
+    assert store.counted([FIRST_UNIT + 1]) == ROWS == sum(calls)

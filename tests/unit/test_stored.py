@@ -37,6 +37,7 @@ def stored(world, monkeypatch):
             snapshots = Snapshots(opened[-1], world.lake, "1.1", lambda: None)
             return ModelStore(opened[-2]), snapshots
 
+        world.make = make
         make_context = world.context
         world.context = lambda *args, **options: make_context(
             *args, **{"runner": AllInStore(make), **options}
@@ -109,6 +110,64 @@ def test_tables_are_those_of_variables(stored, rows, optimizer, monkeypatch):
     # in a process without a store
     alone = keras.models.load_model(f"{uri}/model.keras")
     np.testing.assert_allclose(alone({"x": TRAIN["x"], "id": TRAIN["id"]}), expected, 1e-5, 1e-5)
+
+
+def vectors_of(uri):
+    """What a SavedModel or a Keras file gives for ids 0 to 6."""
+    served = tf.saved_model.load(uri).signatures["serving_default"]
+    (found,) = served(id=tf.range(7, dtype=tf.int64)).values()
+    return found.numpy()
+
+
+def encoder_of(model):
+    """A part of it, which nothing was trained or asked with."""
+    table = model.get_layer("table")
+    ids = next(each for each in model.inputs if each.name == "id")
+    return keras.Model({"id": ids}, table.output)
+
+
+@pytest.mark.parametrize("runner", [SingleRunner, AllInStore])
+def test_a_part_of_a_model_is_exported_with_its_rows(stored, runner):
+    model = tabled(rows=None)
+    dataset = stored.dataset(features=["x", "id"])
+    context = stored.context(runner=runner(stored.make))
+    context.fit(model, dataset)
+    found = vectors_of(context.export(encoder_of(model), stored.dataset(features=["id"])))
+    rows = context.predict(encoder_of(model), stored.dataset(features=["id"]))
+    np.testing.assert_allclose(found[TRAIN["id"]], rows, 1e-6)
+    assert np.abs(found - 1).max() > 0.01, "they are trained"
+
+
+def test_a_model_of_which_nothing_is_in_the_store_is_not_exported(stored):
+    with pytest.raises(UsageError, match=r"the rows of layer 'table'.*are not in the store"):
+        stored.context().export(tabled(rows=None), stored.dataset(features=["x", "id"]))
+
+
+def test_a_fit_that_was_complete_is_exported_with_its_rows(stored):
+    """The process died between the last checkpoint and the export."""
+    dataset = stored.dataset(features=["x", "id"])
+    context = stored.context()
+    model = tabled(rows=None)
+    context.fit(model, dataset, 2)
+    expected = context.predict(model, dataset)
+    stored.saver.wait()
+    again, context = tabled(rows=None), stored.context()
+    context.fit(again, dataset, 2)
+    served = tf.saved_model.load(context.export(again)).signatures["serving_default"]
+    found = served(x=tf.constant(TRAIN["x"]), id=tf.constant(TRAIN["id"]))["predictions"]
+    np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
+
+
+def test_a_process_that_has_trained_nothing_takes_the_tables_as_they_are(stored):
+    """As a worker that is started anew when the fit is over, with a part without an optimizer."""
+    dataset = stored.dataset(features=["id"])
+    context, model = stored.context(), tabled(rows=None)
+    context.fit(model, stored.dataset(features=["x", "id"]))
+    expected = context.predict(encoder_of(model), dataset)
+    stored.saver.wait()
+    fresh, model = stored.context(), tabled(rows=None)
+    fresh._runner.know(model)
+    np.testing.assert_allclose(fresh.predict(encoder_of(model), dataset), expected)
 
 
 def test_unknown_ids_of_an_exported_table_have_what_a_new_row_has(stored):

@@ -32,6 +32,7 @@ def listener() -> Iterator[socket.socket]:
 @pytest.fixture
 def coordinator(listener) -> Iterator[Coordinator]:
     made = Coordinator(listener, SECRET)
+    made.begin(0, None)
     yield made
     made.close()
 
@@ -42,7 +43,7 @@ class Process(threading.Thread):
     def __init__(self, address: Any, sections: int = 1, make: Any = None) -> None:
         super().__init__(daemon=True)
         self.worker = Worker(address, SECRET, retry_secs=5)
-        self.sections, self.told, self.made = sections, [], []
+        self.sections, self.told, self.made, self.error = sections, [], [], ""
         self._make = make or (lambda unit: [np.array(sum(unit.bounds))])
         self.start()
 
@@ -51,8 +52,12 @@ class Process(threading.Thread):
             self.made.append(unit)
             return self._make(unit)
 
-        for _ in range(self.sections):
-            self.told.append(self.worker.section(make, lambda: None))
+        self.worker.begun()
+        try:
+            for _ in range(self.sections):
+                self.told.append(self.worker.section("fit", make, lambda: None))
+        except StoreError as error:
+            self.error = str(error)
 
 
 def units(coordinator: Coordinator, count: int) -> list[Any]:
@@ -65,7 +70,7 @@ def units(coordinator: Coordinator, count: int) -> list[Any]:
         ]
         return [int(each.fetch()[0]) for each in given]
 
-    return coordinator.section(lead, lambda found: ({"found": found}, [np.array(found)]))
+    return coordinator.section("fit", lead, lambda found: ({"found": found}, [np.array(found)]))
 
 
 def test_units_go_to_whoever_asks_and_come_back_in_order(coordinator, listener):
@@ -103,8 +108,8 @@ def test_unit_of_a_worker_that_is_gone_goes_to_another_one(coordinator, listener
     Process(listener.getsockname())
     leading.join(20)
     assert found == [10]
-    (again,) = coordinator.given_again()
-    assert (again.given, again.rows) == (2, 10)
+    assert coordinator.unsettled == [(0, 10)]
+    assert coordinator.given_again() == [(0, 10)]
     assert coordinator.given_again() == []
     may_end.set()
 
@@ -145,7 +150,7 @@ def test_chief_that_is_gone_is_said_so(listener):
     listener.close()
     worker = Worker(address, SECRET, retry_secs=0.2)
     with pytest.raises(StoreError, match=r"the chief at 127\.0\.0\.1:\d+ cannot be reached"):
-        worker.section(lambda unit: [], lambda: None)
+        worker.section("fit", lambda unit: [], lambda: None)
 
 
 @pytest.mark.parametrize("arrays", [[], [np.arange(3)], [np.float32(2), np.array([b"ab", b"c"])]])
@@ -177,7 +182,7 @@ def test_end_of_a_connection_between_units_costs_nothing(coordinator, listener):
 
 def test_loss_that_is_no_number_is_told(coordinator, listener):
     process = Process(listener.getsockname())
-    coordinator.section(lambda: float("nan"), lambda loss: ({"loss": loss}, []))
+    coordinator.section("fit", lambda: float("nan"), lambda loss: ({"loss": loss}, []))
     process.join(20)
     assert np.isnan(process.told[0][0]["loss"])
 
@@ -188,23 +193,27 @@ def test_section_that_fails_ends_for_its_workers_and_leaves_no_unit(coordinator,
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):
-        coordinator.section(lead, lambda found: ({}, []))
+        coordinator.section("fit", lead, lambda found: ({}, []))
     worker = Worker(listener.getsockname(), SECRET)
     with pytest.raises(StoreError, match="not come to the end: OSError: the disk is full"):
-        worker.section(lambda unit: [], lambda: None)
+        worker.section("fit", lambda unit: [], lambda: None)
     worker.close()
 
 
-@pytest.mark.parametrize("sections", [None, {"user": {"epoch": 3, "loss": float("inf")}}])
-def test_worker_continues_from_what_the_chief_does(coordinator, listener, sections):
+@pytest.mark.parametrize(
+    ("step", "sections"), [(0, None), (9, {"user": {"epoch": 3, "loss": float("inf")}})]
+)
+def test_worker_continues_from_what_the_chief_does(listener, step, sections):
+    coordinator = Coordinator(listener, SECRET)
     found: list[Any] = []
     worker = Worker(listener.getsockname(), SECRET)
     asking = threading.Thread(target=lambda: found.append(worker.begun()), daemon=True)
     asking.start()
-    coordinator.begin(sections)
+    coordinator.begin(step, sections)
     asking.join(20)
-    assert found == [sections]
+    assert found == [(step, sections)]
     worker.close()
+    coordinator.close()
 
 
 def test_outputs_that_no_message_can_hold_are_refused(coordinator):
@@ -212,4 +221,62 @@ def test_outputs_that_no_message_can_hold_are_refused(coordinator):
         nbytes = 5 << 30
 
     with pytest.raises(UsageError, match=r"5,120 MiB of outputs, of 4,095 at most"):
-        coordinator.section(lambda: None, lambda _: ({}, [Large()]))
+        coordinator.section("predict", lambda: None, lambda _: ({}, [Large()]))
+
+
+class TestAnotherChief:
+    """In the place of one that has died, at the same address."""
+
+    @pytest.fixture
+    def workers(self):
+        """Two that have made section 0 of a chief, and are in section 1; and what it has given."""
+        again = socket.create_server(("127.0.0.1", 0), reuse_port=True)
+        first = Coordinator(again, SECRET, "1.1")
+        first.begin(0, None)
+        address = again.getsockname()
+        made = [Process(address, sections=2) for _ in range(2)]
+        assert units(first, 3) == [10, 12, 14]
+        poll(lambda: all(worker.told for worker in made), 20, "they have heard of its end")
+        result = made[0].told[0]
+        first.close()
+        with socket.create_server(address, reuse_port=True) as listener:
+            yield made, result, listener
+
+    def test_goes_on_with_the_workers(self, workers):
+        made, result, listener = workers
+        chief = Coordinator(listener, SECRET, "1.2")
+        chief.begin(0, {}, ["1.1"], [result])
+        chief.wait_asking(2)
+        assert chief.next_result == result
+        chief.skip()
+        assert units(chief, 2) == [10, 12]
+        for worker in made:
+            worker.join(20)
+        found = [facts["found"] for facts, _ in made[1].told]
+        assert found == [[10, 12, 14], [10, 12]]
+        chief.close()
+
+    def test_that_begins_anew_wants_none_of_them(self, workers):
+        made, _, listener = workers
+        chief = Coordinator(listener, SECRET, "1.2")
+        chief.begin(0, None)
+        for worker in made:
+            worker.join(20)
+            assert "this chief has begun anew" in worker.error
+        Worker(listener.getsockname(), SECRET).begun()  # of a new process
+        chief.close()
+
+    def test_whose_train_does_something_else_sends_them_away(self, workers):
+        made, result, listener = workers
+        chief = Coordinator(listener, SECRET, "1.2")
+        chief.begin(0, {}, ["1.1"], [result])
+        chief.skip()
+        leading = threading.Thread(
+            target=lambda: chief.section("predict", lambda: threading.Event().wait(20), None),
+            daemon=True,
+        )
+        leading.start()
+        for worker in made:
+            worker.join(20)
+            assert "its train() comes to fit, the chief's to predict" in worker.error
+        chief.close()

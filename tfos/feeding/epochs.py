@@ -65,7 +65,8 @@ class CompleteEpoch:
     """An epoch of a feed of which all rows are there, from a position on.
 
     position: where the epochs of `dataset` are.
-    steps: that are left of the epoch of fit; up to the end of the dataset's epoch when not given.
+    steps: that are left of the epoch of fit, maybe none; up to the end of the dataset's epoch when
+    not given.
     """
 
     is_whole = True
@@ -73,6 +74,7 @@ class CompleteEpoch:
     def __init__(self, dataset: FeedDataset, position: Position, steps: int | None = None) -> None:
         self.rows = self.steps = 0
         self._stretches: list[Stretch] = []
+        self._whole = dataset
         while steps is None or self.steps < steps:
             takes, start = position.resumed_by(dataset.replicas)
             sequence = dataset.without(takes)
@@ -93,7 +95,7 @@ class CompleteEpoch:
 
     @property
     def dataset(self) -> FeedDataset:
-        return self._stretches[0].dataset
+        return self._stretches[0].dataset if self._stretches else self._whole
 
     def stretches(self) -> Iterator[Stretch]:
         return iter(self._stretches)

@@ -18,11 +18,12 @@ from tfos.kv.link import Link
 from tfos.kv.optimizers import SGD, Optimizer
 from tfos.kv.remote import DenseVariable, RemoteTable, Request
 from tfos.kv.ring import BUCKET_BITS, Ring
-from tfos.kv.spec import Constant, Initializer, TableSpec
+from tfos.kv.spec import Constant, Initializer, TableSpec, table_from_json
 from tfos.kv.table import Rows
 from tfos.kv.visits import PUSH
 
 _LEAVE_SECS = 1.0
+MOST_NOTE_BYTES = 64 << 20
 # a server is asked so often whether a step may begin
 _WAIT_SECS = 10.0
 
@@ -196,15 +197,40 @@ class Client:
         """The parts of a snapshot that was begun, when all are written."""
         return self._ask(self._links, frames.SAVED, {"path": path})
 
-    def load(self, paths: Sequence[str]) -> None:
-        """Each server loads its rows of a snapshot and the deltas to it; what it had is gone."""
-        servers = list(self._ring.servers)
-        self._ask(self._links, frames.LOAD, {"paths": list(paths), "servers": servers})
+    def load(self, paths: Sequence[str], refuses: bool = False) -> None:
+        """Each server loads its rows of a snapshot and the deltas to it; what it had is gone.
+
+        refuses: clients that have used what it had get StoreError, also for what is on its way.
+        """
+        facts = {"paths": list(paths), "servers": self._ring.servers, "refuses": refuses}
+        self._ask(self._links, frames.LOAD, facts)
+
+    def note(self, number: int, parts: Sequence[bytes]) -> None:
+        """Leaves a text with the first server, for whoever asks, in place of the last one of this
+        number; it goes with the rows, at the next load().
+        """
+        size = sum(len(part) for part in parts)
+        if size > MOST_NOTE_BYTES:
+            raise ValueError(f"a note of {size:,} bytes, of {MOST_NOTE_BYTES:,} at most")
+        self._links[0].send(frames.NOTE, frames.pack_note(number, parts))
+        self._links[0].reply()
+
+    def noted(self, number: int) -> np.ndarray | None:
+        """What was left under a number, uint8 [n]; None for nothing."""
+        self._links[0].send(frames.NOTED, frames.pack_note(number))
+        found: np.ndarray = self._links[0].reply()
+        return found if len(found) else None
 
     def status(self) -> dict[str, Any]:
         """What each server says of itself, by name."""
         found = self._ask(self._links, frames.STATUS, {})
         return dict(zip(self._ring.servers, found, strict=True))
+
+    def spec(self, name: str) -> TableSpec | None:
+        """Of the table of that name; None where there is none."""
+        (facts,) = self._ask(self._links[:1], frames.STATUS, {})
+        found = facts["tables"].get(name)
+        return table_from_json(found["spec"]) if found else None
 
     def scan(self, table: RemoteTable, slots: bool, since: int) -> Iterator[Rows]:
         """See RemoteTable.scan()."""

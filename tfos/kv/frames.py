@@ -30,12 +30,14 @@ MOST_STRANGERS_BYTES = 4096
 HELLO, PROOF, EXCHANGE, TABLE, SCAN, JOIN, TICK, WAIT, LEAVE, STATUS, SAVE, LOAD, SAVED = range(
     1, 14
 )
+NOTE, NOTED = range(14, 16)
 # replies
 CHALLENGE, VALUES, FACTS, ROWS, ERROR = range(65, 70)
 
 # a section: table, operation, keys, width of values, learning rate (nan: the optimizer's)
 _SECTION = struct.Struct("<IIIId")
 _ROWS = struct.Struct("<QQ")
+_NOTE = struct.Struct("<I")
 _WRITES = (PUSH, ADD, PUT)
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -149,6 +151,19 @@ def unpack_rows(payload: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
         changed.view(np.int64),
         values.view(np.float32).reshape(count, width),
     )
+
+
+def pack_note(number: int, parts: Sequence[bytes] = ()) -> list[bytes]:
+    """The payload of NOTE, with its text in parts, and of NOTED, without."""
+    return [_NOTE.pack(number), *parts]
+
+
+def unpack_note(payload: np.ndarray) -> tuple[int, bytes]:
+    """Raises FrameError."""
+    data = payload.tobytes()
+    if len(data) < _NOTE.size:
+        raise FrameError(f"{len(data)} bytes are no note")
+    return _NOTE.unpack_from(data)[0], data[_NOTE.size :]
 
 
 def pack_facts(facts: Any) -> bytes:

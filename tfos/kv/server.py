@@ -78,6 +78,8 @@ class Server:
             frames.SAVE: self._save,
             frames.SAVED: self._saved,
             frames.LOAD: self._load,
+            frames.NOTE: self._note,
+            frames.NOTED: self._noted,
         }
 
     @property
@@ -185,6 +187,7 @@ class Server:
         return frames.VALUES, [part.data.cast("B") for part in found if part.size]
 
     def _table(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
+        session.admit(self.store.reign)
         number = self.store.table(table_from_json(frames.unpack_facts(payload)))
         return {"table": number, "stripes": self.store.at(number).stripes}
 
@@ -251,10 +254,20 @@ class Server:
     def _load(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
         facts = frames.unpack_facts(payload)
         ring = Ring(facts.get("servers") or [])
-        self.store.forget_rows()
+        self.store.forget_rows(refuses=bool(facts.get("refuses")))
         return snapshot.restore(
             self.store, self._lake(), facts.get("paths") or [], ring, self._facts["server"]
         )
+
+    def _note(self, client: bytes, session: Session, header: Header, payload: Any) -> Any:
+        number, text = frames.unpack_note(payload)
+        self.store.notes[number] = text
+        return {}
+
+    def _noted(self, client: bytes, session: Session, header: Header, payload: Any) -> Reply:
+        number, _ = frames.unpack_note(payload)
+        text = self.store.notes.get(number)
+        return frames.VALUES, [text] if text else []
 
     def _lake(self) -> Storage:
         if self._storage is None:

@@ -15,7 +15,7 @@ MOST_AWAY = 4096
 
 
 class Forgotten(Exception):
-    """This client's last request cannot be told from one that was applied already."""
+    """What this client has done before is not known here, or was done to other rows."""
 
 
 class Session:
@@ -27,6 +27,15 @@ class Session:
         self.done = 0
         self.connections = 0
         self.away_since = 0.0
+        # of the store, at this client's first request for rows
+        self.reign: str | None = None
+
+    def admit(self, reign: str) -> None:
+        """Raises Forgotten where the rows of that time are gone, and so is their use."""
+        if self.reign is None:
+            self.reign = reign
+        elif self.reign != reign:
+            raise Forgotten("all rows have been replaced since: begin anew with a new client")
 
     def begin(self, sequence: int) -> int:
         """How many parts of the request are done already. Raises Forgotten.

@@ -158,9 +158,14 @@ def restore(
 
     paths: a full snapshot and the deltas to it, in order; of whatever servers. Raises DamagedError
     for one that is not whole, ValueError where a table is there with other arguments.
+
+    Rows that expire with time do not while nobody trains: they were changed as long ago as they
+    were when the last of the snapshots was begun.
     """
     mine = np.array(ring.owners) == ring.servers.index(server)
     snapshots = [_read_marker(storage, path) for path in paths]
+    taken = max((part["taken"] for parts in snapshots for part in parts), default=0)
+    pause = max(0, now_ms() - taken)
     # the last of them that has all rows that a server had of a table
     full = {
         (part["server"], facts["spec"]["name"]): number
@@ -179,7 +184,8 @@ def restore(
                 for file, expected in facts["files"].items():
                     stripe = int(file.split("stripe=")[1][:2])
                     if mine.reshape(facts["stripes"], -1)[stripe].any():
-                        _load(table, _read(storage, posixpath.join(path, file), expected), mine)
+                        found = _read(storage, posixpath.join(path, file), expected)
+                        _load(table, found, mine, pause)
     return {table.spec.name: len(table) for table in store.tables}
 
 
@@ -217,7 +223,8 @@ def _read(storage: Storage, path: str, expected: Mapping[str, Any]) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
 
 
-def _load(table: Table, found: pa.Table, mine: np.ndarray) -> None:
+def _load(table: Table, found: pa.Table, mine: np.ndarray, later: int) -> None:
+    """later: milliseconds, of the times of rows that expire with them."""
     found = found.filter(pa.array(mine[found["bucket"].to_numpy()]))
     if not len(found):
         return
@@ -226,4 +233,6 @@ def _load(table: Table, found: pa.Table, mine: np.ndarray) -> None:
         found[name].combine_chunks().flatten().to_numpy().reshape(len(found), -1) for name in names
     ]
     changed = found["changed"].cast(pa.int64()).to_numpy()
+    if table.spec.expire_secs is not None:
+        changed = changed + later
     table.load(Rows(found["key"].to_numpy(), changed, np.concatenate(parts, axis=1)))

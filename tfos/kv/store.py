@@ -27,6 +27,10 @@ class Store:
         self.life = secrets.token_hex(8)
         # another one when all rows have been replaced
         self.origin = self.life
+        # changes when clients that have used what was there are to be refused
+        self.reign = self.life
+        # what clients have left for others, by number; they go with the rows
+        self.notes: dict[int, bytes] = {}
         self._tables: list[Table] = []
         self._names: dict[str, int] = {}
         self._making = threading.Lock()
@@ -53,11 +57,18 @@ class Store:
             )
         return number
 
-    def forget_rows(self) -> None:
-        """Tables are as when they were made. Requests under way may still see what was there."""
+    def forget_rows(self, refuses: bool = False) -> None:
+        """Tables are as when they were made. Requests under way may still see what was there, and
+        change it.
+
+        refuses: clients that have used what was there.
+        """
         with self._making:
-            self._tables = [Table(table.spec) for table in self._tables]
             self.origin = secrets.token_hex(8)
+            if refuses:
+                self.reign = self.origin  # first: see exchange()
+            self._tables = [Table(table.spec) for table in self._tables]
+            self.notes = {}
 
     def at(self, number: Any) -> Table:
         if not isinstance(number, int) or not 0 <= number < len(self._tables):
@@ -74,6 +85,8 @@ class Store:
         """
         done, found = session.begin(sequence), []
         tables = [self._checked(section) for section in sections]
+        # when these are the new tables of forget_rows() there is a new reign, too
+        session.admit(self.reign)
         size = sum(
             4 * len(section.keys) * table.spec.width
             for table, section in zip(tables, sections, strict=True)
@@ -144,7 +157,12 @@ class Store:
         with self._ticked:
             clocks = self._clocks.clocks
         tables = {
-            table.spec.name: {"rows": len(table), "bytes": table.nbytes, "steps": table.steps}
+            table.spec.name: {
+                "rows": len(table),
+                "bytes": table.nbytes,
+                "steps": table.steps,
+                "spec": table.spec.to_json(),
+            }
             for table in self.tables
         }
         return {"tables": tables, "clocks": clocks}

@@ -21,7 +21,8 @@ class FitState:
     """How far a fit is: what a checkpoint says of it besides the weights, as JSON.
 
     epoch: epochs done. step, rows: steps and rows done in the next one. totals: state of the
-    metrics after them.
+    metrics after them. is_made: whether those are all of its steps, and what comes after them at
+    its end is not done yet; no checkpoint is made then.
     data_epoch, takes: where that is in the epochs of the dataset, see plan.Position. order: what
     these have their rows in, see FeedDataset.order.
     """
@@ -31,6 +32,7 @@ class FitState:
     step: int = 0
     rows: int = 0
     totals: list[Any] | None = None
+    is_made: bool = False
     takes: list[list[int]] = field(default_factory=list)
     order: dict[str, Any] = field(default_factory=dict)
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class FitState:
     def end_epoch(self) -> None:
         self.epoch += 1
         self.step = self.rows = 0
-        self.totals = None
+        self.totals, self.is_made = None, False
 
 
 class Epoch(Watch):
@@ -60,6 +62,7 @@ class Epoch(Watch):
     program: gives the training program of a dataset. hooks: the callbacks. epochs: of the fit.
     unit_steps: of a unit; None where the loop is to choose.
     save: saves a checkpoint of the state as it is. is_due: whether one is to be made.
+    leave: called when the state has changed; see Runner.leave().
     told_to_stop: whether somebody else wants the training to end; asked at rest.
     """
 
@@ -76,7 +79,9 @@ class Epoch(Watch):
         save: Callable[[], None],
         is_due: Callable[[], bool],
         told_to_stop: Callable[[], bool],
+        leave: Callable[[], None],
     ) -> None:
+        self._leave = leave
         self._loop, self._model, self._source, self._state = loop, model, source, state
         self._program_of, self._hooks, self._epochs = program, hooks, epochs
         self._unit_steps = unit_steps
@@ -115,6 +120,9 @@ class Epoch(Watch):
             self._count(stretch, unit)
             logs = self._program.logs(self._total)
             self._hooks.on_train_batch_end(self._state.step - 1, logs)
+            if not self.is_over():  # else who decided that decides it again
+                self._state.is_made = not self._has_more
+                self._leave()
             self._report(logs)
 
     def _count(self, stretch: Stretch, unit: Part) -> None:

@@ -26,6 +26,7 @@ from tfos.lake.run_directory import RunDirectory
 from tfos.training.callbacks import CallbackStates
 from tfos.training.loop import Loop
 from tfos.training.program import Program
+from tfos.training.programs import make_program
 from tfos.training.step import prepare, prepare_test
 
 _POLL_SECS = 1.0
@@ -71,7 +72,7 @@ class Evaluator:
         # as the chief does, whose checkpoints are to fit
         step = prepare(model, dataset, self._loop.runner)
         test = prepare_test(model, validation, self._loop.runner)
-        program = Program(test, validation, self._loop.runner)
+        program: Program | None = None
         record = self._lake.evaluations()
         history = keras.callbacks.History()
         hooks = keras.callbacks.CallbackList([*callbacks, history], model=model)
@@ -98,6 +99,8 @@ class Evaluator:
                 _log.warning("%s was removed while it was read: %s", newest, error)
                 checkpoint.close()
                 continue
+            # now that a store has the tables as the chief has made them
+            program = program or make_program(test, validation, self._loop.runner)
             checkpoint.restore(f"fit{fit}", **step.saved())
             checkpoint.close()
             done, begun = checkpoint.step, time.monotonic()

@@ -116,8 +116,10 @@ class Fit:
         state = self._state = self._restored()
         source = self._next()
         test = None
-        if self._store is not None and source is not None:
-            self._program(source.dataset)  # the store learns what updates the weights
+        if self._store is not None:
+            # the store learns what updates the weights, and has them
+            self._program(self._dataset.wait_complete() if source is None else source.dataset)
+            self._refresh()
         if self._validation is not None:
             test = self._test_program(self._validation)
         history = keras.callbacks.History()
@@ -140,6 +142,7 @@ class Fit:
             traced = self._program(source.dataset).function.get_concrete_function()
             check_equal(self._loop.runner, traced, model)
         logs: dict[str, float] = {}
+        self._leave(with_arrays=True)
         while source is not None:
             epoch = state.epoch
             if hooks.params["steps"] != self._steps(source):
@@ -158,6 +161,7 @@ class Fit:
             stop = model.stop_training or self._told_to_stop()
             state.stopped = any(self._loop.runner.gather(int(stop)))
             self._publish()
+            self._leave(with_arrays=True)
             source = self._next()
             if source is None or self._checkpointer.affordable():
                 self._save()
@@ -170,6 +174,7 @@ class Fit:
         """The state of the checkpoint that the run continues from, or a new one."""
         options, dataset = self._options, self._dataset
         record = self._checkpointer.restore(self._section, **self._step.saved())
+        self._loop.runner.regain(self._section, self._step.optimizers)
         steps = options.steps_per_epoch
         if record is None:
             state = FitState(options.initial_epoch, options.initial_epoch, order=dataset.order)
@@ -200,6 +205,8 @@ class Fit:
         state, dataset, steps = self._state, self._dataset, self._options.steps_per_epoch
         if state.stopped or state.epoch >= self._options.epochs:
             return None
+        if state.is_made:
+            return CompleteEpoch(dataset.wait_complete(), state.position, 0)
         if self._begins_early and state.epoch == 0:
             return GrowingEpoch(dataset, state.position)
         dataset.wait_complete()
@@ -274,7 +281,7 @@ class Fit:
             self._loop, self._model, source, self._state, self._program, hooks,
             self._options.epochs, unit_steps, self._save, self._checkpointer.due,
             # where several are in step, they agree on it at the end of the epoch
-            self._told_to_stop if self._dataset.replicas == 1 else lambda: False,
+            self._told_to_stop if self._dataset.replicas == 1 else lambda: False, self._leave,
         )  # fmt: skip
 
     def _refresh(self) -> None:
@@ -283,11 +290,23 @@ class Fit:
             self._store.refresh(self._model)
 
     def _save(self) -> None:
-        state = self._state
         self._refresh()
+        state, arrays = self._told()
+        self._checkpointer.save(self._loop.steps, state, self._section, arrays)
+
+    def _told(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The state as JSON, and the arrays of callbacks, as they are now."""
+        state = self._state
         state.callbacks, arrays = self._callbacks.get()
         state.history_epochs = list(self._history.epoch)
         state.history = {
             name: np.asarray(values).tolist() for name, values in self._history.history.items()
         }
-        self._checkpointer.save(self._loop.steps, vars(state), self._section, arrays)
+        return vars(state), arrays
+
+    def _leave(self, with_arrays: bool = False) -> None:
+        """with_arrays: where callbacks may have others than before."""
+        self._loop.runner.leave(
+            self._checkpointer, self._loop.steps, self._section, self._told,
+            self._step.optimizers, with_arrays,
+        )  # fmt: skip

@@ -31,7 +31,7 @@ from tfos.training.runner import Runner
 from tfos.training.step import prepare
 
 # units submitted per worker at a time: one at work and one waiting hides the dispatch
-_IN_FLIGHT = 2
+MOST_UNDER_WAY = 2
 _PROGRESS_SECS = 0.5
 
 
@@ -92,7 +92,7 @@ class Loop:
         watch = watch or Watch()
         pending: deque[tuple[Part, Any]] = deque()
         overlaps = self.runner.is_asynchronous
-        limit = _IN_FLIGHT * self.runner.parallelism if overlaps else 1
+        limit = MOST_UNDER_WAY * self.runner.parallelism if overlaps else 1
         pace = self._paces.setdefault(program, Pace(self.runner.parallelism, overlaps, unit_steps))
         pace.begin()
 

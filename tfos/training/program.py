@@ -44,7 +44,7 @@ class AppliedRows:
         self._count: Any = None
         self._runner = runner
         # else no step can be made twice, or the store counts
-        if runner.is_asynchronous and runner.repeated_rows() is None:
+        if runner.is_asynchronous and runner.python_store is None:
             with runner.strategy.scope():
                 self._count = tf.Variable(0, dtype=tf.int64, trainable=False, name="applied_rows")
         self._settled = 0

@@ -6,10 +6,11 @@ each strategy has one, decides where it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfos.errors import UsageError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # of a checkpoint, which names the snapshot of the store that belongs to it
 SECTION = "store"
+# what processes do together
+Section = Literal["fit", "evaluate", "predict", "epoch"]
 
 
 class Pending(Protocol):
@@ -79,8 +82,28 @@ class Runner(Protocol):
     def repeated_rows(self) -> int | None:
         """Rows made more than once since the last call; None where the loop counts them itself."""
 
+    def leave(
+        self,
+        checkpoint: Checkpointer,
+        step: int,
+        section: str,
+        told: Callable[[], tuple[Any, Mapping[str, np.ndarray]]],
+        optimizers: Sequence[Any],
+        with_arrays: bool,
+    ) -> None:
+        """Called in a fit before its first unit and after each: a process that takes the place of
+        this one may go on from here, where the weights are elsewhere.
+
+        told: gives the state and the arrays of the section, as for Checkpointer.save().
+        with_arrays: whether the arrays may be others than the last time.
+        """
+
+    def regain(self, section: str, optimizers: Sequence[Any]) -> None:
+        """Gives optimizers of a fit what leave() was last told of them, by whichever process."""
+
     def together(
         self,
+        what: Section,
         lead: Callable[[], Any],
         make: Callable[[Any], Any],
         tell: Callable[[Any], Any],
@@ -120,7 +143,15 @@ class Base:
     def repeated_rows(self) -> int | None:
         return None
 
-    def together(self, lead: Callable[[], Any], make: Any, tell: Any, told: Any) -> Any:
+    def leave(self, *args: Any) -> None:
+        """A process that takes the place of this one goes on from a checkpoint."""
+
+    def regain(self, section: str, optimizers: Sequence[Any]) -> None:
+        """They have what the checkpoint has."""
+
+    def together(
+        self, what: Section, lead: Callable[[], Any], make: Any, tell: Any, told: Any
+    ) -> Any:
         return lead()
 
 

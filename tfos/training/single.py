@@ -53,7 +53,8 @@ class SingleRunner(Alone, LocalRunner):
         return {SECTION: self._save}
 
     def _save(self) -> Elsewhere:
-        return self._snapshots.save() if self._snapshots else (None, lambda: None)
+        # without a store so far: what the run continues from is still what there is
+        return self._snapshots.save() if self._snapshots else (self._begun, lambda: None)
 
     def know(self, model: keras.Model) -> None:
         check_rows_stay(model)
@@ -61,12 +62,15 @@ class SingleRunner(Alone, LocalRunner):
             self._keep(model)
 
     def _keep(self, model: keras.Model) -> None:
-        if self.store_of(model) is None:
-            self._made()
+        self._made()
+        if not any(model is each for each in self._stored):
             self._stored.append(model)
 
     def store_of(self, model: keras.Model) -> ModelStore | None:
-        return self._store if any(model is each for each in self._stored) else None
+        # a part of a model that is there was not given here itself
+        if any(model is each for each in self._stored) or tables_without_rows(model):
+            return self._made()
+        return None
 
 
 class AllInStore(SingleRunner):

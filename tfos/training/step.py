@@ -84,6 +84,13 @@ def step_function(model: keras.Model, name: StepName) -> Any:
     return converted(step) if is_own(model, name) else step
 
 
+def schedule_of(optimizer: Any) -> Any:
+    """The optimizer's schedule of learning rates, None where it has a rate."""
+    found = optimizer._learning_rate
+    is_schedule = isinstance(found, keras.optimizers.schedules.LearningRateSchedule)
+    return found if is_schedule else None
+
+
 def is_own(model: keras.Model, name: StepName) -> bool:
     """Whether the model has a step of its own, and not Keras's."""
     return getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)

@@ -77,6 +77,8 @@ class Checkpointer:
         self._on_commit = on_commit
         self._parts = dict(parts or {})
         self._follows = False
+        # what the run continues from: the step, and the state of each section; None: it begins
+        self._begun: tuple[int, Mapping[str, Any]] | None = None
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._last_save = time.monotonic()
         self._last_secs = 0.0
@@ -95,6 +97,7 @@ class Checkpointer:
         if found is None:
             return
         local, state = found
+        self._begun = int(state["step"]), state["sections"]
         self._sections = dict(state["sections"])
         for section in self._sections:
             if Path(local, f"{section}.npz").exists():
@@ -106,19 +109,36 @@ class Checkpointer:
     @property
     def sections(self) -> Mapping[str, Any] | None:
         """The state of all sections that the run continues from; None when it begins."""
-        return None if self._restored is None else self._restored[1]["sections"]
+        return self._begun and self._begun[1]
 
-    def follow(self, sections: Mapping[str, Any] | None) -> None:
+    def take_over(
+        self,
+        step: int,
+        sections: Mapping[str, Any],
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+        shared: Any,
+    ) -> None:
+        """The run continues from this, which is later than the newest checkpoint.
+
+        Weights that are not elsewhere are still that checkpoint's.
+        """
+        self._begun = step, sections
+        self._sections, self._arrays = dict(sections), {name: dict(arrays[name]) for name in arrays}
+        if self._shared:
+            self._shared[1](shared)
+
+    def follow(self, step: int, sections: Mapping[str, Any] | None) -> None:
         """The run continues from this, which another process has read: restore() gives the state
         alone, as the weights are elsewhere.
         """
         self._follows = True
+        self._begun = None if sections is None else (step, sections)
         self._sections = dict(sections or {})
 
     @property
     def step(self) -> int:
-        """The step of the checkpoint that the run continues from; 0 when it begins."""
-        return int(self._restored[1]["step"]) if self._restored else 0
+        """The step that the run continues from, a checkpoint's; 0 when it begins."""
+        return self._begun[0] if self._begun else 0
 
     def restore(self, section: str = "user", **objects: Any) -> Any:
         """Takes `objects` into all later checkpoints, and restores them if there is one.
@@ -139,14 +159,19 @@ class Checkpointer:
                 named[path] = rest
         self._objects.update(named)
         self._large.update(large)
-        if self._restored is None or section not in self._restored[1]["sections"]:
-            return None
-        with self._quiet():
-            directory = Path(self._restored[0])
-            status = tf.train.Checkpoint(**named).read(str(directory / "weights"), self._options)
-            status.assert_existing_objects_matched().expect_partial()
-            chunked.restore(str(directory / "large"), large, self._io_device)
-        return self._restored[1]["sections"][section]
+        if self._restored is not None and section in self._restored[1]["sections"]:
+            with self._quiet():
+                directory = Path(self._restored[0])
+                weights = str(directory / "weights")
+                status = tf.train.Checkpoint(**named).read(weights, self._options)
+                status.assert_existing_objects_matched().expect_partial()
+                chunked.restore(str(directory / "large"), large, self._io_device)
+        return self._begun and self._begun[1].get(section)
+
+    def now(self, section: str, state: Any) -> tuple[Mapping[str, Any], Any]:
+        """The sections of a checkpoint that was made now, with this state of one; and `shared`."""
+        self._sections[section] = state
+        return self._sections, self._shared[0]() if self._shared else None
 
     def has(self, section: str) -> bool:
         """Whether the checkpoint that the run continues from has something of a section."""
@@ -264,7 +289,6 @@ class Checkpointer:
         """Writes weights and state as they are now to a new local directory; returns it, and what
         is to be called before they are committed.
         """
-        self._sections[section] = state
         finishing = []
         for name, take in self._parts.items():
             self._sections[name], finish = take()
@@ -273,8 +297,8 @@ class Checkpointer:
         try:
             tf.train.Checkpoint(**self._objects).write(str(Path(local, "weights")), self._options)
             chunked.save(str(Path(local, "large")), self._large, self._io_device)
-            shared = self._shared[0]() if self._shared else None
-            self._store.write_state(local, step, self._sections, shared)
+            sections, shared = self.now(section, state)
+            self._store.write_state(local, step, sections, shared)
             for name, arrays in self._arrays.items():
                 if arrays:
                     np.savez(Path(local, f"{name}.npz"), allow_pickle=False, **arrays)

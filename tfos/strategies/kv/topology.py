@@ -49,10 +49,9 @@ class KeyValueStore(WithServers):
         return frozenset(Task("ps", i) for i in range(self.num_ps))
 
     def restarts_with(self, role: str) -> frozenset[str]:
-        if role not in {CHIEF, "ps"}:
-            return frozenset({role})
-        # what servers have, and where the training is, are of one moment in a checkpoint only
-        return frozenset({CHIEF, "ps", "worker"})
+        # a chief goes on where the one before was; what other servers have is later than what one
+        # finds in a snapshot
+        return frozenset({CHIEF, "ps", "worker"} if role == "ps" else {role})
 
     def trains(self, role: str) -> bool:
         return role in {CHIEF, "worker"}

@@ -11,6 +11,7 @@ from tfos.strategies.kv.topology import KeyValueStore as Topology
 from tfos.strategies.train import train
 from tfos.tables.stored import keep_in_store
 from tfos.training.stored.coordinator import Coordinator
+from tfos.training.stored.journal import Journal
 from tfos.training.stored.lanes import Aside
 from tfos.training.stored.runners import ChiefRunner, InStore, WorkerRunner
 from tfos.training.stored.snapshots import Snapshots
@@ -28,12 +29,14 @@ def lead(host: Host, topology: Topology) -> Trained:
     keep_in_store()
     first = (host.attempt * 1024 + host.life) * _UNITS
     store = ModelStore(client_of(host), topology.most_ahead is not None, first)
-    units = Coordinator(listen(host.addresses["chief"][0]), host.secret)
-    writer = f"{host.attempt}.{host.life}"
+    chief = f"{host.attempt}.{host.life}"
+    units = Coordinator(listen(host.addresses["chief"][0]), host.secret, chief)
     snapshots = Snapshots(
-        snapshot_client_of(host), host.lake, writer, host.store.fence, host.reports.quiet
-    )
-    runner = ChiefRunner(store, topology.num_workers, units, snapshots)
+        snapshot_client_of(host), host.lake, chief, host.store.fence, host.reports.quiet,
+        refuses=True,
+    )  # fmt: skip
+    journal = Journal(store.client, chief)
+    runner = ChiefRunner(store, topology.num_workers, units, snapshots, journal)
     trained = _train(host, topology, runner)
     units.wait_told(topology.num_workers, _FAREWELL_SECS)
     return trained
@@ -50,9 +53,13 @@ def work(host: Host, topology: Topology) -> Trained:
         sys.setswitchinterval(SWITCH_SECS)
         store.ahead = Aside(client_of(host), "pulls")
         store.behind = Aside(client_of(host), "pushes")
-    return _train(
-        host, topology, WorkerRunner(store, topology.num_workers, worker, host.reports.moved)
-    )
+    runner = WorkerRunner(store, topology.num_workers, worker, host.reports.moved)
+    trained = _train(host, topology, runner)
+    with host.reports.quiet():
+        # as long as the chief has something to do: a worker that has gone would be missed. The
+        # driver ends the process
+        worker.wait_for_more()
+    return trained
 
 
 def _train(host: Host, topology: Topology, runner: InStore) -> Trained:

@@ -15,14 +15,12 @@ from tfos.training.stored.store import ModelStore
 @contextlib.contextmanager
 def contents_of(model: keras.Model, store: ModelStore) -> Iterator[None]:
     """The model has all its weights here meanwhile: what is exported needs no store."""
-    variables = store.known(model)
-    if variables is None:
-        yield
-        return
+    tables = store.tables(model)
     store.refresh(model)
-    tables = list(variables.tables.values())
     # its slots are with the rows, and a Keras file would have some of other shapes in their place
-    optimizer, model.optimizer = model.optimizer, None
+    optimizer = getattr(model, "optimizer", None)  # a model that is not compiled has none
+    if optimizer is not None:
+        model.optimizer = None
     try:
         for table in tables:
             parts = list(table.remote.scan())
@@ -35,6 +33,7 @@ def contents_of(model: keras.Model, store: ModelStore) -> Iterator[None]:
             table.layer.contents = Contents(keys[order], vectors[order], table.layer.default)
         yield
     finally:
-        model.optimizer = optimizer
+        if optimizer is not None:
+            model.optimizer = optimizer
         for table in tables:
             table.layer.contents = None

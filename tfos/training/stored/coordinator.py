@@ -2,6 +2,9 @@
 
 A unit whose worker is gone is given to another one. What that worker had pushed already stays
 pushed: its rows are counted by the store, see repeated_rows().
+
+A chief that takes another one's place is asked by the same workers, which are in the section that
+they were in; it comes to that one past those that are over.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from tfos.training.stored.wire import ASK, BEGUN, MOST_BYTES, OVER, UNIT, WAIT, 
 _log = logging.getLogger(__name__)
 # programs whose rows the store counts
 COUNTED = ("train", "epoch")
+# of a section: JSON, and arrays
+Result = tuple[Mapping[str, Any], Sequence[np.ndarray]]
 # a worker that waits asks again after so long, so that one that is gone is noticed
 _WAIT_SECS = 1.0
 _STALL_SECS = 60.0
@@ -60,49 +65,90 @@ class Coordinator:
     """Serves workers on a listening socket, in threads of its own, until close().
 
     submit(), begin() and section() are called from one thread.
+
+    chief: a name that no other chief of the run has.
     """
 
-    def __init__(self, listener: socket.socket, secret: bytes) -> None:
+    def __init__(self, listener: socket.socket, secret: bytes, chief: str = "") -> None:
         self._listener, self._secret = listener, secret
+        # chiefs whose workers may ask here: this one, and those whose place it has taken
+        self._chief, self._chiefs = chief, {chief}
+        self._asking: set[str] = set()
         self._changed, self._closing = threading.Condition(), threading.Event()
         self._waiting: deque[_Pending] = deque()
         self._again: list[_Pending] = []
-        self._section = -1
+        self._section, self._what = -1, ""
         self._begun: Mapping[str, Any] | None = None
-        self._results: list[tuple[Mapping[str, Any], Sequence[np.ndarray]]] = []
+        self._results: list[Result] = []
         self._connections: dict[str, Connection] = {}
         # the last section whose end each worker has heard of
         self._told: dict[str, int] = {}
         self._numbers = itertools.count(1)
         threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
 
-    def begin(self, sections: Mapping[str, Any] | None) -> None:
-        """Tells workers what the run continues from; JSON, None for nothing. Before any section."""
+    def begin(
+        self,
+        step: int,
+        sections: Mapping[str, Any] | None,
+        chiefs: Sequence[str] = (),
+        results: Sequence[Result] = (),
+    ) -> None:
+        """Tells workers what the run continues from: the state of sections, as JSON, None for
+        nothing. Before any section.
+
+        chiefs: whose place this one has taken. results: of the sections that were over then.
+        """
         with self._changed:
-            self._begun = {"sections": sections}
+            self._results, self._chiefs = list(results), {self._chief, *chiefs}
+            self._begun = {"step": step, "sections": sections, "chief": self._chief}
             self._changed.notify_all()
 
+    def wait_asking(self, workers: int) -> None:
+        """Until so many workers ask, so that they have ended what another chief gave them."""
+        with self._changed:
+            while not self._changed.wait_for(lambda: len(self._asking) >= workers, 1.0):
+                pass  # so that signals are handled
+
+    @property
+    def next_result(self) -> Result | None:
+        """What the next section has given, where that is known already."""
+        at = self._section + 1
+        return self._results[at] if at < len(self._results) else None
+
+    def skip(self) -> None:
+        """The next section is over, see next_result."""
+        self._section += 1
+
     def section(
-        self, lead: Callable[[], Any], told: Callable[[Any], tuple[Any, Sequence[np.ndarray]]]
+        self,
+        what: str,
+        lead: Callable[[], Any],
+        told: Callable[[Any], Result],
+        on_end: Callable[[int, Result], None] = lambda number, result: None,
     ) -> Any:
         """Runs lead(), whose units workers take meanwhile; then they go on with what told() says.
 
-        told: of what lead() has returned, as JSON and arrays.
+        what: is done in it: workers are to do the same. told: of what lead() has returned.
+        on_end: called with the section's number and that, before workers hear of it.
         """
         with self._changed:
             self._section += 1
+            self._what = what
             self._changed.notify_all()
         try:
             found = lead()
+            if self._section < len(self._results):
+                return found
             result = told(found)
             _check_size(result[1])
+            on_end(self._section, result)
         except BaseException as error:
             self._end(({"error": f"{type(error).__name__}: {error}"}, []))
             raise
         self._end(result)
         return found
 
-    def _end(self, result: tuple[Mapping[str, Any], Sequence[np.ndarray]]) -> None:
+    def _end(self, result: Result) -> None:
         with self._changed:
             self._waiting.clear()
             self._results.append(result)
@@ -123,12 +169,20 @@ class Coordinator:
             self._changed.notify_all()
         return pending
 
-    def given_again(self) -> list[_Pending]:
-        """The units, done by now, that more than one worker has had since the last call."""
+    def given_again(self) -> list[tuple[int, int]]:
+        """The units, done by now, that more than one worker has had since the last call: the number
+        of their order, and their rows.
+        """
         with self._changed:
             found = [each for each in self._again if each.is_done]
             self._again = [each for each in self._again if not each.is_done]
-            return found
+            return [(each.unit.order.number, each.rows) for each in found]
+
+    @property
+    def unsettled(self) -> list[tuple[int, int]]:
+        """What given_again() will say, and those that are not done yet."""
+        with self._changed:
+            return [(each.unit.order.number, each.rows) for each in self._again]
 
     def wait_told(self, workers: int, secs: float) -> None:
         """Until so many workers have been told how the last section ended, at most `secs`."""
@@ -168,6 +222,7 @@ class Coordinator:
                 header, payload = connection.receive(waits=True, most=MOST_BYTES)
                 if header.kind == BEGUN:
                     with self._changed:
+                        self._asks(name)
                         self._changed.wait_for(lambda: self._begun is not None, _WAIT_SECS)
                         begun = self._begun
                     connection.send(WAIT if begun is None else BEGUN, pack(begun or {}))
@@ -175,11 +230,20 @@ class Coordinator:
                 if header.kind != ASK:
                     raise FrameError(f"there is no question of kind {header.kind}")
                 facts, arrays = unpack(payload)
+                with self._changed:
+                    self._asks(name)
+                    self._changed.wait_for(lambda: self._begun is not None, _WAIT_SECS)
+                    if self._begun is not None and facts.get("chief") not in self._chiefs:
+                        raise FrameError("this chief has begun anew, and so is its worker to")
                 if mine is not None and facts.get("number") == mine.unit.number:
                     mine.bring(arrays)
                     mine = None
                 at = int(facts["section"])
                 with self._changed:
+                    if at == self._section and facts.get("what") != self._what:
+                        raise FrameError(
+                            f"its train() comes to {facts.get('what')}, the chief's to {self._what}"
+                        )
                     self._changed.wait_for(functools.partial(self._has, at), _WAIT_SECS)
                     if at < len(self._results):
                         kind, parts = OVER, pack(*self._results[at])
@@ -200,8 +264,14 @@ class Coordinator:
         finally:
             connection.close()
             self._connections.pop(name, None)
+            with self._changed:
+                self._asking.discard(name)
             if mine is not None:
                 self._take_back(mine)
+
+    def _asks(self, name: str) -> None:
+        self._asking.add(name)
+        self._changed.notify_all()
 
     def _has(self, section: int) -> bool:
         return section < len(self._results) or bool(

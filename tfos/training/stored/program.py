@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfos.feeding.dataset import FeedDataset
 from tfos.training.program import Program
 from tfos.training.runner import Runner
-from tfos.training.step import Step
+from tfos.training.step import Step, schedule_of
 from tfos.training.stored.batches import Batches
 from tfos.training.stored.graphs import Graphs, reads
 from tfos.training.stored.orders import Order
@@ -64,7 +63,7 @@ class StoredProgram(Program):
     def inputs(self) -> list[Any]:
         optimizers = self._step.optimizers if self._trains else []
         made = int(optimizers[0].iterations.numpy()) if optimizers else 0
-        rates = [None if _schedule(each) else float(each.learning_rate) for each in optimizers]
+        rates = [None if schedule_of(each) else float(each.learning_rate) for each in optimizers]
         return [Order(self._store.next_unit(), made, rates), *super().inputs]
 
     def add(self, state: list[np.ndarray], left: Sequence[np.ndarray]) -> None:
@@ -103,15 +102,8 @@ class StoredProgram(Program):
         """The learning rate of each optimizer in a step of the unit, by its id."""
         found = {}
         for optimizer, rate in zip(self._step.optimizers, order.rates, strict=True):
-            schedule = _schedule(optimizer)
+            schedule = schedule_of(optimizer)
             if rate is None:
                 rate = float(schedule(order.iteration + step))
             found[id(optimizer)] = rate
         return found
-
-
-def _schedule(optimizer: Any) -> Any:
-    """The optimizer's schedule of learning rates, None where it has a rate."""
-    found = optimizer._learning_rate
-    is_schedule = isinstance(found, keras.optimizers.schedules.LearningRateSchedule)
-    return found if is_schedule else None

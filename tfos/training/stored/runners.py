@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfos.fault.checkpoint.checkpointer import Checkpointer, Elsewhere
 from tfos.kv.client import Client
-from tfos.training.runner import SECTION, Alone, Pending
-from tfos.training.stored.coordinator import Coordinator
+from tfos.training.loop import MOST_UNDER_WAY
+from tfos.training.runner import SECTION, Alone, Pending, Section
+from tfos.training.step import schedule_of
+from tfos.training.stored.coordinator import COUNTED, Coordinator
+from tfos.training.stored.journal import Journal
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
 from tfos.training.stored.worker import Worker
@@ -47,17 +51,45 @@ class InStore(Alone):
 
 
 class ChiefRunner(InStore):
-    """Units are made by the workers that ask `units` for them."""
+    """Units are made by the workers that ask `units` for them.
+
+    It takes the place of a chief that has left how far it was, where servers and workers are still
+    those that it had. Where it has done what cannot be told, all goes back to the checkpoint.
+    """
 
     def __init__(
-        self, store: ModelStore, workers: int, units: Coordinator, snapshots: Snapshots
+        self,
+        store: ModelStore,
+        workers: int,
+        units: Coordinator,
+        snapshots: Snapshots,
+        journal: Journal,
     ) -> None:
         super().__init__(store, workers)
-        self._coordinator, self._snapshots = units, snapshots
+        self._coordinator, self._snapshots, self._journal = units, snapshots, journal
+        # numbers of the units that train and are not fetched yet
+        self._under_way: set[int] = set()
+        # what a chief has left that was here before: units, see Place; and optimizers
+        self._behind: list[tuple[int, int]] = []
+        self._optimizers: dict[str, Sequence[tuple[int, float | None]]] = {}
+
+    @property
+    def client(self) -> Client:
+        self._journal.give_up()  # what is done with it will be done again
+        return super().client
 
     def continue_from(self, checkpoint: Checkpointer) -> None:
-        self._snapshots.load(checkpoint.state(SECTION))
-        self._coordinator.begin(checkpoint.sections)
+        left = self._journal.read()
+        if left is None:
+            self._snapshots.load(checkpoint.state(SECTION))
+            self._coordinator.begin(checkpoint.step, checkpoint.sections)
+            return
+        place = left.place
+        checkpoint.take_over(place.step, place.sections, left.arrays, place.shared)
+        self._behind = [(number, rows) for number, rows in place.units]
+        self._optimizers = dict(place.optimizers)
+        self._coordinator.begin(place.step, place.sections, place.chiefs, left.results)
+        self._coordinator.wait_asking(self.parallelism)
 
     @property
     def parts(self) -> Mapping[str, Callable[[], Elsewhere]]:
@@ -67,16 +99,76 @@ class ChiefRunner(InStore):
         bounds, order = args
         takes = [list(take) for take in function.takes]
         place = [int(each) for each in bounds]
-        return self._coordinator.submit(function.name, takes, place, order)
+        pending = self._coordinator.submit(function.name, takes, place, order)
+        if function.name not in COUNTED:
+            return pending
+        self._under_way.add(order.number)
+        return _Counted(pending, lambda: self._under_way.discard(order.number))
 
     def repeated_rows(self) -> int | None:
-        again = self._coordinator.given_again()
-        return sum(self.store.counted(each.unit.order.number) - each.rows for each in again)
+        again = [*self._coordinator.given_again(), *self._behind]
+        self._behind = []
+        return self.store.counted([number for number, _ in again]) - sum(rows for _, rows in again)
+
+    def leave(
+        self,
+        checkpoint: Checkpointer,
+        step: int,
+        section: str,
+        told: Callable[[], tuple[Any, Mapping[str, np.ndarray]]],
+        optimizers: Sequence[Any],
+        with_arrays: bool,
+    ) -> None:
+        state, arrays = told()
+        sections, shared = checkpoint.now(section, state)
+        if any(name != SECTION and not name.startswith("fit") for name in sections):
+            self._journal.give_up()  # a state of the user's own, which may be of an earlier time
+            return
+        if with_arrays:
+            self._journal.keep(section, arrays)
+        self._optimizers[section] = [
+            (int(each.iterations), None if schedule_of(each) else float(each.learning_rate))
+            for each in optimizers
+        ]
+        self._journal.write(step, sections, shared, self._optimizers, self._unsettled())
+
+    def _unsettled(self) -> list[tuple[int, int]]:
+        """Units of which rows may be applied that are not counted, until the next leave()."""
+        following = range(self.store.next, self.store.next + MOST_UNDER_WAY * self.parallelism)
+        again = [*self._coordinator.unsettled, *self._behind]
+        counted = [(number, rows) for number, rows in again if number not in self._under_way]
+        return [*counted, *((number, 0) for number in (*sorted(self._under_way), *following))]
+
+    def regain(self, section: str, optimizers: Sequence[Any]) -> None:
+        for each, (iterations, rate) in zip(
+            optimizers, self._optimizers.get(section, ()), strict=False
+        ):
+            each.iterations.assign(iterations)
+            if rate is not None and not schedule_of(each):
+                each.learning_rate = rate
 
     def together(
-        self, lead: Callable[[], Any], make: Any, tell: Callable[[Any], Any], told: Any
+        self, what: Section, lead: Callable[[], Any], make: Any, tell: Any, told: Any
     ) -> Any:
-        return self._coordinator.section(lead, tell)
+        if what == "epoch":
+            self._journal.give_up()  # a loop of the user's own knows how far it is
+        known = self._coordinator.next_result
+        if known is not None and what != "fit":
+            self._coordinator.skip()
+            return told(*known)
+        return self._coordinator.section(what, lead, tell, self._journal.end_section)
+
+
+class _Counted:
+    """The result of a unit. fetched: called when it has been fetched."""
+
+    def __init__(self, pending: Pending, fetched: Callable[[], None]) -> None:
+        self._pending, self._fetched = pending, fetched
+
+    def fetch(self) -> Any:
+        value = self._pending.fetch()
+        self._fetched()
+        return value
 
 
 class WorkerRunner(InStore):
@@ -88,9 +180,14 @@ class WorkerRunner(InStore):
 
     def continue_from(self, checkpoint: Checkpointer) -> None:
         # the newest one may have come since the chief has begun
-        checkpoint.follow(self._worker.begun())
+        checkpoint.follow(*self._worker.begun())
 
     def together(
-        self, lead: Any, make: Callable[[Any], Any], tell: Any, told: Callable[..., Any]
+        self,
+        what: Section,
+        lead: Any,
+        make: Callable[[Any], Any],
+        tell: Any,
+        told: Callable[..., Any],
     ) -> Any:
-        return told(*self._worker.section(make, self._moved))
+        return told(*self._worker.section(what, make, self._moved))

@@ -52,6 +52,7 @@ class Snapshots:
     client: one that waits for replies as long as it takes to write. writer: "<attempt>.<life>" of
     this process, which is part of the names. fence: raises when another one has taken its place.
     quiet: made around what may take long and has nothing to report.
+    refuses: see load().
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Snapshots:
         writer: str,
         fence: Callable[[], None],
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
+        refuses: bool = False,
     ) -> None:
+        self._refuses = refuses
         self._quiet = quiet
         self._client, self._lake, self._writer, self._fence = client, lake, writer, fence
         attempt, life = writer.split(".")
@@ -107,8 +110,10 @@ class Snapshots:
         return {path for section in sections if section for path in section["paths"]}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Gives the servers the rows of what a checkpoint names, if it names anything."""
-        if state is not None:
-            self._chain = Chain()
-            with self._quiet():
-                self._client.load(state["paths"])
+        """Gives the servers the rows of what a checkpoint names, and no others; None for none.
+
+        Whoever has used what they had before is refused by them, where `refuses` was given.
+        """
+        self._chain = Chain()
+        with self._quiet():
+            self._client.load(state["paths"] if state is not None else [], self._refuses)

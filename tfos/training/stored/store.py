@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ from tfos.kv.remote import Request
 from tfos.kv.visits import ADD
 from tfos.training.step import Step
 from tfos.training.stored.lanes import AtOnce, Lane
-from tfos.training.stored.variables import Variables, Weights
+from tfos.training.stored.variables import Table, Variables, Weights
 
 T = TypeVar("T")
 # counts the rows of each unit's steps, as they are applied; see counted()
@@ -38,7 +37,8 @@ class ModelStore:
         self.behind: Lane = AtOnce(client)
         self._models: WeakKeyDictionary[keras.Model, Variables] = WeakKeyDictionary()
         self._weights = Weights(client)
-        self._units = itertools.count(first_unit or 0)
+        # the number of the next unit
+        self.next = first_unit or 0
         self._counts: Any = None
 
     def name(self, model: keras.Model) -> None:
@@ -53,6 +53,10 @@ class ModelStore:
     def known(self, model: keras.Model) -> Variables | None:
         """Those of a model that is in the store."""
         return self._models.get(model)
+
+    def tables(self, model: keras.Model) -> list[Table]:
+        """Those of its layers, whichever model has brought them here; see Weights.tables()."""
+        return self._weights.tables(model)
 
     def refresh(self, model: keras.Model) -> None:
         """Gives the model's dense weights in this process the values that the store has."""
@@ -71,7 +75,8 @@ class ModelStore:
         return found
 
     def next_unit(self) -> int:
-        return next(self._units)
+        self.next += 1
+        return self.next - 1
 
     def counting(self, unit: int, rows: int) -> list[Request]:
         """That so many rows of a unit are applied."""
@@ -80,9 +85,9 @@ class ModelStore:
         values = np.array([[rows]], np.float32)
         return [Request(self._table(), ADD, np.array([unit], np.int64), values)]
 
-    def counted(self, unit: int) -> int:
-        """Rows that were applied in the name of a unit, by whichever workers had it."""
-        return int(self._table().pull([unit])[0, 0])
+    def counted(self, units: Sequence[int]) -> int:
+        """Rows that were applied in the name of units, by whichever workers had them."""
+        return int(self._table().pull(units).sum()) if units else 0
 
     def _table(self) -> Any:
         if self._counts is None:

@@ -92,6 +92,18 @@ class Weights:
             for name, variable in new:
                 self._names.setdefault(id(variable), (variable, f"model{number}/{name}"))
 
+    def tables(self, model: keras.Model) -> list[Table]:
+        """Those of its layers. Raises UsageError for a layer of which nothing is in the store."""
+        layers = stored_layers(model)
+        for layer in layers:
+            if id(layer) not in self._tables:
+                raise UsageError(
+                    f"the rows of layer {layer.name!r} of model {model.name!r} are not in the store"
+                    " by that name: give the model, or one that it is a part of, to ctx.fit(),"
+                    " evaluate() or predict() first"
+                )
+        return [self._tables[id(layer)] for layer in layers]
+
     def of(self, model: keras.Model, optimizers: Mapping[int, Any]) -> Variables:
         """Those of a model that has names; what the store has not yet gets its values from here.
 
@@ -150,6 +162,8 @@ class Weights:
                 )
         elif known is not None:
             return known
+        elif (spec := self._client.spec(self._names[id(variable)][1])) is not None:
+            asked = spec.optimizer  # of a fit() that another process knows of
         else:  # what a fit() that comes later will most likely have
             compiled = getattr(model, "optimizer", None)
             asked = optimizer_of(compiled, is_dense) if is_known(compiled) else SGD()

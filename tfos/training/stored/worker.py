@@ -12,7 +12,7 @@ import numpy as np
 
 from tfos.errors import StoreError
 from tfos.kv.connection import CLIENT_BYTES, Connection
-from tfos.kv.frames import ERROR, FrameError, unpack_facts
+from tfos.kv.frames import ERROR, unpack_facts
 from tfos.training.stored.wire import ASK, BEGUN, MOST_BYTES, OVER, UNIT, Unit, pack, unpack
 
 _CONNECT_SECS = 10.0
@@ -29,26 +29,31 @@ class Worker:
         self._name = secrets.token_bytes(CLIENT_BYTES)
         self._connection: Connection | None = None
         self._section = -1
+        self._chief = ""
 
-    def begun(self) -> dict[str, Any] | None:
-        """What the run continues from, as the chief has it: the sections of a checkpoint."""
+    def begun(self) -> tuple[int, dict[str, Any] | None]:
+        """What the run continues from, as the chief has it: step and sections of a checkpoint."""
         while True:
             kind, facts, _ = self._ask({}, [], BEGUN)
             if kind == BEGUN:
-                found: dict[str, Any] | None = facts["sections"]
-                return found
+                self._chief = facts["chief"]
+                return facts["step"], facts["sections"]
 
     def section(
-        self, make: Callable[[Unit], Sequence[Any]], moved: Callable[[], None]
+        self, what: str, make: Callable[[Unit], Sequence[Any]], moved: Callable[[], None]
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Makes units of the next section until it is over: what it gave.
 
+        what: is done in it: the chief is to do the same.
         moved: called with each sign of life of the chief.
         """
         self._section += 1
         done, left = 0, []  # type: ignore[var-annotated]
         while True:
-            kind, facts, arrays = self._ask({"section": self._section, "number": done}, left)
+            asked = {
+                "chief": self._chief, "section": self._section, "what": what, "number": done,
+            }  # fmt: skip
+            kind, facts, arrays = self._ask(asked, left)
             moved()
             done, left = 0, []
             if kind == OVER:
@@ -59,6 +64,11 @@ class Worker:
                 unit = Unit.of(facts, arrays)
                 left = [np.asarray(each) for each in make(unit)]
                 done = unit.number
+
+    def wait_for_more(self) -> None:
+        """Asks on, after the last section here; raises StoreError when the chief has another."""
+        self.section("end", lambda unit: [], lambda: None)
+        raise StoreError("the chief's train() comes to more than the one here")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -77,7 +87,7 @@ class Worker:
                 self._connection.send(kind, pack(facts, arrays))
                 header, payload = self._connection.receive(most=MOST_BYTES)
                 if header.kind == ERROR:
-                    raise FrameError(str(unpack_facts(payload).get("message")))
+                    raise StoreError(f"the chief: {unpack_facts(payload).get('message')}")
                 return header.kind, *unpack(payload)
             except (OSError, EOFError) as error:
                 # the chief has given the unit of a lost connection to another worker
