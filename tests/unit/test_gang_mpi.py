@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import threading
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Listener
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from conftest import our_processes, poll
 from gang_processes import Processes, app_of
 
 from tfos.runtime.protocol import Progress
+from tfos.strategies.gang.mpi import _accepted, _command
+from tfos.strategies.gang.mpi_proxy import daemon_of, signed
 from tfos.strategies.gang.topology import DAEMON_GONE
+from tfos.strategies.gang.world import PeerLost
 
 ROWS = 301
 # starts a rank's command for each host, in groups of their own, as Open MPI does, and ends them all
@@ -20,7 +29,7 @@ _MPIRUN = """#!{python}
 import os, subprocess, sys, time
 hosts = sys.argv[sys.argv.index("--host") + 1].split(",")
 ranks = []
-for rank in range(len(hosts)):
+for rank in range({starts} or len(hosts)):
     told = dict(OMPI_COMM_WORLD_RANK=str(rank), PMIX_RANK=str(rank), DISPLAY="of mpirun")
     env = dict(os.environ, **told)
     ranks.append(subprocess.Popen(sys.argv[-3:], env=env, start_new_session=True))
@@ -48,13 +57,26 @@ def mpirun(tmp_path, monkeypatch):
     return put
 
 
-def stand_in(tmp_path):
+def stand_in(tmp_path, starts=None):
+    """starts: so many ranks only."""
     stop, ended = str(tmp_path / "stop"), str(tmp_path / "ended")
-    return _MPIRUN.format(python=sys.executable, stop=stop, ended=ended)
+    return _MPIRUN.format(python=sys.executable, stop=stop, ended=ended, starts=starts)
 
 
 def counting(**arguments):
     return app_of("gang_counts", "GangCounts", **{"epochs": 1, "step_secs": 0.0, **arguments})
+
+
+def is_accepted(gang):
+    """Whether a proxy is connected with a process of the gang, besides its store."""
+    pids = [pid for pid, line in our_processes().items() if "mpi_proxy rank" in line]
+    stores = gang._addresses["chief"]
+    return any(
+        made.status == psutil.CONN_ESTABLISHED
+        and f"{made.raddr.ip}:{made.raddr.port}" not in stores
+        for pid in pids
+        for made in psutil.Process(pid).net_connections()
+    )
 
 
 def test_each_is_the_rank_that_it_is_in_the_gang(tmp_path, mpirun):
@@ -87,6 +109,51 @@ def test_a_process_without_its_proxy_ends_itself(tmp_path, mpirun):
         assert DAEMON_GONE in statuses, gang.logs
         assert "mpirun has ended this process's rank" in gang.logs
     poll(lambda: (tmp_path / "ended").exists(), 10, "the stand-in has ended")
+
+
+def test_an_mpirun_that_ends_while_ranks_are_missing_ends_those_that_are_there(tmp_path, mpirun):
+    mpirun(stand_in(tmp_path, starts=1))
+    with Processes(tmp_path, counting(), 2, ROWS, mpi=True) as gang:
+        gang.begin()
+        poll(lambda: is_accepted(gang), 20, "rank 0 has its proxy")
+        (tmp_path / "stop").touch()
+        assert gang.ended(0) == (None, DAEMON_GONE)
+
+
+def test_strangers_are_not_taken_for_the_proxy():
+    secret = b"of this life"
+    with Listener(("127.0.0.1", 0)) as listener:
+        address = listener.address
+        found = []
+        thread = threading.Thread(
+            target=lambda: found.append(_accepted(listener, secret, None, "here", False)),
+            daemon=True,
+        )
+        thread.start()
+        silent = socket.create_connection(address)
+        socket.create_connection(address).close()
+        with socket.create_connection(address) as web:
+            web.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises((AuthenticationError, EOFError, OSError)):
+            Client(address, authkey=b"of another life")
+        with Client(address, authkey=secret) as proxy:
+            proxy.send_bytes(b'{"OMPI_COMM_WORLD_RANK": "1"}')
+            thread.join(20)
+        ((connection, told),) = found
+        assert told == {"OMPI_COMM_WORLD_RANK": "1"}
+        connection.close()
+        silent.close()
+
+
+def test_a_command_that_is_not_of_this_life_is_not_run():
+    keys = {}
+    world = SimpleNamespace(wait=keys.get)
+    keys[daemon_of("h", b"now")] = signed("h", "orted é", b"now")
+    assert _command(world, "h", b"now") == "orted é"
+    for forged in (signed("h", "orted", b"before"), signed("other", "orted", b"now"), "rm é"):
+        keys[daemon_of("h", b"now")] = forged
+        with pytest.raises(PeerLost, match="is not this gang's"):
+            _command(world, "h", b"now")
 
 
 def test_an_mpirun_that_fails_is_the_cause(tmp_path, mpirun):

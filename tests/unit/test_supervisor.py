@@ -142,14 +142,19 @@ class TestSecondCopy:
 
 
 class TestFailure:
-    def failure(self, tmp_path, name, attempt, status):
+    def failure(self, tmp_path, name, attempt, status, spec=None):
         address = RegistryAddress("h:1", "r", "secret")
         lake = RunDirectory(str(tmp_path), "r")
-        plan = AttemptPlan(JobSpec.of(), "r", attempt, lake, address, "m", DRIVER)
+        plan = AttemptPlan(spec or JobSpec.of(), "r", attempt, lake, address, "m", DRIVER)
         supervisor = Supervisor(plan, Task.parse(name))
         supervisor._log = LogFile(lake, f"logs/{attempt}/{name}.log", str(tmp_path))
         supervisor._log.local.write_text(f"last words of {name}\n")
         return supervisor._failure(1, None, status)
+
+    def test_an_exit_that_says_that_another_process_has_gone(self, tmp_path):
+        for mpi, kind in ((True, "peer"), (False, "exit")):
+            spec = JobSpec.of("gang", mpi=mpi)
+            assert self.failure(tmp_path, "worker-0", 1, 195, spec).kind == kind
 
     @pytest.mark.parametrize(("status", "kind"), [(-signal.SIGABRT, "crash"), (7, "exit")])
     def test_same_end_has_the_same_words_in_every_task_and_attempt(self, tmp_path, status, kind):

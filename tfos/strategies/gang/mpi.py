@@ -121,16 +121,18 @@ def joined(host: Host, world: World) -> Iterator[Mpi]:
         stack.enter_context(proxy)
         # what ranks of a machine share goes with the process, as /dev/shm does not
         os.environ.setdefault("OMPI_MCA_btl_vader_backing_directory", scratch)
+        mpi = Mpi(proxy, told)
         # nobody goes on, maybe into MPI_Init(), while another one still asks rank 0 for something
         world.meet("mpi")
-        yield Mpi(proxy, told)
+        yield mpi
 
 
 def _command(world: World, here: str, secret: bytes) -> str:
     """Of this machine's daemon. Raises PeerLost for one that is not of this life of the gang."""
-    told = world.wait(mpi_proxy.daemon_of(here))
+    told = world.wait(mpi_proxy.daemon_of(here, secret))
     command = told.partition(" ")[2]
-    if not hmac.compare_digest(told, mpi_proxy.signed(here, command, secret)):
+    signed = mpi_proxy.signed(here, command, secret)
+    if not hmac.compare_digest(told.encode(), signed.encode()):
         raise PeerLost(f"the command for the MPI daemon of {here} is not this gang's")
     return command
 
@@ -188,7 +190,7 @@ def _accepted(
     is_first: bool,
 ) -> tuple[Connection, Mapping[str, str]]:
     """This process's proxy, and its environment. daemon: ours, which it may come from."""
-    found: queue.SimpleQueue[tuple[Connection, Mapping[str, str]]] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[Connection, Mapping[str, str]] | OSError] = queue.SimpleQueue()
 
     def greet(proxy: Connection) -> None:
         try:
@@ -199,15 +201,20 @@ def _accepted(
             proxy.close()
 
     def accept() -> None:
-        with contextlib.suppress(OSError):  # when it is closed
+        try:
             while True:
                 proxy = listener.accept()
                 threading.Thread(target=greet, args=(proxy,), daemon=True).start()
+        except OSError as error:  # as when it is closed, and nobody looks here any more
+            found.put(error)
 
     threading.Thread(target=accept, name="mpi proxy", daemon=True).start()
     while True:
         with contextlib.suppress(queue.Empty):
-            return found.get(timeout=_POLL_SECS)
+            got = found.get(timeout=_POLL_SECS)
+            if isinstance(got, OSError):
+                raise got
+            return got
         if daemon is not None and daemon.poll() is not None:
             program = "mpirun" if is_first else "the daemon of mpirun"
             raise MpiEnded(

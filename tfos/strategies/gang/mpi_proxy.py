@@ -28,9 +28,9 @@ def at(rank: int) -> str:
     return f"mpi-rank-{rank}"
 
 
-def daemon_of(host: str) -> str:
-    """The key of the command of a machine's daemon."""
-    return f"mpi-daemon-{host}"
+def daemon_of(host: str, secret: bytes) -> str:
+    """The key of the command of a machine's daemon; an agent may outlive its life of the gang."""
+    return f"mpi-daemon-{hmac.new(secret, host.encode(), 'sha256').hexdigest()}"
 
 
 def signed(host: str, command: str, secret: bytes) -> str:
@@ -43,7 +43,7 @@ def signed(host: str, command: str, secret: bytes) -> str:
 
 def _agent(host: str, command: Sequence[str], secret: bytes) -> int:
     """In place of ssh, which gives these words to a shell over there."""
-    Store(os.environ[STORE]).put(daemon_of(host), signed(host, " ".join(command), secret))
+    Store(os.environ[STORE]).put(daemon_of(host, secret), signed(host, " ".join(command), secret))
     return 0
 
 
