@@ -82,6 +82,7 @@ class TrainContext:
             runner.io_device,
             (host.ledger.as_json, host.ledger.restore),
             quiet=host.reports.quiet,
+            on_save=runner.saves,
             on_commit=lambda: host.reports.saved(self.checkpoint.stats),
             parts=runner.parts,
         )

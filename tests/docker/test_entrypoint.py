@@ -280,7 +280,7 @@ def test_what_is_pinned_is_what_tfos_needs():
     project = tomllib.loads(metadata)["project"]
     extras = project["optional-dependencies"]
     # the image's TensorFlow is none that "estimator" is for; who uses other frameworks brings them
-    others = ("dev", "estimator", "torch", "jax", "xgboost")
+    others = ("dev", "estimator", "torch", "jax", "xgboost", "mpi")
     wanted = [one for name in extras if name not in others for one in extras[name]]
     for requirement in map(Requirement, project["dependencies"] + wanted):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement

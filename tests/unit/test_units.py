@@ -248,7 +248,7 @@ class TestAnotherChief:
         chief.begin(0, {}, ["1.1"], [result])
         chief.wait_asking(2)
         assert chief.next_result == result
-        chief.skip()
+        chief.skip("fit")
         assert units(chief, 2) == [10, 12]
         for worker in made:
             worker.join(20)
@@ -270,7 +270,7 @@ class TestAnotherChief:
         made, result, listener = workers
         chief = Coordinator(listener, SECRET, "1.2")
         chief.begin(0, {}, ["1.1"], [result])
-        chief.skip()
+        chief.skip("fit")
         leading = threading.Thread(
             target=lambda: chief.section("predict", lambda: threading.Event().wait(20), None),
             daemon=True,

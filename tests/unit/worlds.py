@@ -109,7 +109,7 @@ def interrupt(**when):
     ((hook, number),) = when.items()
     calls = iter(range(number + 1))
 
-    def raising(index, logs):
+    def raising(*args, **logs):
         if next(calls) == number:
             raise Interrupted
 

@@ -92,7 +92,8 @@ class Epoch(Watch):
             into[...] = value
         self._begun, self._before = time.monotonic(), state.rows
         self._saved_steps = loop.steps
-        self._data_epoch = state.data_epoch
+        # where no step is left the position is that of the next epoch
+        self._data_epoch = state.data_epoch - (state.is_made and not state.takes)
 
     def run(self) -> dict[str, float]:
         """Makes the steps that are left, or as many as a callback wants; returns the epoch's logs.

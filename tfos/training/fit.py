@@ -115,6 +115,7 @@ class Fit:
         model, options = self._model, self._options
         state = self._state = self._restored()
         source = self._next()
+        was_over = source is None
         test = None
         if self._store is not None:
             # the store learns what updates the weights, and has them
@@ -142,7 +143,7 @@ class Fit:
             traced = self._program(source.dataset).function.get_concrete_function()
             check_equal(self._loop.runner, traced, model)
         logs: dict[str, float] = {}
-        self._leave(with_arrays=True)
+        self._leave(is_due=True)
         while source is not None:
             epoch = state.epoch
             if hooks.params["steps"] != self._steps(source):
@@ -161,14 +162,22 @@ class Fit:
             stop = model.stop_training or self._told_to_stop()
             state.stopped = any(self._loop.runner.gather(int(stop)))
             self._publish()
-            self._leave(with_arrays=True)
+            self._leave(is_due=True)
             source = self._next()
             if source is None or self._checkpointer.affordable():
                 self._save()
+        if was_over and self._is_to_be_saved:
+            self._save()
         if options.epochs > 0 and model.optimizer is not None:
             model.optimizer.finalize_variable_values(model.trainable_variables)
         hooks.on_train_end(logs)
         return history
+
+    @property
+    def _is_to_be_saved(self) -> bool:
+        """Whether the end of this fit is in no checkpoint: who was to make it has died."""
+        following = f"fit{int(self._section.removeprefix('fit')) + 1}"
+        return self._checkpointer.is_ahead and not self._checkpointer.has(following)
 
     def _restored(self) -> FitState:
         """The state of the checkpoint that the run continues from, or a new one."""
@@ -189,7 +198,7 @@ class Fit:
                 f"{begun} of {state.order}, which cannot go on with {dataset.order}: give dataset()"
                 " the same feed, shuffle and seed again, and fit() the same part for validation"
             )
-        if steps is not None and state.step >= steps:
+        if steps is not None and state.step >= steps and not state.is_made:
             raise UsageError(
                 f"{begun}, {state.step} steps into epoch {state.epoch + 1}, and steps_per_epoch is"
                 f" {steps}: use {state.step + 1} or more"
@@ -304,9 +313,8 @@ class Fit:
         }
         return vars(state), arrays
 
-    def _leave(self, with_arrays: bool = False) -> None:
-        """with_arrays: where callbacks may have others than before."""
+    def _leave(self, is_due: bool = False) -> None:
         self._loop.runner.leave(
             self._checkpointer, self._loop.steps, self._section, self._told,
-            self._step.optimizers, with_arrays,
+            self._step.optimizers, is_due,
         )  # fmt: skip

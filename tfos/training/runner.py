@@ -89,14 +89,17 @@ class Runner(Protocol):
         section: str,
         told: Callable[[], tuple[Any, Mapping[str, np.ndarray]]],
         optimizers: Sequence[Any],
-        with_arrays: bool,
+        is_due: bool,
     ) -> None:
         """Called in a fit before its first unit and after each: a process that takes the place of
         this one may go on from here, where the weights are elsewhere.
 
         told: gives the state and the arrays of the section, as for Checkpointer.save().
-        with_arrays: whether the arrays may be others than the last time.
+        is_due: for the begin and the end of an epoch.
         """
+
+    def saves(self, section: str) -> None:
+        """Called when a checkpoint is to be made with the state of a section."""
 
     def regain(self, section: str, optimizers: Sequence[Any]) -> None:
         """Gives optimizers of a fit what leave() was last told of them, by whichever process."""
@@ -148,6 +151,9 @@ class Base:
 
     def regain(self, section: str, optimizers: Sequence[Any]) -> None:
         """They have what the checkpoint has."""
+
+    def saves(self, section: str) -> None:
+        pass
 
     def together(
         self, what: Section, lead: Callable[[], Any], make: Any, tell: Any, told: Any

@@ -47,6 +47,7 @@ class Checkpointer:
     io_device: the TensorFlow device that writes files, where variables live on other machines.
     shared: state that belongs to no section: called at a save, and given back at the restore.
     quiet: made around what may take long and has nothing to report.
+    on_save: called with the section of each save().
     on_commit: called in the uploading thread when a checkpoint is committed.
     parts: sections whose state is asked for at each save, by name: of what is kept elsewhere. With
         it comes what is called in the uploading thread, before the checkpoint is committed.
@@ -60,6 +61,7 @@ class Checkpointer:
         io_device: str | None = None,
         shared: tuple[Callable[[], Any], Callable[[Any], None]] | None = None,
         quiet: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_save: Callable[[str], None] = lambda section: None,
         on_commit: Callable[[], None] = lambda: None,
         parts: Mapping[str, Callable[[], Elsewhere]] | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class Checkpointer:
         self._sections: dict[str, Any] = {}
         self.fence = store.fence
         self._quiet = quiet
-        self._on_commit = on_commit
+        self._on_save, self._on_commit = on_save, on_commit
         self._parts = dict(parts or {})
         self._follows = False
         # what the run continues from: the step, and the state of each section; None: it begins
@@ -134,6 +136,11 @@ class Checkpointer:
         self._follows = True
         self._begun = None if sections is None else (step, sections)
         self._sections = dict(sections or {})
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the run continues from what is in no checkpoint, see take_over()."""
+        return self.step > self._store.newest and self._store.is_owner
 
     @property
     def step(self) -> int:
@@ -245,6 +252,7 @@ class Checkpointer:
         if not self._store.is_owner:
             return
         begun = time.monotonic()
+        self._on_save(section)
         try:
             self.wait()
             if step <= self._store.newest:

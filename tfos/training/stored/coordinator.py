@@ -115,9 +115,11 @@ class Coordinator:
         at = self._section + 1
         return self._results[at] if at < len(self._results) else None
 
-    def skip(self) -> None:
+    def skip(self, what: str) -> None:
         """The next section is over, see next_result."""
-        self._section += 1
+        with self._changed:
+            self._section += 1
+            self._what = what
 
     def section(
         self,
@@ -240,7 +242,11 @@ class Coordinator:
                     mine = None
                 at = int(facts["section"])
                 with self._changed:
-                    if at == self._section and facts.get("what") != self._what:
+                    # who asks for the next one has heard of the one before
+                    self._told[name] = max(at - 1, self._told.get(name, -1))
+                    self._changed.notify_all()
+                    is_over = at < len(self._results)
+                    if at == self._section and not is_over and facts.get("what") != self._what:
                         raise FrameError(
                             f"its train() comes to {facts.get('what')}, the chief's to {self._what}"
                         )
@@ -248,7 +254,6 @@ class Coordinator:
                     if at < len(self._results):
                         kind, parts = OVER, pack(*self._results[at])
                         self._told[name] = at
-                        self._changed.notify_all()
                     elif self._waiting and self._waiting[0].unit.section == at:
                         mine = self._give()
                         kind, parts = UNIT, pack(mine.unit.facts(), mine.unit.state)

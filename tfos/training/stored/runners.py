@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,15 @@ from tfos.training.loop import MOST_UNDER_WAY
 from tfos.training.runner import SECTION, Alone, Pending, Section
 from tfos.training.step import schedule_of
 from tfos.training.stored.coordinator import COUNTED, Coordinator
-from tfos.training.stored.journal import Journal
+from tfos.training.stored.journal import Journal, Place
 from tfos.training.stored.snapshots import Snapshots
 from tfos.training.stored.store import ModelStore
 from tfos.training.stored.worker import Worker
+
+# of the time of a chief may be taken by what it leaves for another one: one in so many
+_SHARE = 10
+# units of each worker that may be over between
+_MOST_UNTOLD = 32
 
 
 class InStore(Alone):
@@ -72,6 +78,8 @@ class ChiefRunner(InStore):
         # what a chief has left that was here before: units, see Place; and optimizers
         self._behind: list[tuple[int, int]] = []
         self._optimizers: dict[str, Sequence[tuple[int, float | None]]] = {}
+        # when it is left again how far the training is, and which unit was the next one then
+        self._leaves_next, self._left_at = 0.0, store.next
 
     @property
     def client(self) -> Client:
@@ -79,7 +87,7 @@ class ChiefRunner(InStore):
         return super().client
 
     def continue_from(self, checkpoint: Checkpointer) -> None:
-        left = self._journal.read()
+        left = self._journal.take_over()
         if left is None:
             self._snapshots.load(checkpoint.state(SECTION))
             self._coordinator.begin(checkpoint.step, checkpoint.sections)
@@ -88,7 +96,7 @@ class ChiefRunner(InStore):
         checkpoint.take_over(place.step, place.sections, left.arrays, place.shared)
         self._behind = [(number, rows) for number, rows in place.units]
         self._optimizers = dict(place.optimizers)
-        self._coordinator.begin(place.step, place.sections, place.chiefs, left.results)
+        self._coordinator.begin(place.step, place.sections, left.chiefs, left.results)
         self._coordinator.wait_asking(self.parallelism)
 
     @property
@@ -117,24 +125,34 @@ class ChiefRunner(InStore):
         section: str,
         told: Callable[[], tuple[Any, Mapping[str, np.ndarray]]],
         optimizers: Sequence[Any],
-        with_arrays: bool,
+        is_due: bool,
     ) -> None:
+        begun, made = time.monotonic(), self.store.next - self._left_at
+        is_due = is_due or begun > self._leaves_next or made >= _MOST_UNTOLD * self.parallelism
+        if not (is_due and self._journal.is_kept):
+            return
         state, arrays = told()
         sections, shared = checkpoint.now(section, state)
-        if any(name != SECTION and not name.startswith("fit") for name in sections):
-            self._journal.give_up()  # a state of the user's own, which may be of an earlier time
+        if any(not _is_known(name) for name in sections):
+            self._journal.give_up()
             return
-        if with_arrays:
-            self._journal.keep(section, arrays)
         self._optimizers[section] = [
             (int(each.iterations), None if schedule_of(each) else float(each.learning_rate))
             for each in optimizers
         ]
-        self._journal.write(step, sections, shared, self._optimizers, self._unsettled())
+        place = Place(step, sections, shared, self._optimizers, self._unsettled())
+        self._journal.write(place, section, arrays)
+        self._left_at, now = self.store.next, time.monotonic()
+        self._leaves_next = now + (_SHARE - 1) * (now - begun)
+
+    def saves(self, section: str) -> None:
+        if not _is_known(section):
+            self._journal.give_up()
 
     def _unsettled(self) -> list[tuple[int, int]]:
         """Units of which rows may be applied that are not counted, until the next leave()."""
-        following = range(self.store.next, self.store.next + MOST_UNDER_WAY * self.parallelism)
+        most = (MOST_UNDER_WAY + _MOST_UNTOLD) * self.parallelism
+        following = range(self.store.next, self.store.next + most)
         again = [*self._coordinator.unsettled, *self._behind]
         counted = [(number, rows) for number, rows in again if number not in self._under_way]
         return [*counted, *((number, 0) for number in (*sorted(self._under_way), *following))]
@@ -154,9 +172,14 @@ class ChiefRunner(InStore):
             self._journal.give_up()  # a loop of the user's own knows how far it is
         known = self._coordinator.next_result
         if known is not None and what != "fit":
-            self._coordinator.skip()
+            self._coordinator.skip(what)
             return told(*known)
         return self._coordinator.section(what, lead, tell, self._journal.end_section)
+
+
+def _is_known(section: str) -> bool:
+    """Whether fit makes this section of a checkpoint. What the user's own is of, only he knows."""
+    return section == SECTION or section.startswith("fit")
 
 
 class _Counted:
@@ -181,6 +204,8 @@ class WorkerRunner(InStore):
     def continue_from(self, checkpoint: Checkpointer) -> None:
         # the newest one may have come since the chief has begun
         checkpoint.follow(*self._worker.begun())
+        for client in self.store.clients:
+            client.exchange([])  # from here on the rows are those of this chief, or none
 
     def together(
         self,

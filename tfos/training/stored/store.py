@@ -41,6 +41,14 @@ class ModelStore:
         self.next = first_unit or 0
         self._counts: Any = None
 
+    @property
+    def clients(self) -> list[Client]:
+        return list(
+            {
+                id(each): each for each in (self.client, self.ahead.client, self.behind.client)
+            }.values()
+        )
+
     def name(self, model: keras.Model) -> None:
         """See Weights.name(); called for each model that is given to ctx."""
         self._weights.name(model)
