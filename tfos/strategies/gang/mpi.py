@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import hmac
 import json
+import logging
 import os
 import queue
 import shutil
@@ -37,6 +38,7 @@ from tfos.strategies.gang.places import hosts_of
 from tfos.strategies.gang.topology import DAEMON_GONE
 from tfos.strategies.gang.world import PeerLost, World
 
+_log = logging.getLogger(__name__)
 _PYTHON = "TFOS_MPI_PYTHON"
 # what Open MPI tells a process that it starts
 _TOLD = ("OMPI_", "PMIX_", "PMI_", "ORTE_")
@@ -197,7 +199,8 @@ def _accepted(
             deliver_challenge(proxy, secret)
             answer_challenge(proxy, secret)
             found.put((proxy, json.loads(proxy.recv_bytes())))
-        except Exception:  # a stranger, whatever it says
+        except Exception as error:  # a stranger, whatever it says
+            _log.warning("who has connected is no proxy of this rank's: %r", error)
             proxy.close()
 
     def accept() -> None:
