@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from kv_servers import SECRET, client, servers
-from worlds import Interrupted, assert_same_history, assert_same_weights, interrupt
+from worlds import Interrupted, World, assert_same_history, assert_same_weights, interrupt
 from zoo import ROWS, functional
 
 from tfos.training.stored import runners
@@ -111,6 +111,7 @@ def test_goes_on_where_the_one_before_was(chiefs, when, repeated, options, tmp_p
     assert chiefs.loads == [1], "the second one has loaded no checkpoint"
     feed = chiefs.ledger.as_json()["train"]
     steps = 3 * options.get("steps_per_epoch", 7)
+    # seven steps go through the feed, the last of them with two rows
     assert sum(feed["rows_trained"]) == (3 * ROWS if not options else 8 * steps - 2 * 6)
     # the unit whose callback has raised was not told of, and the next one was made by then
     units = sum(feed["rows_repeated"])
@@ -130,8 +131,6 @@ def test_goes_on_where_the_one_before_was(chiefs, when, repeated, options, tmp_p
 
 def fresh(world, tmp_path, options):
     """The same without an interruption, in variables."""
-    from worlds import World
-
     model = model_of()
     alone = World(world.reader, tmp_path / "alone")
     history = alone.fit(
